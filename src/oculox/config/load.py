@@ -1,0 +1,171 @@
+"""YAML in and out, recipes by name, and ``key=value`` overrides."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from oculox.config.schema import Config
+from oculox.errors import ConfigError
+
+_RECIPES = resources.files("oculox") / "recipes"
+_BASE = "base"
+
+
+def recipe_names() -> tuple[str, ...]:
+    """Names of the built-in recipes, smallest network first."""
+    return tuple(f"yolox-{name}" for name in ("nano", "tiny", "s", "m", "l", "x", "darknet53"))
+
+
+def load_config(source: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Resolve a recipe's name or a YAML file, plus overrides, into a validated configuration.
+
+    Args:
+        source: a recipe (``yolox-s``) or the path of a YAML file. A file may name another
+            recipe or file (relative to itself) under ``extends``.
+        overrides: ``section.key=value``; the value is YAML.
+
+    Raises:
+        ConfigError: unknown recipe, unreadable YAML, unknown key or invalid value.
+    """
+    tree = _read_tree(str(source), folder=Path())
+    for override in overrides:
+        _apply_override(tree, override)
+    return config_from_dict(tree, where=str(source))
+
+
+def config_from_dict(tree: Mapping[str, Any], *, where: str) -> Config:
+    """Validate a nested mapping; `where` names its origin in error messages.
+
+    Raises:
+        ConfigError: an unknown key (naming the nearest known one) or an invalid value.
+    """
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        key = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            raise ConfigError(f"{where}: unknown key '{key}'{_nearest_key(key)}") from None
+        message = first["msg"].removeprefix("Value error, ")
+        got = "" if first["type"] == "value_error" else f" (got {first['input']!r})"
+        raise ConfigError(f"{where}: {key}: {message}{got}") from None
+
+
+def config_to_dict(config: Config) -> dict[str, Any]:
+    """Plain values (str, int, float, bool, None, list, dict), as written to YAML."""
+    return config.model_dump(mode="json")
+
+
+def config_to_yaml(config: Config) -> str:
+    """The whole resolved configuration as YAML that `load_config` reads back."""
+    return "\n".join(
+        _section_yaml(section, values) for section, values in config_to_dict(config).items()
+    )
+
+
+def known_keys(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[str]:
+    """Every dotted key of the configuration."""
+    for name, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from known_keys(field.annotation, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}"
+
+
+def _section_yaml(section: str, values: Mapping[str, Any]) -> str:
+    """One key a line, its value in flow style: easier to scan than the emitter's choice."""
+    rows = [f"{section}:"]
+    for key, value in values.items():
+        text = yaml.safe_dump(value, default_flow_style=True, width=10_000, allow_unicode=True)
+        text = text.removesuffix("...\n").strip()
+        rows.append(f"  {key}: {text}")
+    return "\n".join(rows) + "\n"
+
+
+def _read_tree(source: str, *, folder: Path, seen: tuple[str, ...] = ()) -> dict[str, Any]:
+    if source in (*recipe_names(), _BASE):
+        text, where, here = (_RECIPES / f"{source}.yaml").read_text("utf-8"), source, folder
+    else:
+        path = folder / source
+        if not path.is_file():
+            raise ConfigError(_unknown_source(source))
+        try:
+            text, where, here = path.read_text("utf-8"), str(path), path.parent
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path}: not a readable text file ({error})") from None
+    if where in seen:
+        raise ConfigError(f"{where}: 'extends' goes round in a circle: {' -> '.join(seen)}")
+    try:
+        tree = yaml.safe_load(text) or {}
+    except yaml.YAMLError as error:
+        first_line = str(error).replace("\n", " ")
+        raise ConfigError(f"{where}: not valid YAML: {first_line}") from None
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{where}: expected a mapping of sections, got {type(tree).__name__}")
+    parent = tree.pop("extends", None)
+    if parent is None:
+        return tree
+    if not isinstance(parent, str):
+        raise ConfigError(f"{where}: extends must name a recipe or file, got {parent!r}")
+    return _merge(_read_tree(parent, folder=here, seen=(*seen, where)), tree)
+
+
+def _merge(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in top.items():
+        below = merged.get(key)
+        merged[key] = (
+            _merge(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+        )
+    return merged
+
+
+def _apply_override(tree: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"'{override}': an override looks like section.key=value")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise ConfigError(f"'{override}': the value is not valid YAML") from None
+    if isinstance(value, str):
+        value = _number(value)
+    *sections, leaf = key.split(".")
+    node = tree
+    for section in sections:
+        below = node.get(section)
+        node[section] = dict(below) if isinstance(below, dict) else {}
+        node = node[section]
+    node[leaf] = value
+
+
+def _number(text: str) -> str | float:
+    """YAML 1.1 reads ``1e-3`` as text; people mean a number."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def _unknown_source(source: str) -> str:
+    close = difflib.get_close_matches(source, recipe_names(), n=1, cutoff=0.4)
+    hint = f"; did you mean '{close[0]}'?" if close else ""
+    return f"'{source}' is neither a recipe nor a YAML file{hint} (recipes: {', '.join(recipe_names())})"
+
+
+def _nearest_key(key: str) -> str:
+    keys = list(known_keys())
+    sections = list(Config.model_fields)
+    close = difflib.get_close_matches(key, keys + sections, n=1, cutoff=0.5)
+    if not close:
+        leaf = key.rsplit(".", 1)[-1]
+        leaves = {k.rsplit(".", 1)[-1]: k for k in keys}
+        close = [leaves[c] for c in difflib.get_close_matches(leaf, leaves, n=1, cutoff=0.6)]
+    return f"; did you mean '{close[0]}'?" if close else "; see `oculox config yolox-s`"

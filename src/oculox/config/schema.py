@@ -1,0 +1,281 @@
+"""The typed, frozen configuration: every setting, its meaning and its default.
+
+The defaults are the official recipe (YOLOX-L shape); `recipes/*.yaml` say what each network
+changes. Field descriptions are the documentation of the keys.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from typing_extensions import Self
+
+from oculox.types import Preprocessing
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
+    )
+
+
+def _square(value: object) -> object:
+    return (value, value) if isinstance(value, int) else value
+
+
+Size = Annotated[tuple[int, int], BeforeValidator(_square)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[int, Field(ge=1)]
+Range = tuple[float, float]
+
+
+class ModelConfig(_Section):
+    """The network."""
+
+    name: str = "yolox-l"
+    """Name kept with the weights."""
+    backbone: Literal["csp_darknet", "darknet53"] = "csp_darknet"
+    """Backbone family; the neck (PAFPN or FPN) follows from it."""
+    depth: float = Field(1.0, gt=0)
+    """Multiplier of the number of blocks (csp_darknet)."""
+    width: float = Field(1.0, gt=0)
+    """Multiplier of the number of channels."""
+    depthwise: bool = False
+    """Depthwise-separable 3x3 convolutions (nano)."""
+    activation: Literal["silu", "relu", "leaky_relu"] = "silu"
+    """Activation of every convolution (darknet53: leaky_relu with slope 0.1)."""
+    num_classes: Annotated[int, Field(ge=1)] | None = None
+    """Number of classes; null takes it from the training annotations."""
+    strides: tuple[Literal[8], Literal[16], Literal[32]] = (8, 16, 32)
+    """Strides of the three prediction levels (fixed by the networks)."""
+
+
+class InputConfig(_Section):
+    """What the network sees."""
+
+    size: Size = (640, 640)
+    """Height and width in pixels (one number for a square), multiples of 32."""
+    color: Literal["bgr", "rgb"] = "bgr"
+    """Channel order."""
+    pixel_max: Literal[255, 1] = 255
+    """Value of a white pixel: 255, or 1 for weights trained on 0-1."""
+    placement: Literal["top_left", "center"] = "top_left"
+    """Where the letterbox puts the picture."""
+    pad_value: int = Field(114, ge=0, le=255)
+    """Grey value of the letterbox padding."""
+
+    @model_validator(mode="after")
+    def _multiple_of_32(self) -> Self:
+        if any(s < 32 or s % 32 for s in self.size):
+            raise ValueError(f"size must be positive multiples of 32, got {list(self.size)}")
+        return self
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """The values that travel with the weights."""
+        return Preprocessing(
+            color=self.color,
+            pixel_max=self.pixel_max,
+            placement=self.placement,
+            pad_value=self.pad_value,
+        )
+
+
+class SplitConfig(_Section):
+    """One split of a data set; null paths are found below `data.root`."""
+
+    images: Path | None = None
+    """Folder of pictures."""
+    annotations: Path | None = None
+    """COCO JSON file."""
+
+
+class DataConfig(_Section):
+    """Where the pictures are and how they are read."""
+
+    root: Path | None = None
+    """Data set folder (`train2017/ val2017/ annotations/`, `train/ val/ annotations/`)."""
+    train: SplitConfig = SplitConfig()
+    """Training split, where `root` alone does not tell."""
+    val: SplitConfig = SplitConfig()
+    """Validation split, where `root` alone does not tell."""
+    max_labels: Positive = 120
+    """Most objects kept in a training picture."""
+    cache: Literal["none", "ram", "disk"] = "none"
+    """Keep decoded training pictures: in memory, or in a file beside the run."""
+    workers: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
+    """Loader processes for each training process; auto leaves cores for the network."""
+
+
+class AugmentConfig(_Section):
+    """Training augmentation (official recipe; switched off in the tail)."""
+
+    mosaic_prob: Fraction = 1.0
+    """Probability that a picture becomes a mosaic of four."""
+    mosaic_scale: Range = (0.1, 2.0)
+    """Range of the scale of the mosaic's affine."""
+    mixup_prob: Fraction = 1.0
+    """Probability that a mosaic is mixed with one more picture."""
+    mixup_scale: Range = (0.5, 1.5)
+    """Range of the scale jitter of the mixed picture."""
+    degrees: float = Field(10.0, ge=0, le=180)
+    """Largest rotation of the affine."""
+    translate: float = Field(0.1, ge=0, le=1)
+    """Largest shift of the affine, as a fraction of the input."""
+    shear: float = Field(2.0, ge=0, lt=90)
+    """Largest shear of the affine, in degrees."""
+    hsv_prob: Fraction = 1.0
+    """Probability of hue, saturation and value jitter."""
+    hsv_gain: tuple[int, int, int] = (5, 30, 30)
+    """Largest change of hue, saturation and value (of 180, 255, 255)."""
+    flip_prob: Fraction = 0.5
+    """Probability of a horizontal flip."""
+    multiscale: tuple[int, int] | None = (480, 800)
+    """Smallest and largest height of random input sizes, multiples of 32; null for none."""
+    multiscale_interval: Positive = 10
+    """Steps between changes of the input size."""
+
+    @model_validator(mode="after")
+    def _ranges(self) -> Self:
+        for key in ("mosaic_scale", "mixup_scale"):
+            low, high = getattr(self, key)
+            if not 0 < low <= high:
+                raise ValueError(f"{key} must be 0 < low <= high, got [{low}, {high}]")
+        if self.multiscale is not None:
+            low, high = self.multiscale
+            if not 32 <= low <= high or low % 32 or high % 32:
+                raise ValueError(
+                    f"multiscale must be two multiples of 32, low first, got [{low}, {high}]"
+                )
+        return self
+
+
+class LossConfig(_Section):
+    """Assignment and loss (paper, section 2.1)."""
+
+    candidates_k: Positive = 10
+    """SimOTA: cells whose IoU sum sets the number of positives of an object."""
+    center_radius: float = Field(1.5, gt=0, le=2.5)
+    """SimOTA: candidate cells lie within this many strides of an object's centre."""
+    box_weight: float = Field(5.0, ge=0)
+    """Weight of the IoU loss."""
+    l1: Literal["tail", "always", "never"] = "tail"
+    """When the L1 term is on: in the no-augmentation tail, always or never."""
+
+
+class OptimizerConfig(_Section):
+    """SGD with Nesterov momentum; weight decay on convolution weights alone."""
+
+    lr: float = Field(0.01, gt=0)
+    """Peak learning rate for 64 images a step; scaled by the global batch."""
+    momentum: float = Field(0.9, ge=0, lt=1)
+    """Nesterov momentum."""
+    weight_decay: float = Field(5e-4, ge=0)
+    """Weight decay of convolution weights (not of biases and norms)."""
+    clip_grad_norm: float = Field(0.0, ge=0)
+    """Largest gradient norm; 0 for no clipping."""
+
+
+class ScheduleConfig(_Section):
+    """Learning rate over the run: quadratic warm-up, cosine, flat tail."""
+
+    warmup_epochs: float = Field(5.0, ge=0)
+    """Epochs of warm-up; shortened in short runs."""
+    warmup_lr: float = Field(0.0, ge=0)
+    """Learning rate (for 64 images) where warm-up starts."""
+    min_lr_ratio: float = Field(0.05, ge=0, le=1)
+    """Learning rate of the tail as a fraction of the peak."""
+
+
+class EmaConfig(_Section):
+    """Exponential moving average of the weights, the one that is evaluated."""
+
+    enabled: bool = True
+    """Keep an average."""
+    decay: float = Field(0.9998, gt=0, lt=1)
+    """Decay after the ramp."""
+    ramp: float = Field(2000.0, gt=0)
+    """Updates over which the decay rises: decay * (1 - exp(-updates / ramp))."""
+
+
+class TrainConfig(_Section):
+    """The run."""
+
+    batch: Positive = 64
+    """Images a step over all devices (and accumulation)."""
+    accumulate: Positive = 1
+    """Micro-batches a step; `batch` is split over them."""
+    aug_epochs: int = Field(285, ge=0)
+    """Epochs of the first phase, with strong augmentation."""
+    no_aug_epochs: int = Field(15, ge=0)
+    """Epochs of the second phase, without it and with the L1 term."""
+    max_steps: Positive | None = None
+    """Stop after this many steps (for trials); null for whole epochs."""
+    seed: int = Field(0, ge=0)
+    """Seed of everything random."""
+    device: Literal["auto", "cpu", "cuda", "mps", "npu"] = "auto"
+    """Where to train; auto takes the best present."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Precision of the network; loss and assignment stay in float32."""
+    sync_bn: bool = True
+    """Batch-norm statistics over all devices."""
+    freeze: tuple[Literal["backbone", "neck", "head"], ...] = ()
+    """Parts whose weights and batch-norm statistics stay as loaded."""
+    log_interval: Positive = 10
+    """Steps between log lines."""
+    eval_interval: int = Field(10, ge=0)
+    """Epochs between evaluations in the first phase; 0 for only at the end."""
+    tail_eval_interval: int = Field(1, ge=0)
+    """Epochs between evaluations in the tail; 0 for only at the end."""
+    checkpoint_interval: Positive = 1
+    """Epochs between writes of `last.pt`."""
+    keep_checkpoints: int = Field(0, ge=0)
+    """How many `epoch-*.pt` to keep besides `last.pt` and `best.pt`."""
+    save_on_main_only: bool = True
+    """Only the main process writes checkpoints; false writes one for each process as well."""
+    early_stop: int = Field(0, ge=0)
+    """Stop after this many evaluations without a better AP; 0 for never."""
+    tensorboard: bool = False
+    """Write TensorBoard files as well (extra: tensorboard)."""
+    profile: bool = False
+    """Write a profile of steps 5 to 9 to the output directory."""
+    deterministic: bool = False
+    """Ask PyTorch for deterministic kernels on accelerators (slower)."""
+
+    @model_validator(mode="after")
+    def _some_epochs(self) -> Self:
+        if self.aug_epochs + self.no_aug_epochs == 0:
+            raise ValueError("aug_epochs and no_aug_epochs are both 0: there is nothing to train")
+        if self.batch % self.accumulate:
+            raise ValueError(f"accumulate={self.accumulate} does not divide batch={self.batch}")
+        return self
+
+
+class EvalConfig(_Section):
+    """Post-processing and batching of evaluation."""
+
+    batch: Positive = 8
+    """Images at once on each device."""
+    conf: Fraction = 0.01
+    """Lowest score kept."""
+    nms: Fraction = 0.65
+    """IoU above which the weaker of two boxes of a class goes."""
+    max_detections: Positive = 1000
+    """Most detections kept in a picture (COCO counts 100)."""
+
+
+class Config(_Section):
+    """Everything that defines a run."""
+
+    model: ModelConfig = ModelConfig()
+    input: InputConfig = InputConfig()
+    data: DataConfig = DataConfig()
+    augment: AugmentConfig = AugmentConfig()
+    loss: LossConfig = LossConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    ema: EmaConfig = EmaConfig()
+    train: TrainConfig = TrainConfig()
+    eval: EvalConfig = EvalConfig()

@@ -1,0 +1,76 @@
+"""Pictures with boxes on them. Works on plain arrays, so that every part may use it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+
+def draw_boxes(
+    image: npt.NDArray[np.uint8],
+    xyxy: npt.NDArray[np.float32],
+    class_ids: npt.NDArray[np.int64],
+    *,
+    captions: Sequence[str],
+) -> npt.NDArray[np.uint8]:
+    """Draw labelled boxes on a copy of a picture.
+
+    Args:
+        image: uint8 (H, W, 3), BGR; not modified.
+        xyxy: float32 (D, 4) pixels.
+        class_ids: int64 (D,); picks the colour.
+        captions: D texts.
+
+    Returns:
+        uint8 (H, W, 3), BGR.
+    """
+    import supervision as sv
+
+    if len(xyxy) == 0:
+        return image.copy()
+    height, width = image.shape[:2]
+    detections = sv.Detections(
+        xyxy=np.asarray(xyxy, np.float32), class_id=np.asarray(class_ids, np.int64)
+    )
+    thickness = sv.calculate_optimal_line_thickness((width, height))
+    scale = sv.calculate_optimal_text_scale((width, height))
+    drawn = sv.BoxAnnotator(thickness=thickness).annotate(image.copy(), detections)
+    drawn = sv.LabelAnnotator(text_scale=scale, text_thickness=1, text_padding=3).annotate(
+        drawn, detections, labels=list(captions)
+    )
+    result: npt.NDArray[np.uint8] = np.asarray(drawn, np.uint8)
+    return result
+
+
+def contact_sheet(
+    images: Sequence[npt.NDArray[np.uint8]],
+    *,
+    columns: int = 4,
+    cell_hw: tuple[int, int] = (240, 320),
+) -> npt.NDArray[np.uint8]:
+    """Tile pictures into one, each fitted into a cell of `cell_hw` on a dark background.
+
+    Returns:
+        uint8 (rows * height, columns * width, 3), BGR.
+
+    Raises:
+        ValueError: when there is no picture.
+    """
+    import cv2
+
+    if not images:
+        raise ValueError("a contact sheet needs at least one picture")
+    height, width = cell_hw
+    columns = min(columns, len(images))
+    rows = -(-len(images) // columns)
+    sheet = np.full((rows * height, columns * width, 3), 24, np.uint8)
+    for i, image in enumerate(images):
+        ratio = min((height - 4) / image.shape[0], (width - 4) / image.shape[1])
+        size = (max(1, int(image.shape[1] * ratio)), max(1, int(image.shape[0] * ratio)))
+        small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+        top = (i // columns) * height + (height - size[1]) // 2
+        left = (i % columns) * width + (width - size[0]) // 2
+        sheet[top : top + size[1], left : left + size[0]] = small
+    return sheet

@@ -1,0 +1,49 @@
+"""Errors meant for people.
+
+Everything a user can cause (a bad file, a wrong key, a missing extra) is raised as a subclass of
+`OculoxError`; the command line prints its message on one line and exits with `exit_code`.
+Programming mistakes stay ordinary Python exceptions.
+"""
+
+
+class OculoxError(Exception):
+    """A problem the user can fix: its message says what, where, what was expected, what to do."""
+
+    exit_code = 1
+
+
+class UsageError(OculoxError):
+    """The command or call itself was wrong (exit code 2)."""
+
+    exit_code = 2
+
+
+class ConfigError(UsageError):
+    """A configuration key or value is unknown or invalid."""
+
+
+class MissingExtraError(UsageError):
+    """An optional dependency is absent; the message names the extra to install."""
+
+    def __init__(self, *, package: str, extra: str, purpose: str) -> None:
+        """Name the missing `package`, the `extra` that brings it and what it is needed for."""
+        super().__init__(
+            f"{purpose} needs the package '{package}', which is not installed; "
+            f"run: pip install 'oculox[{extra}]'"
+        )
+
+
+class DataError(OculoxError):
+    """A data set or picture is missing, unreadable or inconsistent."""
+
+
+class CheckpointError(OculoxError):
+    """A weights file is missing, damaged, foreign or does not fit the network."""
+
+
+class TrainingError(OculoxError):
+    """Training had to stop: a non-finite loss, an occupied output folder, a full disk."""
+
+
+class ExportError(OculoxError):
+    """An export could not be made or did not agree with the network it came from."""

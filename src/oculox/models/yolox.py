@@ -1,0 +1,84 @@
+"""The whole network: backbone, neck and head, and the builder that reads a configuration."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from oculox.config.schema import ModelConfig
+from oculox.models.csp_darknet import CSPDarknet
+from oculox.models.darknet53 import Darknet53
+from oculox.models.fpn import FPN
+from oculox.models.head import DecoupledHead
+from oculox.models.pafpn import PAFPN
+from oculox.types import RawPredictions
+
+
+class YOLOX(nn.Module):
+    """An anchor-free detector.
+
+    The input is float (B, 3, H, W) with H and W multiples of 32, in the colour order and pixel
+    range that the weights were trained with (see `Preprocessing`).
+    """
+
+    def __init__(
+        self,
+        backbone: CSPDarknet | Darknet53,
+        neck: PAFPN | FPN,
+        head: DecoupledHead,
+        *,
+        strides: tuple[int, ...],
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.neck = neck
+        self.head = head
+        self.strides = strides
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes the head predicts."""
+        return self.head.num_classes
+
+    def forward(self, images: Tensor) -> RawPredictions:
+        """(B, 3, H, W) -> raw predictions at all cells; the same in training and evaluation."""
+        predictions: RawPredictions = self.head(self.neck(self.backbone(images)))
+        return predictions
+
+
+def build_model(config: ModelConfig, *, num_classes: int) -> YOLOX:
+    """A freshly initialised network of the configured shape.
+
+    Args:
+        config: the network's shape; its own `num_classes` is not read here.
+        num_classes: classes to predict, resolved by the caller from config or data.
+    """
+    activation = config.activation
+    if config.backbone == "darknet53":
+        backbone = Darknet53(channels=int(32 * config.width), activation=activation)
+        neck = FPN(backbone.out_channels, activation=activation)
+        return YOLOX(
+            backbone, neck, _head(config, neck.out_channels, num_classes), strides=config.strides
+        )
+    csp = CSPDarknet(
+        channels=int(64 * config.width),
+        blocks=max(round(3 * config.depth), 1),
+        depthwise=config.depthwise,
+        activation=activation,
+    )
+    pafpn = PAFPN(
+        csp.out_channels,
+        blocks=max(round(3 * config.depth), 1),
+        depthwise=config.depthwise,
+        activation=activation,
+    )
+    return YOLOX(csp, pafpn, _head(config, pafpn.out_channels, num_classes), strides=config.strides)
+
+
+def _head(config: ModelConfig, in_channels: tuple[int, ...], num_classes: int) -> DecoupledHead:
+    return DecoupledHead(
+        in_channels,
+        channels=int(256 * config.width),
+        num_classes=num_classes,
+        depthwise=config.depthwise,
+        activation=config.activation,
+    )
