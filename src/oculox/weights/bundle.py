@@ -1,0 +1,146 @@
+"""Weights with everything needed to use them, and networks built strictly from them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from oculox.config import load_config, recipe_names
+from oculox.config.schema import InputConfig, ModelConfig
+from oculox.errors import CheckpointError
+from oculox.models import YOLOX, build_model
+from oculox.weights.names import tensor_report
+
+Origin = Literal["oculox", "megvii", "mindyolo", "modelzoo", "mmdetection", "onnx"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Weights:
+    """One set of weights, whatever file it came from.
+
+    Attributes:
+        model: shape of the network; `num_classes` is set.
+        input: size and preprocessing that the weights were trained with.
+        names: class names by index.
+        category_ids: the training data's category ids by index, where known.
+        state: tensors by Oculox's parameter names.
+        origin: the project whose file it was.
+    """
+
+    model: ModelConfig
+    input: InputConfig
+    names: tuple[str, ...]
+    category_ids: tuple[int, ...] | None = None
+    state: Mapping[str, Tensor]
+    origin: Origin = "oculox"
+
+    def __post_init__(self) -> None:
+        """Check that the class count and the names agree."""
+        if self.model.num_classes != len(self.names):
+            raise CheckpointError(
+                f"the weights predict {self.model.num_classes} classes but carry "
+                f"{len(self.names)} class names"
+            )
+
+
+def build_network(weights: Weights, *, where: str = "weights") -> YOLOX:
+    """The network with these weights, in evaluation mode.
+
+    Raises:
+        CheckpointError: when tensors are missing, extra or of another shape; `where` names the
+            file in the message.
+    """
+    with torch.device("meta"):
+        network = build_model(weights.model, num_classes=len(weights.names))
+    check_state(network.state_dict(), weights.state, where=where)
+    # Cloned: the caller may train the network without changing the bundle.
+    state = {key: value.detach().clone() for key, value in weights.state.items()}
+    network.load_state_dict(state, strict=True, assign=True)
+    return network.eval()
+
+
+def check_state(expected: Mapping[str, Tensor], state: Mapping[str, Tensor], *, where: str) -> None:
+    """Compare names and shapes of two sets of tensors.
+
+    Raises:
+        CheckpointError: reporting what is missing, extra and of another shape.
+    """
+    missing = [k for k in expected if k not in state]
+    extra = [k for k in state if k not in expected]
+    reshaped = [
+        f"{k} (expected {tuple(v.shape)}, got {tuple(state[k].shape)})"
+        for k, v in expected.items()
+        if k in state and state[k].shape != v.shape
+    ]
+    report = tensor_report(missing=missing, extra=extra, reshaped=reshaped)
+    if report:
+        raise CheckpointError(f"{where}: tensors do not fit the network: {report}")
+
+
+def transfer_state(network: YOLOX, weights: Weights, *, where: str) -> tuple[str, ...]:
+    """Load weights into a network for fine-tuning, class predictors only if the classes agree.
+
+    Predictors that are left out, because the class count differs, keep their fresh
+    initialisation with the prior bias.
+
+    Returns:
+        The names of the tensors that were left as they were.
+
+    Raises:
+        CheckpointError: when anything but the class predictors does not fit.
+    """
+    own = network.state_dict()
+    if network.num_classes == len(weights.names):
+        skipped: tuple[str, ...] = ()
+    else:
+        skipped = tuple(key for key in own if key.startswith("head.cls_preds."))
+    state = {k: own[k] if k in skipped else v for k, v in weights.state.items()}
+    check_state(own, state, where=where)
+    network.load_state_dict(state)
+    return skipped
+
+
+def recognise_model(
+    *,
+    backbone: Literal["csp_darknet", "darknet53"],
+    stem_channels: int,
+    blocks: int,
+    depthwise: bool,
+    num_classes: int,
+) -> tuple[ModelConfig, InputConfig]:
+    """The network's configuration from facts read off its tensors.
+
+    Args:
+        backbone: which family.
+        stem_channels: output channels of the stem's first convolution.
+        blocks: bottlenecks of the first CSP stage (ignored for darknet53).
+        depthwise: whether 3x3 convolutions are depthwise-separable.
+        num_classes: outputs of the class predictors.
+
+    Returns:
+        The recipe's model and input sections, or a custom shape at 640 where no recipe fits.
+    """
+    for name in recipe_names():
+        config = load_config(name)
+        model = config.model
+        if model.backbone != backbone or model.depthwise != depthwise:
+            continue
+        channels = int((32 if backbone == "darknet53" else 64) * model.width)
+        fits = backbone == "darknet53" or max(round(3 * model.depth), 1) == blocks
+        if channels == stem_channels and fits:
+            return model.model_copy(update={"num_classes": num_classes}), config.input
+    is_dark = backbone == "darknet53"
+    model = ModelConfig(
+        name="yolox-custom",
+        backbone=backbone,
+        depth=1.0 if is_dark else blocks / 3,
+        width=stem_channels / (32 if is_dark else 64),
+        depthwise=depthwise,
+        activation="leaky_relu" if is_dark else "silu",
+        num_classes=num_classes,
+    )
+    return model, InputConfig()

@@ -1,0 +1,153 @@
+"""Oculox's own files: `.pt` (with or without training state) and `.safetensors`.
+
+A `.pt` is a mapping of plain values and tensors:
+
+- ``format`` ``"oculox"``, ``version`` 1
+- ``meta``: model, input (sections of the configuration), names, category_ids
+- ``state``: the weights to use, the average where there is one
+- ``training`` (optional): what `oculox.train` needs to go on
+
+A `.safetensors` holds the state, and ``format``, ``version`` and ``meta`` (JSON) as metadata.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from oculox.config.schema import InputConfig, ModelConfig
+from oculox.errors import CheckpointError
+from oculox.weights.bundle import Weights
+from oculox.weights.storage import load_torch, save_torch, write_atomically
+
+FORMAT = "oculox"
+VERSION = 1
+
+
+def save_checkpoint(
+    path: Path, weights: Weights, *, training: Mapping[str, Any] | None = None
+) -> None:
+    """Write a `.pt`, atomically.
+
+    Args:
+        path: the file.
+        weights: what to use for inference.
+        training: plain values and tensors that resume a run.
+
+    Raises:
+        OculoxError: when the file cannot be written; an older one stays as it was.
+    """
+    content: dict[str, Any] = {
+        "format": FORMAT,
+        "version": VERSION,
+        "meta": _meta(weights),
+        "state": dict(weights.state),
+    }
+    if training is not None:
+        content["training"] = dict(training)
+    save_torch(path, content)
+
+
+def save_safetensors(path: Path, weights: Weights) -> None:
+    """Write a `.safetensors` without training state, atomically.
+
+    Raises:
+        OculoxError: when the file cannot be written.
+    """
+    metadata = {"format": FORMAT, "version": str(VERSION), "meta": json.dumps(_meta(weights))}
+    state = {key: value.detach().cpu().contiguous() for key, value in weights.state.items()}
+    write_atomically(path, lambda temporary: save_file(state, temporary, metadata))
+
+
+def is_checkpoint(content: Mapping[str, Any]) -> bool:
+    """Whether a loaded mapping is one of Oculox's own."""
+    return content.get("format") == FORMAT
+
+
+def weights_from(content: Mapping[str, Any], *, where: str) -> Weights:
+    """The weights in a loaded `.pt`.
+
+    Raises:
+        CheckpointError: when it is of a newer version or incomplete.
+    """
+    _check_version(content.get("version"), where)
+    state = content.get("state")
+    if not isinstance(state, dict):
+        raise CheckpointError(f"{where}: holds no weights ('state' is missing)")
+    return _weights(content.get("meta"), state, where)
+
+
+def load_training_state(path: Path) -> tuple[Weights, dict[str, Any]]:
+    """Weights and training state of a `.pt` that training wrote.
+
+    Raises:
+        CheckpointError: when the file has no training state.
+    """
+    content = load_torch(path)
+    if not is_checkpoint(content) or not isinstance(content.get("training"), dict):
+        raise CheckpointError(f"{path}: holds no training state to resume from")
+    return weights_from(content, where=str(path)), content["training"]
+
+
+def load_safetensors(path: Path) -> Weights:
+    """Weights from a `.safetensors` that Oculox wrote.
+
+    Raises:
+        CheckpointError: missing, damaged or another program's file.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("format") != FORMAT:
+                raise CheckpointError(f"{path}: a safetensors file, but not one of Oculox's")
+            _check_version(int(metadata.get("version", "0")), str(path))
+            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            meta = json.loads(metadata["meta"])
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{path}: damaged or no safetensors file ({error})") from None
+    return _weights(meta, state, str(path))
+
+
+def _meta(weights: Weights) -> dict[str, Any]:
+    return {
+        "model": weights.model.model_dump(mode="json"),
+        "input": weights.input.model_dump(mode="json"),
+        "names": list(weights.names),
+        "category_ids": None if weights.category_ids is None else list(weights.category_ids),
+        "origin": weights.origin,
+    }
+
+
+def _weights(meta: object, state: Mapping[str, Tensor], where: str) -> Weights:
+    if not isinstance(meta, dict):
+        raise CheckpointError(f"{where}: holds no description of its network ('meta' is missing)")
+    try:
+        ids = meta["category_ids"]
+        return Weights(
+            model=ModelConfig.model_validate(meta["model"]),
+            input=InputConfig.model_validate(meta["input"]),
+            names=tuple(str(name) for name in meta["names"]),
+            category_ids=None if ids is None else tuple(int(i) for i in ids),
+            state=state,
+            origin=meta.get("origin", "oculox"),
+        )
+    except (KeyError, TypeError, ValidationError) as error:
+        detail = str(error).splitlines()[0]
+        raise CheckpointError(f"{where}: its description is incomplete: {detail}") from None
+
+
+def _check_version(version: object, where: str) -> None:
+    if not isinstance(version, int) or not 1 <= version <= VERSION:
+        raise CheckpointError(
+            f"{where}: format version {version!r}; this Oculox reads up to {VERSION}, "
+            "a newer one may be needed"
+        )
