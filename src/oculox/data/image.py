@@ -1,0 +1,170 @@
+"""Reading pictures: one decoder for training, evaluation and prediction.
+
+Damaged pictures are refused rather than decoded with a grey rest, as a half-empty picture with
+full labels teaches the network the wrong thing and nobody notices.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from oculox.errors import DataError
+from oculox.types import ImageArray
+
+MAX_PIXELS = 200_000_000
+"""Largest picture read by default; a bigger one is far more often an attack than a photo."""
+
+_JPEG = b"\xff\xd8"
+_PNG = b"\x89PNG\r\n\x1a\n"
+# Markers without a length field: TEM, RST0-RST7, SOI.
+_BARE_MARKERS = frozenset((0x01, *range(0xD0, 0xD9)))
+# SOF0-SOF15 carry the size; C4, C8 and CC in the same range are tables.
+_FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+
+
+def read_image(path: Path, *, max_pixels: int = MAX_PIXELS) -> ImageArray:
+    """Read a picture file.
+
+    Args:
+        path: any format OpenCV reads (JPEG, PNG, BMP, WebP, TIFF, ...).
+        max_pixels: width times height above which the picture is refused.
+
+    Returns:
+        uint8 (H, W, 3), BGR, turned upright by its EXIF orientation. Grey pictures are repeated
+        over the channels, alpha is dropped, 16 bits are scaled to 8, CMYK is converted.
+
+    Raises:
+        DataError: the file is missing, empty, no picture, truncated or too large.
+    """
+    # The bytes are read here and not by OpenCV: its own reader prints warnings about missing
+    # files, fails on some path encodings and fills truncated JPEGs with grey.
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such picture") from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot read the picture ({error.strerror or error})") from None
+    return decode_image(data, where=str(path), max_pixels=max_pixels)
+
+
+def decode_image(data: bytes, *, where: str, max_pixels: int = MAX_PIXELS) -> ImageArray:
+    """Decode a picture held in memory; see `read_image` for the result and its conversions.
+
+    Args:
+        data: the bytes of a picture file.
+        where: its name, for error messages.
+        max_pixels: width times height above which the picture is refused.
+
+    Raises:
+        DataError: the bytes are empty, no picture, truncated or too large.
+    """
+    if not data:
+        raise DataError(f"{where}: the picture is empty (0 bytes)")
+    header = read_header(data)
+    if header.truncated:
+        raise DataError(
+            f"{where}: the picture is truncated (its end is missing); fetch it again or remove it"
+        )
+    if header.size_hw is not None:
+        _check_pixels(*header.size_hw, where=where, max_pixels=max_pixels)
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    except cv2.error as error:
+        raise DataError(f"{where}: cannot decode the picture ({error.err})") from None
+    if image is None or image.dtype != np.uint8:
+        raise DataError(f"{where}: not a picture that can be decoded (damaged or unknown format)")
+    height, width = image.shape[:2]
+    _check_pixels(height, width, where=where, max_pixels=max_pixels)
+    return np.asarray(image, np.uint8)
+
+
+class ImageHeader(NamedTuple):
+    """What the first bytes of a picture tell without decoding it.
+
+    size_hw: height and width before any EXIF turn, None where the format is not understood;
+    truncated: true where the end of the file is certainly missing.
+    """
+
+    size_hw: tuple[int, int] | None
+    truncated: bool
+
+
+def read_header(data: bytes) -> ImageHeader:
+    """Size and completeness of a picture from its bytes alone (microseconds, no decoding).
+
+    Understands JPEG, PNG, BMP, GIF and WebP; of other formats nothing is known.
+    """
+    if data.startswith(_JPEG):
+        return _jpeg_header(data)
+    if data.startswith(_PNG):
+        width, height = (int.from_bytes(data[i : i + 4], "big") for i in (16, 20))
+        return ImageHeader((height, width), b"IEND" not in data)
+    if data.startswith(b"BM") and len(data) >= 26:
+        width, height = (int.from_bytes(data[i : i + 4], "little", signed=True) for i in (18, 22))
+        return ImageHeader((abs(height), abs(width)), truncated=False)
+    if data.startswith((b"GIF87a", b"GIF89a")):
+        width, height = (int.from_bytes(data[i : i + 2], "little") for i in (6, 8))
+        return ImageHeader((height, width), truncated=False)
+    if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
+        declared = int.from_bytes(data[4:8], "little") + 8
+        return ImageHeader(_webp_size(data), len(data) < declared)
+    return ImageHeader(None, truncated=False)
+
+
+def _check_pixels(height: int, width: int, *, where: str, max_pixels: int) -> None:
+    if height * width > max_pixels:
+        raise DataError(
+            f"{where}: the picture is too large ({width} x {height}, "
+            f"at most {max_pixels:,} pixels are read)"
+        )
+
+
+def _jpeg_header(data: bytes) -> ImageHeader:
+    """Walk the segments up to the compressed data.
+
+    Walking, not searching: an embedded thumbnail has a size and an end marker of its own. In
+    the compressed data a byte FF is always followed by 00 or a restart marker, so FF D9 there is
+    the true end; a search forgives the bytes that some cameras append after it.
+    """
+    size: tuple[int, int] | None = None
+    position = 2
+    while position + 4 <= len(data) and data[position] == 0xFF:
+        marker = data[position + 1]
+        if marker == 0xFF:  # padding before a marker
+            position += 1
+            continue
+        if marker in _BARE_MARKERS:
+            position += 2
+            continue
+        length = int.from_bytes(data[position + 2 : position + 4], "big")
+        if marker in _FRAME_MARKERS and position + 9 <= len(data):
+            height, width = (
+                int.from_bytes(data[position + i : position + i + 2], "big") for i in (5, 7)
+            )
+            size = (height, width)
+        position += 2 + length
+        if marker == 0xDA:  # start of scan: compressed data follows
+            complete = data.endswith(b"\xff\xd9") or data.find(b"\xff\xd9", position) >= 0
+            return ImageHeader(size, not complete)
+    # The segments end early or are nonsense: only running out of bytes is truncation.
+    return ImageHeader(size, position + 4 > len(data))
+
+
+def _webp_size(data: bytes) -> tuple[int, int] | None:
+    kind, body = data[12:16], data[20:30]
+    if len(body) < 10:
+        return None
+    if kind == b"VP8X":
+        return (
+            int.from_bytes(body[7:10], "little") + 1,
+            int.from_bytes(body[4:7], "little") + 1,
+        )
+    if kind == b"VP8L":
+        bits = int.from_bytes(body[1:5], "little")
+        return ((bits >> 14) & 0x3FFF) + 1, (bits & 0x3FFF) + 1
+    width, height = (int.from_bytes(body[i : i + 2], "little") & 0x3FFF for i in (6, 8))
+    return height, width
