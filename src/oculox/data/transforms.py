@@ -1,0 +1,215 @@
+"""Letterbox and its inverse, flip, colour jitter and affine: pure functions on one picture.
+
+Pictures are uint8 (H, W, 3) BGR, boxes float32 (n, 4) xyxy pixels, sizes (height, width). What
+is random takes the generator as an argument. Sources: official `data_augment.py`; the centred
+letterbox: MindYOLO, `transforms_factory.py`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from oculox.types import FloatArray, ImageArray, IntArray
+
+Matrix = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Letterbox:
+    """How a picture of one size lies in an input of another.
+
+    Attributes:
+        scale: input pixels for each source pixel.
+        left: columns of padding before the picture.
+        top: rows of padding above it.
+        inner_hw: size of the resized picture.
+        size_hw: size of the input.
+        source_hw: size of the source picture.
+    """
+
+    scale: float
+    left: int
+    top: int
+    inner_hw: tuple[int, int]
+    size_hw: tuple[int, int]
+    source_hw: tuple[int, int]
+
+
+def letterbox_geometry(
+    source_hw: tuple[int, int],
+    size_hw: tuple[int, int],
+    placement: Literal["top_left", "center"] = "top_left",
+) -> Letterbox:
+    """The largest undistorted fit of a source picture into an input.
+
+    Args:
+        source_hw: height and width of the source, each at least 1.
+        size_hw: height and width of the input.
+        placement: ``top_left`` rounds the new size down (official); ``center`` rounds it to the
+            nearest and halves the padding (MindYOLO).
+    """
+    height, width = source_hw
+    scale = min(size_hw[0] / height, size_hw[1] / width)
+    if placement == "top_left":
+        inner = max(1, int(height * scale)), max(1, int(width * scale))
+        left = top = 0
+    else:
+        inner = max(1, round(height * scale)), max(1, round(width * scale))
+        # The 0.1 sends an odd row or column of padding below and to the right.
+        top, left = (
+            round((full - part) / 2 - 0.1) for full, part in zip(size_hw, inner, strict=True)
+        )
+    return Letterbox(
+        scale=scale, left=left, top=top, inner_hw=inner, size_hw=size_hw, source_hw=source_hw
+    )
+
+
+def apply_letterbox(image: ImageArray, geometry: Letterbox, *, pad_value: int = 114) -> ImageArray:
+    """Resize a picture bilinearly and pad it to the input.
+
+    Args:
+        image: (H, W, 3), of `geometry.source_hw`, or a smaller copy of that picture (a cache's).
+        geometry: from `letterbox_geometry`.
+        pad_value: grey of the padding.
+
+    Returns:
+        A new picture of `geometry.size_hw`.
+    """
+    height, width = geometry.inner_hw
+    out = np.full((*geometry.size_hw, 3), pad_value, np.uint8)
+    window = out[geometry.top : geometry.top + height, geometry.left : geometry.left + width]
+    if image.shape[:2] == geometry.inner_hw:
+        window[:] = image
+    else:
+        window[:] = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
+    return out
+
+
+def boxes_to_input(boxes: FloatArray, geometry: Letterbox) -> FloatArray:
+    """Boxes in source pixels -> boxes in input pixels."""
+    shift = np.array([geometry.left, geometry.top] * 2, np.float32)
+    return np.asarray(boxes * np.float32(geometry.scale) + shift, np.float32)
+
+
+def boxes_to_source(boxes: FloatArray, geometry: Letterbox) -> FloatArray:
+    """Boxes in input pixels -> boxes in source pixels, clipped to the source picture."""
+    shift = np.array([geometry.left, geometry.top] * 2, np.float32)
+    return clip_boxes((boxes - shift) / np.float32(geometry.scale), geometry.source_hw)
+
+
+def clip_boxes(boxes: FloatArray, size_hw: tuple[int, int]) -> FloatArray:
+    """Boxes moved inside a picture of that size."""
+    height, width = size_hw
+    return np.asarray(np.clip(boxes, 0, [width, height] * 2), np.float32)
+
+
+def keep_boxes(
+    boxes: FloatArray, labels: IntArray, *, max_labels: int, min_side: float = 1.0
+) -> tuple[FloatArray, IntArray]:
+    """The first `max_labels` boxes whose shorter side exceeds `min_side` pixels, and their labels.
+
+    Source: official `TrainTransform`.
+    """
+    sides = np.minimum(boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1])
+    kept = np.flatnonzero(sides > min_side)[:max_labels]
+    return boxes[kept], labels[kept]
+
+
+def flip_horizontal(image: ImageArray, boxes: FloatArray) -> tuple[ImageArray, FloatArray]:
+    """The mirror image and its boxes."""
+    return np.asarray(cv2.flip(image, 1), np.uint8), flip_boxes(boxes, width=image.shape[1])
+
+
+def flip_boxes(boxes: FloatArray, *, width: float) -> FloatArray:
+    """Boxes in the mirror image of a picture of that width."""
+    flipped = boxes.copy()
+    flipped[:, [0, 2]] = np.float32(width) - boxes[:, [2, 0]]
+    return flipped
+
+
+def jitter_hsv(
+    image: ImageArray, gain: tuple[int, int, int], *, rng: np.random.Generator
+) -> ImageArray:
+    """Shift hue, saturation and value, each with probability one half.
+
+    Args:
+        image: (H, W, 3).
+        gain: largest shift of hue (of 180), saturation and value (of 255).
+        rng: drawn from six times.
+
+    Returns:
+        A new picture, or `image` itself where the draw says no change. Hue goes round, the
+        other two are clipped.
+    """
+    shift = rng.uniform(-1, 1, 3) * gain
+    shift *= rng.integers(0, 2, 3)
+    hue, saturation, value = shift.astype(np.int16)
+    if not (hue or saturation or value):
+        return image
+    levels = np.arange(256, dtype=np.int16)
+    # A table for each channel: the same numbers as 16-bit arithmetic, several times as fast.
+    table = np.stack(
+        (
+            (levels + hue) % 180,
+            np.clip(levels + saturation, 0, 255),
+            np.clip(levels + value, 0, 255),
+        ),
+        axis=-1,
+    ).astype(np.uint8)[None]
+    hsv = cv2.LUT(cv2.cvtColor(image, cv2.COLOR_BGR2HSV), table)
+    return np.asarray(cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR), np.uint8)
+
+
+def random_affine(
+    size_hw: tuple[int, int],
+    *,
+    degrees: float,
+    scale: tuple[float, float],
+    translate: float,
+    shear: float,
+    rng: np.random.Generator,
+) -> Matrix:
+    """Draw rotation, scale, shear and shift; float64 (2, 3), source pixels -> output pixels.
+
+    Everything turns about the top-left corner, as in the official code, not about the centre.
+
+    Args:
+        size_hw: size of the output, which the shift is a fraction of.
+        degrees: largest rotation either way.
+        scale: range of the scale.
+        translate: largest shift either way, as a fraction of the output.
+        shear: largest shear either way, in degrees.
+        rng: drawn from six times.
+    """
+    angle = rng.uniform(-degrees, degrees)
+    zoom = rng.uniform(*scale)
+    shear_x, shear_y = (math.tan(math.radians(v)) for v in rng.uniform(-shear, shear, 2))
+    shift = rng.uniform(-translate, translate, 2) * (size_hw[1], size_hw[0])
+    turn = cv2.getRotationMatrix2D((0, 0), angle, zoom)
+    matrix = np.empty((2, 3), np.float64)
+    matrix[0, :2] = turn[0, :2] + shear_y * turn[1, :2]
+    matrix[1, :2] = turn[1, :2] + shear_x * turn[0, :2]
+    matrix[:, 2] = shift
+    return matrix
+
+
+def transform_boxes(boxes: FloatArray, matrix: Matrix, size_hw: tuple[int, int]) -> FloatArray:
+    """The upright boxes around transformed boxes, clipped to the output.
+
+    Args:
+        boxes: (n, 4) xyxy.
+        matrix: (2, 3), from `random_affine`.
+        size_hw: size of the output.
+    """
+    if not len(boxes):
+        return boxes.copy()
+    corners = boxes[:, [0, 1, 2, 3, 0, 3, 2, 1]].reshape(-1, 4, 2)
+    moved = corners @ matrix[:, :2].T + matrix[:, 2]
+    around = np.concatenate((moved.min(axis=1), moved.max(axis=1)), axis=1)
+    return clip_boxes(around.astype(np.float32), size_hw)
