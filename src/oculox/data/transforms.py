@@ -18,6 +18,7 @@ import numpy.typing as npt
 from oculox.types import FloatArray, ImageArray, IntArray
 
 Matrix = npt.NDArray[np.float64]
+"""float64 (2, 3), affine: pixels of one picture -> pixels of another."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,10 +98,17 @@ def boxes_to_input(boxes: FloatArray, geometry: Letterbox) -> FloatArray:
     return np.asarray(boxes * np.float32(geometry.scale) + shift, np.float32)
 
 
-def boxes_to_source(boxes: FloatArray, geometry: Letterbox) -> FloatArray:
-    """Boxes in input pixels -> boxes in source pixels, clipped to the source picture."""
+def boxes_to_source(boxes: FloatArray, geometry: Letterbox, *, clip: bool = True) -> FloatArray:
+    """Boxes in input pixels -> boxes in source pixels.
+
+    Args:
+        boxes: float32 (n, 4), xyxy.
+        geometry: of the picture's letterbox.
+        clip: move them inside the source picture; the official evaluation leaves them outside.
+    """
     shift = np.array([geometry.left, geometry.top] * 2, np.float32)
-    return clip_boxes((boxes - shift) / np.float32(geometry.scale), geometry.source_hw)
+    source = (boxes - shift) / np.float32(geometry.scale)
+    return clip_boxes(source, geometry.source_hw) if clip else source
 
 
 def clip_boxes(boxes: FloatArray, size_hw: tuple[int, int]) -> FloatArray:
@@ -128,7 +136,7 @@ def flip_horizontal(image: ImageArray, boxes: FloatArray) -> tuple[ImageArray, F
 
 def flip_boxes(boxes: FloatArray, *, width: float) -> FloatArray:
     """Boxes in the mirror image of a picture of that width."""
-    flipped = boxes.copy()
+    flipped = np.array(boxes, np.float32)
     flipped[:, [0, 2]] = np.float32(width) - boxes[:, [2, 0]]
     return flipped
 
@@ -207,8 +215,6 @@ def transform_boxes(boxes: FloatArray, matrix: Matrix, size_hw: tuple[int, int])
         matrix: (2, 3), from `random_affine`.
         size_hw: size of the output.
     """
-    if not len(boxes):
-        return boxes.copy()
     corners = boxes[:, [0, 1, 2, 3, 0, 3, 2, 1]].reshape(-1, 4, 2)
     moved = corners @ matrix[:, :2].T + matrix[:, 2]
     around = np.concatenate((moved.min(axis=1), moved.max(axis=1)), axis=1)
