@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,13 +13,13 @@ import numpy as np
 
 from oculox.data.demo_scene import Scene, render_scene
 from oculox.data.demo_shapes import KINDS
+from oculox.data.folders import move_entries, require_free, scratch_beside
 from oculox.errors import DataError, UsageError
 
 CLASSES = tuple(kind.name for kind in KINDS)
 """Class names, in the order of category ids 1, 2, ..."""
 
 _MARK = "Oculox demo data set: rendered scenes"
-_ENTRIES = ("train2017", "val2017", "annotations")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,45 +70,29 @@ def write_demo(
     folder = folder.expanduser().absolute()
     _require_free(folder, overwrite=overwrite)
     objects = []
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temp:
-            new = Path(temp)
-            (new / "annotations").mkdir()
-            for number, (split, count) in enumerate((("train2017", train), ("val2017", val))):
-                rngs = (np.random.default_rng((seed, number, i)) for i in range(count))
-                scenes = (render_scene(rng, size[::-1]) for rng in rngs)
-                (new / split).mkdir()
-                coco = _empty_coco(seed)
-                for i, scene in enumerate(scenes, start=1):
-                    _write_scene(new / split / f"{i:06d}.jpg", scene, coco)
-                    if on_image is not None:
-                        on_image()
-                objects.append(len(coco["annotations"]))
-                text = json.dumps(coco)
-                (new / "annotations" / f"instances_{split}.json").write_text(text, encoding="utf-8")
-            folder.mkdir(exist_ok=True)
-            for entry in _ENTRIES:
-                if (folder / entry).is_dir():
-                    shutil.rmtree(folder / entry)
-                (new / entry).rename(folder / entry)
-    except OSError as error:
-        raise DataError(f"the demo data set cannot be written to {folder}: {error}") from error
+    with scratch_beside(folder) as new:
+        (new / "annotations").mkdir()
+        for number, (split, count) in enumerate((("train2017", train), ("val2017", val))):
+            rngs = (np.random.default_rng((seed, number, i)) for i in range(count))
+            (new / split).mkdir()
+            coco = _empty_coco(seed)
+            for i, rng in enumerate(rngs, start=1):
+                _write_scene(new / split / f"{i:06d}.jpg", render_scene(rng, size[::-1]), coco)
+                if on_image is not None:
+                    on_image()
+            objects.append(len(coco["annotations"]))
+            text = json.dumps(coco)
+            (new / "annotations" / f"instances_{split}.json").write_text(text, encoding="utf-8")
+        move_entries(new, folder)
     return DemoSummary(folder, CLASSES, train, objects[0], val, objects[1])
 
 
 def _require_free(folder: Path, *, overwrite: bool) -> None:
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
-        return
-    if not folder.is_dir():
-        raise DataError(f"{folder} is a file; name a new or empty folder for the demo data set")
     annotations = folder / "annotations" / "instances_train2017.json"
-    demo = annotations.is_file() and _MARK.encode() in annotations.read_bytes()[:200]
-    if overwrite and demo:
-        return
-    advice = "name another folder, or pass --force" if demo else "name a new or empty folder"
-    held = "an earlier demo data set" if demo else "files that are not a demo data set"
-    raise DataError(f"{folder} already holds {held}; {advice}")
+    if not annotations.is_file() or _MARK.encode() not in annotations.read_bytes()[:200]:
+        require_free(folder)
+    elif not overwrite:
+        raise DataError(f"{folder} already holds a demo data set; pass --force to replace it")
 
 
 def _empty_coco(seed: int) -> dict[str, Any]:
