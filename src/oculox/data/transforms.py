@@ -129,9 +129,9 @@ def keep_boxes(
     return boxes[kept], labels[kept]
 
 
-def flip_horizontal(image: ImageArray, boxes: FloatArray) -> tuple[ImageArray, FloatArray]:
-    """The mirror image and its boxes."""
-    return np.asarray(cv2.flip(image, 1), np.uint8), flip_boxes(boxes, width=image.shape[1])
+def flip_image(image: ImageArray) -> ImageArray:
+    """The mirror image (left and right exchanged)."""
+    return np.asarray(cv2.flip(image, 1), np.uint8)
 
 
 def flip_boxes(boxes: FloatArray, *, width: float) -> FloatArray:

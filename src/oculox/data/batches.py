@@ -1,0 +1,189 @@
+"""From samples to batches, here or in loader processes; used by `oculox.data.loader`."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal, NamedTuple
+
+import cv2
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from oculox.errors import DataError
+from oculox.types import Batch, IntArray, Sample, Targets
+
+_LABEL_STEP = 8
+"""Label slots come in multiples of this, so that few different shapes reach the compiler."""
+
+
+class SampleKey(NamedTuple):
+    """Names one sample: the picture at `position` of `epoch`, in which phase."""
+
+    epoch: int
+    position: int
+    picture: int
+    mosaic: bool
+
+
+def collate(samples: Sequence[Sample], *, color: Literal["bgr", "rgb"]) -> Batch:
+    """Stack samples of one size.
+
+    Args:
+        samples: at least one, all with pictures of the same size.
+        color: channel order of the batch (samples are BGR).
+    """
+    height, width = samples[0].image.shape[:2]
+    images = torch.empty((len(samples), 3, height, width), dtype=torch.uint8)
+    planes = images.numpy()
+    most = max(len(s.boxes) for s in samples)
+    slots = max(1, -(-most // _LABEL_STEP)) * _LABEL_STEP
+    boxes = np.zeros((len(samples), slots, 4), np.float32)
+    labels = np.zeros((len(samples), slots), np.int64)
+    mask = np.zeros((len(samples), slots), np.bool_)
+    for i, sample in enumerate(samples):
+        for channel in range(3):
+            source = channel if color == "bgr" else 2 - channel
+            cv2.extractChannel(sample.image, source, dst=planes[i, channel])
+        count = len(sample.boxes)
+        boxes[i, :count], labels[i, :count], mask[i, :count] = sample.boxes, sample.labels, True
+    return Batch(
+        images=images,
+        targets=Targets(*(torch.from_numpy(a) for a in (boxes, labels, mask))),
+        image_ids=tuple(s.image_id for s in samples),
+        source_hw=tuple(s.source_hw for s in samples),
+    )
+
+
+def order_indices(total: int, *, seed: int, start: int, count: int) -> IntArray:
+    """A stretch of the endless order of pictures: one seeded permutation after another.
+
+    Args:
+        total: number of pictures, at least 1.
+        seed: of the permutations.
+        start: first entry.
+        count: number of entries.
+
+    Returns:
+        int64 (count,), picture indices.
+    """
+    first, last = start // total, (start + count - 1) // total
+    stretch = np.concatenate(
+        [
+            np.random.default_rng(np.random.SeedSequence((seed, 0, p))).permutation(total)
+            for p in range(first, last + 1)
+        ]
+    )
+    return stretch[start - first * total :][:count].astype(np.int64)
+
+
+class Steps(Sampler[list[SampleKey]]):
+    """What the next pass loads, a list of keys for each batch.
+
+    Loader processes live through all epochs; they learn of a new epoch or phase only through
+    the keys they are sent, so nothing in them can be out of date.
+    """
+
+    def __init__(self) -> None:
+        self.keys: list[list[SampleKey]] = []
+
+    def __iter__(self) -> Iterator[list[SampleKey]]:
+        """The keys as they are now."""
+        return iter(self.keys)
+
+
+class _Reader(Dataset[Batch | DataError]):
+    """Makes whole batches from keys.
+
+    A DataError is handed over as a value: raised in a loader process, it would reach the user
+    with that process's traceback in its message.
+    """
+
+    def __init__(self, sample: Callable[[SampleKey], Sample], color: Literal["bgr", "rgb"]) -> None:
+        self._sample = sample
+        self._color = color
+
+    def __getitem__(self, keys: list[SampleKey]) -> Batch | DataError:
+        try:
+            return collate([self._sample(key) for key in keys], color=self._color)
+        except DataError as error:
+            return error
+
+
+Loader = DataLoader[Batch | DataError]
+
+
+def open_loader(
+    sample: Callable[[SampleKey], Sample],
+    steps: Steps,
+    *,
+    color: Literal["bgr", "rgb"],
+    workers: int,
+    pin_memory: bool,
+) -> Loader:
+    """A loader over `steps`; read it with `read_batches`.
+
+    On Linux loader processes are forked: they share the annotations and the picture cache with
+    this process, start at once and need no importable main module. They use neither OpenCV's
+    nor PyTorch's threads, the two things that a fork breaks. Elsewhere the platform's own way.
+
+    Args:
+        sample: makes a sample; it must be picklable where processes are not forked.
+        steps: what to load.
+        color: channel order of the batches.
+        workers: loader processes, which stay for all passes; 0 for none.
+        pin_memory: page-locked batches.
+    """
+    return DataLoader(
+        _Reader(sample, color),
+        sampler=steps,
+        batch_size=None,
+        collate_fn=_as_it_is,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
+        worker_init_fn=_start_worker,
+        pin_memory=pin_memory,
+        # Its own, or every pass would draw a seed from the global generator and so change what
+        # the network draws.
+        generator=torch.Generator(),
+    )
+
+
+def read_batches(loader: Loader) -> Iterator[Batch]:
+    """One pass over a loader.
+
+    Raises:
+        DataError: a sample could not be made, or a loader process died.
+    """
+    try:
+        for item in loader:
+            if isinstance(item, DataError):
+                raise item
+            # Page-locking turns plain tuples into lists.
+            yield item._replace(
+                image_ids=tuple(item.image_ids),
+                source_hw=tuple((int(h), int(w)) for h, w in item.source_hw),
+            )
+    except RuntimeError as error:
+        # PyTorch has no class of its own for this.
+        if not str(error).startswith("DataLoader worker (pid"):
+            raise
+        raise DataError(
+            f"a loader process died ({error}); it may have run out of memory or of shared "
+            "memory: lower data.workers, or enlarge /dev/shm (docker: --shm-size)"
+        ) from error
+
+
+def _as_it_is(item: Any) -> Any:
+    return item
+
+
+def _start_worker(worker: int) -> None:
+    """Set up a loader process; `worker` is its number."""
+    # As many processes as there are cores for them: threads on top would only fight.
+    cv2.setNumThreads(0)
+    # Ctrl-C is for the main process, which ends these.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

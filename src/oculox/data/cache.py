@@ -1,0 +1,256 @@
+"""Where training pictures come from: their files, or a decode-once cache.
+
+Both caches keep a picture no larger than its letterbox at the input size, as the official cache
+does. The plain path then gives the same pixels as without a cache; a mosaic interpolates a
+large picture twice instead of once, a difference the eye does not see.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from oculox.data.coco import CocoIndex
+from oculox.data.image import read_image
+from oculox.data.train_set import Images
+from oculox.data.transforms import letterbox_geometry
+from oculox.errors import DataError
+from oculox.types import ImageArray, IntArray
+
+_CHUNK = 256
+"""Pictures decoded ahead of the writer of a disk cache."""
+
+_RAM_SHARE = 0.8
+"""Part of the available memory that a cache may take."""
+
+
+class FileImages:
+    """Pictures decoded from their files at every call."""
+
+    def __init__(self, index: CocoIndex) -> None:
+        """Read the pictures of `index`."""
+        self._index = index
+
+    def __call__(self, i: int) -> ImageArray:
+        """Picture i: uint8 (H, W, 3), BGR.
+
+        Raises:
+            DataError: it cannot be read, or its size is not what the annotations state (its
+                boxes would be wrong).
+        """
+        path = self._index.image_path(i)
+        image = read_image(path)
+        height, width = self._index.source_hw(i)
+        if image.shape[:2] != (height, width):
+            got = f"{image.shape[1]} x {image.shape[0]}"
+            turned = (
+                " (turned by its EXIF orientation?)"
+                if image.shape[1::-1] == (height, width)
+                else ""
+            )
+            raise DataError(
+                f"{path}: the picture is {got}{turned}, but image {self._index.image_id(i)!r} of "
+                f"{self._index.annotations} says {width} x {height}; correct the annotations"
+            )
+        return image
+
+
+class CachedImages:
+    """Pictures kept decoded in one flat array.
+
+    The array is a tensor in memory or a memory-mapped file: loader processes share either, so
+    memory does not grow with their number.
+    """
+
+    def __init__(self, shapes_hw: IntArray, store: torch.Tensor | Path) -> None:
+        """Serve pictures out of a store.
+
+        Args:
+            shapes_hw: int64 (n, 2), sizes of the kept pictures.
+            store: uint8 tensor of all pixels in a row, or the path of an `.npy` file of them.
+        """
+        self._shapes = shapes_hw
+        self._offsets = _offsets(shapes_hw)
+        self._store = store
+        self._mapped: npt.NDArray[np.uint8] | None = None
+
+    def __getstate__(self) -> dict[str, object]:
+        # A memory map would be pickled as the whole array.
+        return {**self.__dict__, "_mapped": None}
+
+    def __call__(self, i: int) -> ImageArray:
+        """Picture i: uint8 (h, w, 3), BGR, a view that must not be changed."""
+        if self._mapped is None:
+            self._mapped = (
+                np.load(self._store, mmap_mode="r")
+                if isinstance(self._store, Path)
+                else self._store.numpy()
+            )
+        flat = self._mapped[self._offsets[i] : self._offsets[i + 1]]
+        return np.asarray(flat).reshape(*self._shapes[i].tolist(), 3)
+
+
+def build_images(
+    index: CocoIndex,
+    *,
+    cache: Literal["none", "ram", "disk"],
+    size_hw: tuple[int, int],
+    placement: Literal["top_left", "center"] = "top_left",
+    folder: Path | None = None,
+    processes: int = 1,
+) -> Images:
+    """The reader of a split's pictures, with its cache filled.
+
+    Args:
+        index: the split.
+        cache: ``none``, ``ram`` (each process its own) or ``disk`` (shared, kept between runs).
+        size_hw: input size; kept pictures are no larger than their letterbox in it.
+        placement: of the letterbox.
+        folder: where a disk cache is kept; beside the annotations by default.
+        processes: training processes on this machine, which divide its memory.
+
+    Raises:
+        DataError: a picture cannot be read, or memory or disk space do not suffice.
+    """
+    files = FileImages(index)
+    if cache == "none":
+        return files
+    shapes = np.array([_kept_hw(index.source_hw(i), size_hw, placement) for i in range(len(index))])
+    if cache == "ram":
+        return CachedImages(shapes, _fill_ram(files, shapes, processes=processes))
+    folder = folder or index.annotations.parent
+    path = folder / f"oculox-cache-{_key(index, shapes)}.npy"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with _only_one(path.with_suffix(".lock")):
+            if not _is_whole(path, shapes):
+                _write(path, files, shapes)
+    except OSError as error:
+        raise DataError(
+            f"{path}: cannot keep the picture cache ({error.strerror or error})"
+        ) from None
+    return CachedImages(shapes, path)
+
+
+def available_memory() -> int | None:
+    """Bytes this process can still take, the limit of its container included; None if unknown."""
+    found = []
+    try:
+        with Path("/proc/meminfo").open() as lines:
+            found += [int(x.split()[1]) * 1024 for x in lines if x.startswith("MemAvailable:")]
+        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+        if limit != "max":
+            used = int(Path("/sys/fs/cgroup/memory.current").read_text())
+            found.append(int(limit) - used)
+    except OSError:  # no Linux, or an older control group
+        pass
+    return min(found, default=None)
+
+
+def _kept_hw(
+    source_hw: tuple[int, int], size_hw: tuple[int, int], placement: Literal["top_left", "center"]
+) -> tuple[int, int]:
+    fit = letterbox_geometry(source_hw, size_hw, placement)
+    return fit.inner_hw if fit.scale < 1 else source_hw
+
+
+def _offsets(shapes_hw: IntArray) -> IntArray:
+    offsets = np.zeros(len(shapes_hw) + 1, np.int64)
+    np.cumsum(shapes_hw.prod(axis=1) * 3, out=offsets[1:])
+    return offsets
+
+
+def _decoded(files: FileImages, shapes_hw: IntArray) -> Iterator[ImageArray]:
+    """Every picture at its kept size, in order, decoded on all cores a chunk ahead."""
+
+    def kept(i: int) -> ImageArray:
+        image = files(i)
+        height, width = shapes_hw[i].tolist()
+        if image.shape[:2] == (height, width):
+            return image
+        return np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR))
+
+    with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
+        numbers = iter(range(len(shapes_hw)))
+        while chunk := list(itertools.islice(numbers, _CHUNK)):
+            yield from pool.map(kept, chunk)
+
+
+def _fill_ram(files: FileImages, shapes_hw: IntArray, *, processes: int) -> torch.Tensor:
+    offsets = _offsets(shapes_hw)
+    needed, available = int(offsets[-1]), available_memory()
+    if available is not None and needed * processes > available * _RAM_SHARE:
+        raise DataError(
+            f"data.cache=ram: {len(shapes_hw)} pictures need {needed * processes / 1e9:.1f} GB "
+            f"({processes} process{'es' if processes > 1 else ''}), {available / 1e9:.1f} GB of "
+            "memory are available; use data.cache=disk or none"
+        )
+    # A tensor, not an array: where loader processes are not forked it moves to shared memory.
+    store = torch.empty(needed, dtype=torch.uint8)
+    flat = store.numpy()
+    for i, image in enumerate(_decoded(files, shapes_hw)):
+        flat[offsets[i] : offsets[i + 1]] = image.reshape(-1)
+    return store
+
+
+def _key(index: CocoIndex, shapes_hw: IntArray) -> str:
+    """Changes whenever a kept pixel could: files, sizes, times, target size or decoder."""
+    digest = hashlib.sha256(json.dumps([1, cv2.__version__, str(index.images.resolve())]).encode())
+    digest.update(index.sizes_hw.tobytes() + shapes_hw.tobytes())
+    for i in range(len(index)):
+        stat = index.image_path(i).stat()
+        digest.update(f"{index.file_name(i)}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+    return digest.hexdigest()[:20]
+
+
+def _is_whole(path: Path, shapes_hw: IntArray) -> bool:
+    try:
+        return bool(np.load(path, mmap_mode="r").shape == (_offsets(shapes_hw)[-1],))
+    except (FileNotFoundError, ValueError, EOFError):
+        return False
+
+
+def _write(path: Path, files: FileImages, shapes_hw: IntArray) -> None:
+    """Write all pictures beside `path`, then move them there in one step."""
+    needed, free = int(_offsets(shapes_hw)[-1]), shutil.disk_usage(path.parent).free
+    if needed > free:
+        raise DataError(
+            f"data.cache=disk: {path.parent} has {free / 1e9:.1f} GB free, the pictures need "
+            f"{needed / 1e9:.1f} GB; free some space or use data.cache=none"
+        )
+    partial = path.with_suffix(".partial")
+    try:
+        with partial.open("wb") as out:
+            header = {"descr": "|u1", "fortran_order": False, "shape": (needed,)}
+            np.lib.format.write_array_header_1_0(out, header)
+            for image in _decoded(files, shapes_hw):
+                out.write(np.ascontiguousarray(image).data)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def _only_one(lock: Path) -> Iterator[None]:
+    """One process of a machine at a time; the system lets go of it if the process dies."""
+    try:
+        import fcntl
+    except ImportError:  # Windows: two writers waste time, the last move wins
+        yield
+        return
+    with lock.open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,265 @@
+"""Batches for training and evaluation, the same for any number of loader processes.
+
+What a training batch holds depends on (seed, epoch, step) alone: not on the number of loader
+processes, not on how many training processes share a global batch, not on where a run resumed.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from oculox.config.schema import Config
+from oculox.data.batches import SampleKey, Steps, open_loader, order_indices, read_batches
+from oculox.data.cache import FileImages, build_images
+from oculox.data.coco import CocoIndex
+from oculox.data.train_set import TrainSet
+from oculox.data.transforms import apply_letterbox, boxes_to_input, letterbox_geometry
+from oculox.types import Batch, ImageArray, Preprocessing, Sample
+
+_TINY = 64
+"""Sets below this many pictures are read in the training process itself."""
+
+
+class TrainLoader:
+    """Full training batches, one process's share of each global batch.
+
+    The pictures come in an endless concatenation of permutations. An epoch takes
+    `steps_per_epoch` global batches of it, and process r the r-th contiguous slice of each.
+    """
+
+    def __init__(
+        self,
+        train_set: TrainSet,
+        *,
+        batch: int,
+        rank: int = 0,
+        world_size: int = 1,
+        workers: int = 0,
+        seed: int = 0,
+        pin_memory: bool = False,
+    ) -> None:
+        """Keep the parts; loader processes start with the first epoch and stay.
+
+        Args:
+            train_set: makes the samples.
+            batch: pictures a step for this process.
+            rank: number of this process.
+            world_size: number of processes.
+            workers: loader processes; 0 makes samples in this process.
+            seed: of the order.
+            pin_memory: page-locked batches, for copies to a CUDA device.
+        """
+        self._set = train_set
+        self._batch, self._rank, self._world_size = batch, rank, world_size
+        self._seed = seed
+        self._steps = Steps()
+        self._loader = open_loader(
+            partial(_train_sample, train_set),
+            self._steps,
+            color=train_set.preprocessing.color,
+            workers=workers,
+            pin_memory=pin_memory,
+        )
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps until about every picture was seen once."""
+        return -(-len(self._set) // (self._batch * self._world_size))
+
+    def iterate(self, epoch: int, *, mosaic: bool, start_step: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch.
+
+        Args:
+            epoch: counted from 0.
+            mosaic: true in the first phase.
+            start_step: steps of the epoch already done.
+
+        Raises:
+            DataError: a picture cannot be used, or a loader process died.
+        """
+        share = self._batch * self._world_size
+        size = self.steps_per_epoch * share
+        order = order_indices(len(self._set), seed=self._seed, start=epoch * size, count=size)
+        self._steps.keys = [
+            [
+                SampleKey(epoch, position, int(order[position]), mosaic)
+                for position in range(low, low + self._batch)
+            ]
+            for low in range(start_step * share + self._rank * self._batch, size, share)
+        ]
+        yield from read_batches(self._loader)
+
+
+class EvalLoader:
+    """Letterboxed batches of a split in order: every picture once over all processes.
+
+    Process r takes every `world_size`-th picture from the r-th on; the last batch may be smaller.
+    `letterbox_geometry(source_hw, size_hw, placement)` recovers each picture's geometry.
+    """
+
+    def __init__(
+        self,
+        index: CocoIndex,
+        *,
+        size_hw: tuple[int, int],
+        preprocessing: Preprocessing,
+        batch: int,
+        workers: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        pin_memory: bool = False,
+    ) -> None:
+        """Keep the parts; loader processes start with the first pass and stay.
+
+        Args:
+            index: the split.
+            size_hw: height and width of the input, pixels.
+            preprocessing: placement, padding and colour order.
+            batch: most pictures at once.
+            workers: loader processes; 0 reads in this process.
+            rank: number of this process.
+            world_size: number of processes.
+            pin_memory: page-locked batches, for copies to a CUDA device.
+        """
+        self.index = index
+        self.size_hw = size_hw
+        self.preprocessing = preprocessing
+        mine = list(range(rank, len(index), world_size))
+        steps = Steps()
+        steps.keys = [
+            [SampleKey(0, i, i, mosaic=False) for i in mine[low : low + batch]]
+            for low in range(0, len(mine), batch)
+        ]
+        self._length = len(steps.keys)
+        self._loader = open_loader(
+            partial(_eval_sample, index, FileImages(index), size_hw, preprocessing),
+            steps,
+            color=preprocessing.color,
+            workers=workers,
+            pin_memory=pin_memory,
+        )
+
+    def __len__(self) -> int:
+        """Number of batches of this process."""
+        return self._length
+
+    def __iter__(self) -> Iterator[Batch]:
+        """The batches, from the start.
+
+        Raises:
+            DataError: a picture cannot be used, or a loader process died.
+        """
+        yield from read_batches(self._loader)
+
+
+def build_train_loader(
+    config: Config,
+    index: CocoIndex,
+    *,
+    rank: int = 0,
+    world_size: int = 1,
+    batch_per_process: int,
+    cache_dir: Path | None = None,
+) -> TrainLoader:
+    """The training loader of a configuration.
+
+    Args:
+        config: the run.
+        index: its training split.
+        rank: number of this process.
+        world_size: number of processes.
+        batch_per_process: pictures a step (or micro-batch) for this process.
+        cache_dir: folder of a disk cache; beside the annotations by default.
+
+    Raises:
+        DataError: the cache does not fit, or a picture cannot be read into it.
+    """
+    images = build_images(
+        index,
+        cache=config.data.cache,
+        size_hw=config.input.size,
+        placement=config.input.placement,
+        folder=cache_dir,
+        processes=world_size,
+    )
+    train_set = TrainSet(
+        index,
+        size_hw=config.input.size,
+        preprocessing=config.input.preprocessing,
+        augment=config.augment,
+        max_labels=config.data.max_labels,
+        seed=config.train.seed,
+        images=images,
+    )
+    return TrainLoader(
+        train_set,
+        batch=batch_per_process,
+        rank=rank,
+        world_size=world_size,
+        workers=choose_workers(config.data.workers, pictures=len(index), world_size=world_size),
+        seed=config.train.seed,
+        pin_memory=_wants_pinned(config),
+    )
+
+
+def build_eval_loader(
+    config: Config, index: CocoIndex, *, rank: int = 0, world_size: int = 1
+) -> EvalLoader:
+    """The evaluation loader of a configuration, over this process's share of `index`."""
+    return EvalLoader(
+        index,
+        size_hw=config.input.size,
+        preprocessing=config.input.preprocessing,
+        batch=config.eval.batch,
+        workers=choose_workers(config.data.workers, pictures=len(index), world_size=world_size),
+        rank=rank,
+        world_size=world_size,
+        pin_memory=_wants_pinned(config),
+    )
+
+
+def choose_workers(workers: int | Literal["auto"], *, pictures: int, world_size: int = 1) -> int:
+    """Loader processes for each training process.
+
+    ``auto``: this process's share of the cores less one for itself, from 1 to 8; none for tiny
+    sets, which are read faster than processes start.
+    """
+    if workers != "auto":
+        return workers
+    if pictures < _TINY:
+        return 0
+    affinity = getattr(os, "sched_getaffinity", None)  # respects containers; Linux only
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    return min(8, max(1, cores // world_size - 1))
+
+
+def _wants_pinned(config: Config) -> bool:
+    return config.train.device in ("auto", "cuda") and torch.cuda.is_available()
+
+
+def _train_sample(train_set: TrainSet, key: SampleKey) -> Sample:
+    return train_set.sample(key.epoch, key.position, key.picture, mosaic=key.mosaic)
+
+
+def _eval_sample(
+    index: CocoIndex,
+    images: Callable[[int], ImageArray],
+    size_hw: tuple[int, int],
+    preprocessing: Preprocessing,
+    key: SampleKey,
+) -> Sample:
+    source_hw = index.source_hw(key.picture)
+    fit = letterbox_geometry(source_hw, size_hw, preprocessing.placement)
+    return Sample(
+        image=apply_letterbox(images(key.picture), fit, pad_value=preprocessing.pad_value),
+        boxes=boxes_to_input(index.boxes(key.picture), fit),
+        labels=index.labels(key.picture),
+        image_id=index.image_id(key.picture),
+        source_hw=source_hw,
+    )

@@ -1,0 +1,180 @@
+"""Training samples as a pure function of (seed, epoch, position)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+
+from oculox.config.schema import AugmentConfig
+from oculox.data.coco import CocoIndex
+from oculox.data.mosaic import (
+    draw_mixup_plan,
+    draw_tiles,
+    mix_boxes,
+    mix_image,
+    plan_tiles,
+    tile_boxes,
+)
+from oculox.data.transforms import (
+    Letterbox,
+    apply_letterbox,
+    boxes_to_input,
+    flip_boxes,
+    flip_image,
+    jitter_hsv,
+    keep_boxes,
+    letterbox_geometry,
+    random_affine,
+    transform_boxes,
+)
+from oculox.types import FloatArray, ImageArray, IntArray, Preprocessing, Sample
+
+Images = Callable[[int], ImageArray]
+"""Picture of an index: uint8 (H, W, 3) BGR, the file's own or a smaller copy (never change it)."""
+
+_MIXUP_DRAWS = 10
+"""Draws of a second picture with objects; without a bound an unlabelled set would hang."""
+
+
+class TrainSet:
+    """Pictures and labels of a split, augmented as in the official recipe.
+
+    First phase: mosaic (with probability `mosaic_prob`), then perhaps mixup; else the plain
+    picture. Then in both phases colour jitter, mirror, letterbox, and boxes of at most one pixel
+    go. A picture left without boxes stays, as background.
+
+    Source: official `mosaicdetection.py` and `TrainTransform`.
+    """
+
+    def __init__(
+        self,
+        index: CocoIndex,
+        *,
+        size_hw: tuple[int, int],
+        preprocessing: Preprocessing,
+        augment: AugmentConfig,
+        max_labels: int,
+        seed: int,
+        images: Images,
+    ) -> None:
+        """Keep the parts; nothing is read yet.
+
+        Args:
+            index: the split.
+            size_hw: height and width of the samples, pixels.
+            preprocessing: placement and grey of the letterbox, colour order of batches.
+            augment: probabilities and ranges.
+            max_labels: most boxes kept in a sample.
+            seed: of all randomness.
+            images: reader of pictures, see `oculox.data.cache`.
+        """
+        self.index = index
+        self.size_hw = size_hw
+        self.preprocessing = preprocessing
+        self._augment = augment
+        self._max_labels = max_labels
+        self._seed = seed
+        self._images = images
+
+    def __len__(self) -> int:
+        """Number of pictures."""
+        return len(self.index)
+
+    def sample(self, epoch: int, position: int, index: int, *, mosaic: bool) -> Sample:
+        """One augmented, letterboxed sample.
+
+        Args:
+            epoch: number of the epoch.
+            position: place in the epoch over all processes; with `epoch` and the seed it fixes
+                all randomness.
+            index: which picture.
+            mosaic: true in the first phase: mosaic and mixup are allowed.
+
+        Raises:
+            DataError: a picture cannot be read or has not the size its annotations state.
+        """
+        rng = np.random.default_rng(np.random.SeedSequence((self._seed, 1, epoch, position)))
+        fit: Letterbox | None = None
+        if mosaic and rng.random() < self._augment.mosaic_prob:
+            image, boxes, labels = self._mosaic(index, rng)
+            # The official code mixes only mosaics that have labels.
+            if len(labels) and rng.random() < self._augment.mixup_prob:
+                image, boxes, labels = self._mixup(image, boxes, labels, rng)
+            width = self.size_hw[1]
+        else:
+            image = self._images(index)
+            boxes, labels = self.index.boxes(index), self.index.labels(index)
+            source_hw = self.index.source_hw(index)
+            fit = letterbox_geometry(source_hw, self.size_hw, self.preprocessing.placement)
+            width = source_hw[1]
+        if rng.random() < self._augment.hsv_prob:
+            image = jitter_hsv(image, self._augment.hsv_gain, rng=rng)
+        if rng.random() < self._augment.flip_prob:
+            image, boxes = flip_image(image), flip_boxes(boxes, width=width)
+        if fit is not None:
+            image = apply_letterbox(image, fit, pad_value=self.preprocessing.pad_value)
+            boxes = boxes_to_input(boxes, fit)
+        boxes, labels = keep_boxes(boxes, labels, max_labels=self._max_labels)
+        return Sample(
+            image=image,
+            boxes=boxes,
+            labels=labels,
+            image_id=self.index.image_id(index),
+            source_hw=self.index.source_hw(index),
+        )
+
+    def _mosaic(
+        self, index: int, rng: np.random.Generator
+    ) -> tuple[ImageArray, FloatArray, IntArray]:
+        """Four pictures around a random centre, through one random affine, into the input."""
+        height, width = self.size_hw
+        center = (
+            int(rng.uniform(0.5 * width, 1.5 * width)),
+            int(rng.uniform(0.5 * height, 1.5 * height)),
+        )
+        members = [index, *rng.integers(0, len(self.index), 3).tolist()]
+        affine = random_affine(
+            self.size_hw,
+            degrees=self._augment.degrees,
+            scale=self._augment.mosaic_scale,
+            translate=self._augment.translate,
+            shear=self._augment.shear,
+            rng=rng,
+        )
+        tiles = plan_tiles([self.index.source_hw(i) for i in members], center, self.size_hw)
+        image = np.full((height, width, 3), self.preprocessing.pad_value, np.uint8)
+        draw_tiles(image, tiles, affine, read=[partial(self._images, i) for i in members])
+        boxes = np.concatenate(
+            [
+                tile_boxes(self.index.boxes(i), tile, self.size_hw)
+                for i, tile in zip(members, tiles, strict=True)
+            ]
+        )
+        labels = np.concatenate([self.index.labels(i) for i in members])
+        return image, transform_boxes(boxes, affine, self.size_hw), labels
+
+    def _mixup(
+        self, image: ImageArray, boxes: FloatArray, labels: IntArray, rng: np.random.Generator
+    ) -> tuple[ImageArray, FloatArray, IntArray]:
+        """Mix in one more picture that has objects; unchanged where none turns up."""
+        draws = rng.integers(0, len(self.index), _MIXUP_DRAWS).tolist()
+        other = next((i for i in draws if self.index.num_objects(i)), None)
+        if other is None:
+            return image, boxes, labels
+        plan = draw_mixup_plan(self.size_hw, self._augment.mixup_scale, rng=rng)
+        other_hw = self.index.source_hw(other)
+        mixed = mix_image(
+            image,
+            self._images(other),
+            plan,
+            other_hw=other_hw,
+            pad_value=self.preprocessing.pad_value,
+        )
+        moved = mix_boxes(self.index.boxes(other), plan, other_hw=other_hw, size_hw=self.size_hw)
+        return (
+            mixed,
+            np.concatenate((boxes, moved)),
+            np.concatenate((labels, self.index.labels(other))),
+        )
