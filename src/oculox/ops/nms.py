@@ -1,0 +1,156 @@
+"""Non-maximum suppression: of boxes that overlap too much, only the best stays.
+
+Exact greedy suppression on the processor, without compiled extensions. Boxes are compared in
+blocks, best first, and what a block suppresses is never looked at again. Inside a block the rows
+of the overlap matrix are bits of Python integers, so that the sequential part costs a shift and
+an "or" for each box.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from oculox.types import FloatArray, IntArray
+
+BLOCK = 256
+"""Boxes compared with one another at once: a float32 matrix of that side fits a level-2 cache."""
+
+STRIP = 32
+"""Boxes, neighbours along x, that are compared at once with those that may come too close."""
+
+BoolArray = npt.NDArray[np.bool_]
+
+
+def nms(
+    boxes: Tensor, scores: Tensor, *, iou_threshold: float, class_ids: Tensor | None = None
+) -> Tensor:
+    """Indices of the boxes that stay, best score first (of equal scores the first one).
+
+    A box goes when its IoU with a better box that stays is strictly greater than the threshold,
+    as in torchvision. The work is done on the processor wherever the tensors are.
+
+    Args:
+        boxes: (n, 4), xyxy, of any unit.
+        scores: (n,), finite.
+        iou_threshold: 0 to 1; the comparison is in float32.
+        class_ids: int (n,); only boxes of equal class suppress one another. None for all.
+
+    Returns:
+        int64 (kept,), on the device of `boxes`.
+
+    Raises:
+        ValueError: when shapes do not agree; the message gives expected and actual.
+    """
+    n = len(boxes)
+    for name, tensor, expected in (
+        ("boxes", boxes, (n, 4)),
+        ("scores", scores, (n,)),
+        ("class_ids", class_ids, (n,)),
+    ):
+        if tensor is not None and tuple(tensor.shape) != expected:
+            raise ValueError(f"{name} must have shape {expected}, got {tuple(tensor.shape)}")
+    xyxy: FloatArray = boxes.detach().float().cpu().numpy()
+    ranking: IntArray = np.argsort(-scores.detach().float().cpu().numpy(), kind="stable")
+    classes: IntArray = np.zeros(n, np.int64)
+    if class_ids is not None:
+        classes = class_ids.long().cpu().numpy()
+    # By class, and best first in each class.
+    order = ranking[np.argsort(classes[ranking], kind="stable")]
+    stays = np.zeros(n, np.bool_)
+    # An empty pair's 0 / 0 and an infinite area's inf / inf are no overlap.
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+        stays[order] = _suppress(xyxy[order], classes[order], np.float32(iou_threshold))
+    return torch.from_numpy(ranking[stays[ranking]]).to(boxes.device)
+
+
+def _suppress(boxes: FloatArray, classes: IntArray, threshold: np.float32) -> BoolArray:
+    """Which boxes stay; they come sorted by class, and best first in each class."""
+    gone = np.zeros(len(boxes), np.bool_)
+    for start, end in _runs(classes):
+        # A run that is longer than a block is of one class.
+        alive = np.arange(start, end)
+        by_left = alive[np.argsort(boxes[alive, 0])] if len(alive) > BLOCK else alive[:0]
+        while len(alive):
+            block, alive = alive[:BLOCK], alive[BLOCK:]
+            overlaps = _overlaps(boxes[block], boxes[block], threshold)
+            overlaps &= classes[block][:, None] == classes[block]
+            stays = _greedy(overlaps)
+            gone[block[~stays]] = True
+            if len(alive):
+                by_left = by_left[by_left >= alive[0]]
+                gone[_reached(boxes, block[stays], by_left, threshold)] = True
+                alive, by_left = alive[~gone[alive]], by_left[~gone[by_left]]
+    return ~gone
+
+
+def _reached(
+    boxes: FloatArray, kept: IntArray, others: IntArray, threshold: np.float32
+) -> IntArray:
+    """Those of `others`, sorted by their left edge, that overlap a box of `kept` too much.
+
+    Where two boxes have an IoU above t, so have their extents along x; their left edges are then
+    less than (1 - t) / t widths of either apart. So neighbours along x are looked at alone.
+    """
+    kept = kept[np.argsort(boxes[kept, 0])]
+    lefts = boxes[others, 0]
+    # One percent more, for rounding; the smallest divisor lets a threshold of 0 reach everything.
+    widths_apart = np.float32(1.01 * (1 - threshold) / max(threshold, 1e-30))
+    reach = (boxes[kept, 2] - boxes[kept, 0]) * widths_apart
+    found = []
+    for i in range(0, len(kept), STRIP):
+        strip = slice(i, i + STRIP)
+        low = (boxes[kept[strip], 0] - reach[strip]).min()
+        high = (boxes[kept[strip], 0] + reach[strip]).max()
+        near = others[np.searchsorted(lefts, low) : np.searchsorted(lefts, high, side="right")]
+        found.append(near[_overlaps(boxes[kept[strip]], boxes[near], threshold).any(axis=0)])
+    return np.concatenate(found)
+
+
+def _runs(classes: IntArray) -> list[tuple[int, int]]:
+    """Ranges of whole classes: large classes alone, small ones together up to a block."""
+    edges = np.flatnonzero(np.diff(classes)) + 1
+    ends = [*edges.tolist(), len(classes)]
+    runs: list[tuple[int, int]] = []
+    start = 0
+    for end, following in zip(ends, [*ends[1:], None], strict=True):
+        if following is None or following - start > BLOCK:
+            runs.append((start, end))
+            start = end
+    return runs
+
+
+def _greedy(overlaps: BoolArray) -> BoolArray:
+    """Which boxes stay, given bool (n, n) overlaps of boxes sorted best first."""
+    n = len(overlaps)
+    packed = np.packbits(overlaps, axis=1, bitorder="little")
+    width, data = packed.shape[1], packed.tobytes()
+    gone = 0
+    stays = np.ones(n, np.bool_)
+    for i in range(n):
+        if gone >> i & 1:
+            stays[i] = False
+        else:
+            gone |= int.from_bytes(data[i * width : (i + 1) * width], "little")
+    return stays
+
+
+def _overlaps(a: FloatArray, b: FloatArray, threshold: np.float32) -> BoolArray:
+    """Bool (n, m): the IoU of boxes `a` (n, 4) with boxes `b` (m, 4) exceeds the threshold."""
+    width = _shared_length(a, b, axis=0)
+    inter = _shared_length(a, b, axis=1)
+    inter *= width
+    area_a = (a[:, 2] - a[:, 0]) * (a[:, 3] - a[:, 1])
+    area_b = (b[:, 2] - b[:, 0]) * (b[:, 3] - b[:, 1])
+    union = np.add(area_a[:, None], area_b, out=width)
+    union -= inter
+    inter /= union
+    return np.greater(inter, threshold)
+
+
+def _shared_length(a: FloatArray, b: FloatArray, *, axis: int) -> FloatArray:
+    length = np.minimum(a[:, axis + 2, None], b[:, axis + 2])
+    length -= np.maximum(a[:, axis, None], b[:, axis])
+    return np.maximum(length, 0, out=length)
