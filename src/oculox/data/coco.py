@@ -179,6 +179,7 @@ def find_split(data: DataConfig, split: Split) -> tuple[Path, Path]:
     the usual layouts: COCO (``train2017/``, ``annotations/instances_train2017.json``), the same
     with ``train/``, ``annotations/train.json``, and ``train/_annotations.coco.json``. Relative
     stated paths count from `data.root` where they exist there, else from the working directory.
+    The root itself is taken as the image folder where no other is found.
 
     Returns:
         The image folder and the annotation file, both existing.
@@ -207,11 +208,7 @@ def find_split(data: DataConfig, split: Split) -> tuple[Path, Path]:
         pair = images or candidate_images, annotations or candidate_annotations
         if pair[0].is_dir() and pair[1].is_file():
             return pair
-    looked = ", ".join(
-        dict.fromkeys(str(a.relative_to(root)) for _, a in layouts)
-        if annotations is None
-        else dict.fromkeys(f"{i.relative_to(root)}/" for i, _ in layouts)
-    )
+    looked = ", ".join(dict.fromkeys(str(a.relative_to(root)) for _, a in layouts))
     raise DataError(
         f"{root}: no {split} split found; looked for {looked} (with its pictures); or set "
         f"data.{split}.images and data.{split}.annotations"

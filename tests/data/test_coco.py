@@ -1,0 +1,230 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from small_coco import write_coco
+
+from oculox.config.schema import DataConfig, SplitConfig
+from oculox.data.coco import CocoIndex, PackedStrings, find_split, load_coco, load_split
+from oculox.errors import DataError
+
+MakeCoco = Callable[..., CocoIndex]
+
+
+def edited(folder: Path, change: Callable[[dict[str, Any]], object]) -> tuple[Path, Path]:
+    annotations, pictures = write_coco(folder)
+    tree = json.loads(annotations.read_text())
+    change(tree)
+    annotations.write_text(json.dumps(tree))
+    return annotations, pictures
+
+
+def test_index_of_a_small_set(make_coco: MakeCoco) -> None:
+    index = make_coco(boxes=[[(4, 5, 20, 15), (10, 8, 12, 20)], [], [(0, 0, 33, 33)]])
+    assert len(index) == 3
+    assert index.image_ids == (1, 2, 3)
+    assert index.class_names == ("kind1", "kind2")
+    assert index.sizes_hw.tolist() == [[40, 60], [64, 48], [33, 33]]
+    assert index.sizes_hw.dtype == np.int32
+    assert index.boxes(0).tolist() == [[4, 5, 24, 20], [10, 8, 22, 28]]
+    assert index.boxes(0).dtype == np.float32
+    assert index.labels(0).tolist() == [0, 1]
+    assert index.labels(0).dtype == np.int64
+    assert index.boxes(1).shape == (0, 4)
+    assert index.labels(1).shape == (0,)
+    assert [index.num_objects(i) for i in range(3)] == [2, 0, 1]
+    assert index.image_path(2).is_file()
+    with pytest.raises(ValueError, match="read-only"):
+        index.boxes(0)[:] = 0
+
+
+def test_no_annotations_at_all(make_coco: MakeCoco) -> None:
+    index = make_coco(boxes=[[], [], []])
+    assert index.all_boxes.shape == (0, 4)
+    assert [index.num_objects(i) for i in range(3)] == [0, 0, 0]
+
+
+def test_boxes_are_clipped_and_empty_ones_dropped(make_coco: MakeCoco) -> None:
+    boxes = [(-5, -5, 10, 10), (50, 30, 100, 100), (70, 5, 9, 9), (5, 5, 0, 9), (9, 9, -4, 5)]
+    index = make_coco(sizes_hw=[(40, 60)], boxes=[boxes])
+    assert index.boxes(0).tolist() == [[0, 0, 5, 5], [50, 30, 60, 40]]
+    assert index.labels(0).tolist() == [0, 1]
+
+
+def test_sparse_category_ids_become_contiguous_in_ascending_order(make_coco: MakeCoco) -> None:
+    index = make_coco(category_ids=[90, 7, 13])
+    assert index.category_ids == (7, 13, 90)
+    assert index.class_names == ("kind7", "kind13", "kind90")
+    assert index.labels(0).tolist() == [2, 0]
+
+
+@pytest.mark.parametrize("ids", [("a", "ü-2", "3"), (10**20, -1, 0), ("1", 1, "x")])
+def test_ids_come_back_as_they_were(make_coco: MakeCoco, ids: tuple[int | str, ...]) -> None:
+    index = make_coco(ids=ids)
+    assert index.image_ids == ids
+    assert [index.num_objects(i) for i in range(3)] == [2, 2, 2]
+
+
+def test_names_may_hold_folders_and_any_letters(make_coco: MakeCoco) -> None:
+    files = ["a/b/1.png", "ü ..x.png", "./3.png"]
+    index = make_coco(files=files)
+    assert [index.file_name(i) for i in range(3)] == files
+    assert all(index.image_path(i).is_file() for i in range(3))
+
+
+def test_crowds_are_left_out(tmp_path: Path) -> None:
+    annotations, pictures = edited(tmp_path, lambda t: t["annotations"][0].update(iscrowd=1))
+    assert load_coco(annotations, pictures).num_objects(0) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.pop("images"), "'images', got no such key"),
+        (lambda t: t.update(annotations=None), "'annotations', got NoneType"),
+        (lambda t: t.update(categories=[]), "'categories' is empty"),
+        (lambda t: t.update(images=[]), "'images' is empty"),
+        (lambda t: t["images"][1].pop("file_name"), "image 2: no 'file_name'"),
+        (lambda t: t["images"][1].pop("id"), r"images\[1\]: no 'id'"),
+        (lambda t: t["images"].append(3), r"images\[3\]: expected an object"),
+        (lambda t: t["images"][1].update(id=1.5), r"images\[1\]: id must be"),
+        (lambda t: t["images"][1].update(id=1), "image id 1 occurs twice"),
+        (lambda t: t["images"][1].update(height=0), "image 2: height must be a positive"),
+        (lambda t: t["images"][1].update(width="48"), "image 2: width must be a positive"),
+        (lambda t: t["images"][1].update(width=float("nan")), "image 2: width must be"),
+        (lambda t: t["images"][0].update(file_name=""), "image 1: file_name must be"),
+        (lambda t: t["images"][0].update(file_name="../x.png"), "image 1: .* leads out"),
+        (lambda t: t["images"][0].update(file_name="a/../../x.png"), "image 1: .* leads out"),
+        (lambda t: t["images"][0].update(file_name="/etc/x.png"), "image 1: .* leads out"),
+        (lambda t: t["images"][0].update(file_name="..\\x.png"), "image 1: .* leads out"),
+        (lambda t: t["images"][0].update(file_name="c:\\x.png"), "image 1: .* leads out"),
+        (lambda t: t["annotations"][2].update(category_id=9), r"annotation 3 \(image 2\): .* 9 "),
+        (lambda t: t["annotations"][2].update(image_id="2"), "annotation 3: image_id '2'"),
+        (lambda t: t["annotations"][2].update(image_id=[2]), "annotation 3: image_id"),
+        (lambda t: t["annotations"][2].update(bbox=[1, 2, 3]), "annotation 3 .* four finite"),
+        (lambda t: t["annotations"][2].update(bbox=[1, 2, float("inf"), 3]), "four finite"),
+        (lambda t: t["annotations"][2].update(bbox=[1, 2, "3", 3]), "four finite"),
+        (lambda t: t["annotations"][2].pop("bbox"), "annotation 3: no 'bbox'"),
+        (lambda t: t["annotations"].append(3), r"annotations\[6\]: expected an object"),
+        (lambda t: t["categories"][0].update(id="1"), "id must be a whole number"),
+        (lambda t: t["categories"][0].update(id=2), "category id 2 occurs twice"),
+        (lambda t: t["categories"][0].pop("name"), r"categories\[0\]: no 'name'"),
+    ],
+)
+def test_inconsistent_files_are_refused(
+    tmp_path: Path, change: Callable[[dict[str, Any]], object], message: str
+) -> None:
+    with pytest.raises(DataError, match=rf"labels\.json: .*{message}") as caught:
+        load_coco(*edited(tmp_path, change))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '"x"', "\x00", "[" * 100_000])
+def test_what_is_no_coco_json_is_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "labels.json"
+    path.write_text(text)
+    with pytest.raises(DataError, match=r"labels\.json: not"):
+        load_coco(path, tmp_path)
+
+
+def test_missing_annotations_and_folder_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no such annotation file"):
+        load_coco(tmp_path / "none.json", tmp_path)
+    annotations, _ = write_coco(tmp_path)
+    with pytest.raises(DataError, match="no such image folder"):
+        load_coco(annotations, tmp_path / "elsewhere")
+
+
+def test_missing_pictures_are_counted_and_the_first_named(tmp_path: Path) -> None:
+    annotations, pictures = write_coco(tmp_path, files=["a/0.png", "1.png", "b/2.png"])
+    (pictures / "a/0.png").unlink()
+    (pictures / "b/2.png").rename(pictures / "2.png")
+    with pytest.raises(DataError, match=r"2 of 3 pictures are missing .*'a/0\.png' and 1 more"):
+        load_coco(annotations, pictures)
+
+
+def test_packed_strings_round_trip() -> None:
+    strings = ["", "abc", "ü", "\ud800", ""]
+    packed = PackedStrings.pack(strings)
+    assert [packed[i] for i in range(len(packed))] == strings
+    assert len(PackedStrings.pack([])) == 0
+
+
+def test_real_coco(coco_train: CocoIndex) -> None:
+    assert len(coco_train) == 369
+    assert len(coco_train.class_names) == 80
+    assert coco_train.category_ids[-1] == 90
+    assert coco_train.image_ids[:3] == (9, 25, 30)
+    assert coco_train.class_names[coco_train.labels(0)[0]] == "bowl"
+
+
+@pytest.mark.parametrize(
+    ("split", "images", "annotations"),
+    [
+        ("train", "train2017", "annotations/instances_train2017.json"),
+        ("val", "val2017", "annotations/instances_val2017.json"),
+        ("train", "train", "annotations/instances_train2017.json"),
+        ("train", "train", "annotations/instances_train.json"),
+        ("val", "val", "annotations/val.json"),
+        ("val", "images/val", "annotations/val.json"),
+        ("train", "images", "annotations/train.json"),
+        ("train", "train", "train/_annotations.coco.json"),
+        ("val", "valid", "valid/_annotations.coco.json"),
+        ("val", ".", "_annotations.coco.json"),
+    ],
+)
+def test_usual_layouts_are_found(tmp_path: Path, split: str, images: str, annotations: str) -> None:
+    (tmp_path / images).mkdir(exist_ok=True, parents=True)
+    (tmp_path / annotations).parent.mkdir(exist_ok=True, parents=True)
+    (tmp_path / annotations).write_text("{}")
+    found = find_split(DataConfig(root=tmp_path), split)
+    assert found == (tmp_path / images, tmp_path / annotations)
+
+
+def test_stated_paths_win_and_may_be_relative_to_the_root(tmp_path: Path) -> None:
+    for folder in ("train", "other", "annotations"):
+        (tmp_path / folder).mkdir()
+    for name in ("train", "mine"):
+        (tmp_path / f"annotations/{name}.json").write_text("{}")
+    labels = tmp_path / "annotations/mine.json"
+    both = SplitConfig(images=tmp_path / "other", annotations=labels)
+    assert find_split(DataConfig(train=both), "train") == (tmp_path / "other", labels)
+    one = SplitConfig(annotations=Path("annotations/mine.json"))
+    assert find_split(DataConfig(root=tmp_path, train=one), "train") == (
+        tmp_path / "train",
+        labels,
+    )
+    pictures = SplitConfig(images=Path("other"))
+    assert find_split(DataConfig(root=tmp_path, train=pictures), "train") == (
+        tmp_path / "other",
+        tmp_path / "annotations/train.json",
+    )
+
+
+def test_the_root_may_be_the_image_folder(tmp_path: Path) -> None:
+    labels = tmp_path / "a.json"
+    labels.write_text("{}")
+    data = DataConfig(root=tmp_path, train=SplitConfig(annotations=labels))
+    assert find_split(data, "train") == (tmp_path, labels)
+
+
+def test_unfound_splits_say_what_was_looked_for(tmp_path: Path) -> None:
+    nothing = tmp_path / "nothing"
+    with pytest.raises(DataError, match=r"no train data: set data\.root"):
+        find_split(DataConfig(), "train")
+    with pytest.raises(DataError, match=r"data\.root: .*nothing is no folder"):
+        find_split(DataConfig(root=nothing), "val")
+    with pytest.raises(DataError, match=r"instances_val2017\.json, .*valid/_annot"):
+        find_split(DataConfig(root=tmp_path), "val")
+    with pytest.raises(DataError, match=r"data\.val\.images: .* is no folder"):
+        find_split(DataConfig(val=SplitConfig(images=nothing)), "val")
+    with pytest.raises(DataError, match=r"data\.val\.annotations: .* is no file"):
+        find_split(DataConfig(val=SplitConfig(annotations=nothing)), "val")
+
+
+def test_load_split_reads_the_mini_coco(shared: Path) -> None:
+    index = load_split(DataConfig(root=shared / "coco_mini"), "val")
+    assert len(index) == 133
