@@ -153,7 +153,7 @@ def open_loader(
 
 
 def read_batches(loader: Loader) -> Iterator[Batch]:
-    """One pass over a loader.
+    """One pass over a loader; a new pass ends the one before.
 
     Raises:
         DataError: a sample could not be made, or a loader process died.

@@ -73,7 +73,7 @@ class TrainLoader:
         return -(-len(self._set) // (self._batch * self._world_size))
 
     def iterate(self, epoch: int, *, mosaic: bool, start_step: int = 0) -> Iterator[Batch]:
-        """The batches of an epoch.
+        """The batches of an epoch; a new epoch ends the one before.
 
         Args:
             epoch: counted from 0.
@@ -150,7 +150,7 @@ class EvalLoader:
         return self._length
 
     def __iter__(self) -> Iterator[Batch]:
-        """The batches, from the start.
+        """The batches, from the start; a new pass ends the one before.
 
         Raises:
             DataError: a picture cannot be used, or a loader process died.

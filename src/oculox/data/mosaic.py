@@ -95,7 +95,7 @@ def draw_tiles(
         corners = _corners(left + x1, top + y1, left + x2, top + y2)
         if _covered(corners, affine, out.shape[:2]) is None:
             continue
-        image = reader()
+        image = _fine_enough(reader(), tile.inner_hw)
         placed = _resize_matrix(image.shape[:2], tile.inner_hw, shift_xy=tile.shift_xy)
         height, width = tile.inner_hw
         ratio = np.array([image.shape[1] / width, image.shape[0] / height] * 2)
@@ -195,6 +195,7 @@ def mix_image(
     """
     size_hw = image.shape[0], image.shape[1]
     fit = letterbox_geometry(other_hw, size_hw)
+    other = _fine_enough(other, fit.inner_hw)
     x, y = plan.offset_xy
     canvas_h, canvas_w = plan.canvas_hw
     layer = np.zeros_like(image)
@@ -217,6 +218,17 @@ def mix_boxes(
     if plan.flip:
         moved = flip_boxes(moved, width=plan.canvas_hw[1])
     return clip_boxes(moved - np.array(plan.offset_xy * 2, np.float32), size_hw)
+
+
+def _fine_enough(image: ImageArray, inner_hw: tuple[int, int]) -> ImageArray:
+    """The picture, enlarged first where it is tiny.
+
+    The border that `warp_into` repeats reaches half a source pixel past the picture, which shows
+    where a source pixel becomes many.
+    """
+    if image.shape[0] * 2 >= inner_hw[0] and image.shape[1] * 2 >= inner_hw[1]:
+        return image
+    return np.asarray(cv2.resize(image, inner_hw[::-1], interpolation=cv2.INTER_LINEAR))
 
 
 def _resize_matrix(
