@@ -1,0 +1,1 @@
+"""Training: the run from top to bottom, and the parts it is made of."""

@@ -1,0 +1,182 @@
+"""The parts of a run, built from its configuration in the order they depend on each other."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from oculox.config import Config
+from oculox.data.coco import CocoIndex, load_split
+from oculox.data.loader import EvalLoader, TrainLoader, build_eval_loader, build_train_loader
+from oculox.errors import ConfigError, DataError
+from oculox.losses.criterion import build_criterion
+from oculox.models import build_model
+from oculox.predict.backend import ModelSpec
+from oculox.train.ema import Ema
+from oculox.train.optim import build_optimizer, freeze_parts
+from oculox.train.schedule import EpochPlan, LearningRate, build_learning_rate, plan_epochs
+from oculox.train.state import input_of
+from oculox.train.step import Stepper
+from oculox.train.sync_bn import to_sync_batch_norm
+from oculox.weights.bundle import transfer_state
+from oculox.weights.load import load_weights
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run:
+    """Everything a run is made of.
+
+    Attributes:
+        config: resolved; preprocessing follows the starting weights.
+        accelerator: device and processes.
+        stepper: network, criterion, optimizer, average.
+        scaler: gradient scaler, under fp16 alone.
+        train_loader, val_loader: the data, this process's part.
+        spec: description of the network for evaluation.
+        plan, rate: phases and learning rate.
+        notes: what the log should say at the start.
+    """
+
+    config: Config
+    accelerator: Accelerator
+    stepper: Stepper
+    scaler: torch.amp.GradScaler | None
+    train_loader: TrainLoader
+    val_loader: EvalLoader
+    spec: ModelSpec
+    plan: EpochPlan
+    rate: LearningRate
+    notes: tuple[str, ...]
+
+
+def build_run(config: Config, accelerator: Accelerator, *, weights: Path | None) -> Run:
+    """Build all parts of a run.
+
+    Args:
+        config: validated configuration.
+        accelerator: device and processes.
+        weights: file to start from; None for a fresh network.
+
+    Raises:
+        ConfigError: the batch does not fit the number of processes.
+        DataError: the data is missing or faulty, or its classes disagree.
+        CheckpointError: the weights do not fit.
+    """
+    rank, world_size = accelerator.process_index, accelerator.num_processes
+    pieces = world_size * config.train.accumulate
+    if config.train.batch % pieces:
+        raise ConfigError(
+            f"train.batch={config.train.batch} cannot be split over {world_size} processes "
+            f"x train.accumulate={config.train.accumulate}; use a multiple of {pieces}"
+        )
+    torch.manual_seed(config.train.seed)
+    train_index = load_split(config.data, "train")
+    val_index = load_split(config.data, "val")
+    names = check_classes(config, train_index, val_index)
+
+    network = build_model(config.model, num_classes=len(names))
+    notes = [_describe(train_index, val_index)]
+    if weights is not None:
+        loaded = load_weights(weights)
+        skipped = transfer_state(network, loaded, where=str(weights))
+        config = config.model_copy(update={"input": input_of(loaded, config)})
+        notes.append(_transfer_note(weights, len(loaded.names), len(names), bool(skipped)))
+    freeze_parts(network, config.train.freeze)
+
+    network.to(accelerator.device)
+    ema = None
+    if config.ema.enabled:
+        ema = Ema(network, decay=config.ema.decay, ramp=config.ema.ramp)
+    model: nn.Module = network
+    if config.train.sync_bn and world_size > 1:
+        model = to_sync_batch_norm(network, device_type=accelerator.device.type)
+    # Built before wrapping: accelerate would hide the parameter groups' order otherwise.
+    optimizer = build_optimizer(network, config.optimizer)
+    model, prepared = accelerator.prepare(model, optimizer)
+
+    train_loader = build_train_loader(
+        config,
+        train_index,
+        rank=rank,
+        world_size=world_size,
+        batch_per_process=config.train.batch // world_size,
+    )
+    plan = plan_epochs(config.train, warmup_epochs=config.schedule.warmup_epochs)
+    return Run(
+        config=config,
+        accelerator=accelerator,
+        stepper=Stepper(
+            accelerator=accelerator,
+            network=network,
+            model=model,
+            criterion=build_criterion(
+                config.loss, num_classes=len(names), strides=config.model.strides
+            ),
+            optimizer=prepared,
+            ema=ema,
+            preprocessing=config.input.preprocessing,
+            accumulate=config.train.accumulate,
+            clip_grad_norm=config.optimizer.clip_grad_norm,
+        ),
+        scaler=accelerator.scaler,
+        train_loader=train_loader,
+        val_loader=build_eval_loader(config, val_index, rank=rank, world_size=world_size),
+        spec=_spec(config, train_index),
+        plan=plan,
+        rate=build_learning_rate(config, plan, steps_per_epoch=train_loader.steps_per_epoch),
+        notes=(*notes, *plan.notes),
+    )
+
+
+def check_classes(config: Config, train: CocoIndex, val: CocoIndex) -> tuple[str, ...]:
+    """The class names of a run.
+
+    Raises:
+        DataError: the configured class count or the validation split says otherwise.
+    """
+    names = train.class_names
+    wanted = config.model.num_classes
+    if wanted is not None and wanted != len(names):
+        raise DataError(
+            f"model.num_classes={wanted}, but {train.annotations} has {len(names)} categories; "
+            "leave the key out to take the count from the data"
+        )
+    if val.class_names != names:
+        raise DataError(
+            f"{val.annotations}: its categories ({len(val.class_names)}) are not those of "
+            f"{train.annotations} ({len(names)}); both files need the same categories"
+        )
+    return names
+
+
+def _spec(config: Config, index: CocoIndex) -> ModelSpec:
+    return ModelSpec(
+        name=config.model.name,
+        names=index.class_names,
+        category_ids=index.category_ids,
+        preprocessing=config.input.preprocessing,
+        size_hw=config.input.size,
+        strides=config.model.strides,
+        num_classes=len(index.class_names),
+    )
+
+
+def _describe(train: CocoIndex, val: CocoIndex) -> str:
+    objects = sum(train.num_objects(i) for i in range(len(train)))
+    return (
+        f"data: {len(train)} training pictures with {objects} objects of "
+        f"{len(train.class_names)} classes, {len(val)} validation pictures"
+    )
+
+
+def _transfer_note(weights: Path, theirs: int, ours: int, skipped: bool) -> str:
+    if not skipped:
+        return f"weights: all tensors from {weights}"
+    return (
+        f"weights: from {weights}, all but the class predictors, which start fresh "
+        f"({theirs} classes there, {ours} here)"
+    )

@@ -1,0 +1,280 @@
+"""A run from top to bottom."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+
+from oculox.config import Config, config_to_yaml
+from oculox.evaluation import evaluate_loader
+from oculox.metrics import CocoFigures
+from oculox.predict.backend import DetectSettings
+from oculox.predict.backends.torch_backend import TorchBackend
+from oculox.train.assemble import Run, build_run
+from oculox.train.curves import write_curves
+from oculox.train.devices import gather_lists, open_accelerator
+from oculox.train.log import RunLog, format_seconds
+from oculox.train.meter import StepMeter
+from oculox.train.optim import set_train_mode
+from oculox.train.output import claim_output, settled_config, trim_checkpoints
+from oculox.train.profiling import step_profiler
+from oculox.train.schedule import input_size_at, l1_is_on
+from oculox.train.state import BEST, LAST, Progress, restore_run, save_run
+from oculox.weights.checkpoint import load_training_state
+from oculox.weights.storage import write_atomically
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainSummary:
+    """How a run ended.
+
+    Attributes:
+        output: its folder.
+        figures: COCO figures of the last evaluation.
+        best_ap: best AP of all evaluations.
+        best_epoch: its epoch, from 1.
+        epochs: epochs done.
+        seconds: time of this call.
+        stopped_early: whether early stopping or `max_steps` ended it.
+    """
+
+    output: Path
+    figures: CocoFigures | None
+    best_ap: float
+    best_epoch: int
+    epochs: int
+    seconds: float
+    stopped_early: bool
+
+    @property
+    def best(self) -> Path:
+        """The best checkpoint."""
+        return self.output / BEST
+
+
+def run_training(
+    config: Config, *, output: Path, weights: Path | None = None, resume: bool = False
+) -> TrainSummary:
+    """Train in this process (one of several, when launched so).
+
+    Args:
+        config: validated configuration.
+        output: folder of the run; must not hold another run unless `resume`.
+        weights: file to start from.
+        resume: go on from ``last.pt`` in `output`, exactly.
+
+    Raises:
+        OculoxError: for anything wrong with configuration, data, weights or output, and when
+            the loss is not finite; what was saved before stays.
+    """
+    if resume:
+        config = settled_config(output, config)
+    with open_accelerator(config.train) as accelerator:
+        if accelerator.is_main_process:
+            claim_output(output, resume=resume)
+        torch.use_deterministic_algorithms(config.train.deterministic, warn_only=True)
+        run = build_run(config, accelerator, weights=None if resume else weights)
+        progress = _resume(run, output) if resume else Progress()
+        if accelerator.is_main_process and not resume:
+            text = config_to_yaml(run.config)
+            write_atomically(output / "config.yaml", lambda p: _write_text(p, text))
+        log = RunLog(
+            output,
+            total_steps=run.rate.total_steps,
+            resume_step=progress.step,
+            tensorboard=config.train.tensorboard,
+            enabled=accelerator.is_main_process,
+        )
+        with log:
+            return _train(run, progress, output=output, log=log)
+
+
+def _train(run: Run, progress: Progress, *, output: Path, log: RunLog) -> TrainSummary:
+    started = time.perf_counter()
+    _greet(run, progress, output, log)
+    figures: CocoFigures | None = None
+    stopped = False
+    meter = StepMeter(run, log, done=progress.step)
+    for epoch in range(progress.epoch, run.plan.total):
+        if epoch == run.plan.aug:
+            log.message(f"epoch {epoch + 1}: the tail begins, without mosaic and mixup")
+        progress = _train_epoch(run, epoch, progress, meter=meter, output=output)
+        out_of_steps = progress.step >= (run.config.train.max_steps or run.rate.total_steps)
+        last = epoch + 1 == run.plan.total or out_of_steps
+        improved = False
+        if last or _evaluation_is_due(run, epoch):
+            figures = _evaluate(run, epoch, progress, log)
+            improved = figures.ap > progress.best_ap
+            progress = _scored(progress, figures.ap, epoch=epoch, improved=improved)
+            patience = run.config.train.early_stop
+            stopped = bool(patience) and progress.evals_without_gain >= patience
+        if last or stopped or improved or (epoch + 1) % run.config.train.checkpoint_interval == 0:
+            _save(run, progress, output=output, best=improved)
+        if stopped:
+            log.message(f"stopped early: no better AP in {progress.evals_without_gain} evaluations")
+        if stopped or last:
+            break
+    if run.accelerator.is_main_process:
+        write_curves(output)
+    return TrainSummary(
+        output=output,
+        figures=figures,
+        best_ap=progress.best_ap,
+        best_epoch=progress.best_epoch,
+        epochs=progress.epoch,
+        seconds=time.perf_counter() - started,
+        stopped_early=progress.epoch < run.plan.total,
+    )
+
+
+def _train_epoch(
+    run: Run, epoch: int, progress: Progress, *, meter: StepMeter, output: Path
+) -> Progress:
+    config = run.config
+    in_tail = run.plan.in_tail(epoch)
+    set_train_mode(run.stepper.model, ())
+    set_train_mode(run.stepper.network, config.train.freeze)
+    meter.start_epoch(epoch, phase="no_aug" if in_tail else "aug")
+    limit = config.train.max_steps or run.rate.total_steps
+    step = progress.step
+    steps_per_epoch = run.train_loader.steps_per_epoch
+    with step_profiler(output, enabled=config.train.profile and step == 0) as profile:
+        batches = run.train_loader.iterate(
+            epoch, mosaic=not in_tail, start_step=step - epoch * steps_per_epoch
+        )
+        for batch in meter.timed(batches):
+            size = input_size_at(
+                step,
+                seed=config.train.seed,
+                augment=config.augment,
+                native=config.input.size,
+            )
+            loss = run.stepper.run(
+                batch,
+                rate=run.rate.at(step),
+                size_hw=size,
+                use_l1=l1_is_on(config.loss, in_tail=in_tail),
+                step=step + 1,
+            )
+            step += 1
+            meter.step(step, loss, size_hw=size)
+            profile.step()
+            if step >= limit:
+                break
+    return dataclasses.replace(progress, epoch=step // steps_per_epoch, step=step)
+
+
+def _evaluation_is_due(run: Run, epoch: int) -> bool:
+    train = run.config.train
+    interval = train.tail_eval_interval if run.plan.in_tail(epoch) else train.eval_interval
+    return interval > 0 and (epoch + 1) % interval == 0
+
+
+def _evaluate(run: Run, epoch: int, progress: Progress, log: RunLog) -> CocoFigures:
+    stepper, config = run.stepper, run.config
+    network = stepper.network if stepper.ema is None else stepper.ema.network
+    result = evaluate_loader(
+        TorchBackend.from_network(network, run.spec, fused=True),
+        run.val_loader,
+        settings=DetectSettings(
+            conf=config.eval.conf,
+            nms=config.eval.nms,
+            max_detections=config.eval.max_detections,
+        ),
+        gather=gather_lists if run.accelerator.num_processes > 1 else None,
+    )
+    figures = result.figures
+    log.evaluation(epoch=epoch + 1, step=progress.step, figures=figures.as_dict())
+    log.message(
+        f"epoch {epoch + 1} evaluation: AP {figures.ap:.4f} AP50 {figures.ap50:.4f} "
+        f"AP75 {figures.ap75:.4f} in {format_seconds(result.seconds)}"
+    )
+    if figures.ap <= 0 and (epoch + 1) * 4 >= run.plan.total:
+        log.message(_why_zero(figures))
+    return figures
+
+
+def _why_zero(figures: CocoFigures) -> str:
+    if figures.detections == 0:
+        return (
+            "AP is 0: nothing was detected above eval.conf. Train longer, start from weights "
+            "(--weights), or raise the learning rate if the loss hardly falls"
+        )
+    return (
+        f"AP is 0 with {figures.detections} detections: none lies on an object of its class. "
+        "Check the annotations with: oculox data check"
+    )
+
+
+def _scored(progress: Progress, ap: float, *, epoch: int, improved: bool) -> Progress:
+    if improved:
+        return dataclasses.replace(progress, best_ap=ap, best_epoch=epoch + 1, evals_without_gain=0)
+    return dataclasses.replace(progress, evals_without_gain=progress.evals_without_gain + 1)
+
+
+def _save(run: Run, progress: Progress, *, output: Path, best: bool) -> None:
+    train, accelerator = run.config.train, run.accelerator
+    paths = []
+    if accelerator.is_main_process:
+        paths = [output / BEST] if best else []
+        if train.keep_checkpoints:
+            paths.append(output / f"epoch-{progress.epoch:04}.pt")
+        # Last, so that a crash while writing the others leaves a resumable run.
+        paths.append(output / LAST)
+    elif not train.save_on_main_only:
+        paths = [output / f"last-rank{accelerator.process_index}.pt"]
+    if not paths:
+        return
+    save_run(
+        paths,
+        config=run.config,
+        spec=run.spec,
+        network=run.stepper.network,
+        ema=run.stepper.ema,
+        optimizer=run.stepper.optimizer,
+        scaler=run.scaler,
+        progress=progress,
+    )
+    if accelerator.is_main_process and train.keep_checkpoints:
+        trim_checkpoints(output, keep=train.keep_checkpoints)
+
+
+def _resume(run: Run, output: Path) -> Progress:
+    path = output / LAST
+    weights, training = load_training_state(path)
+    return restore_run(
+        weights,
+        training,
+        where=str(path),
+        network=run.stepper.network,
+        ema=run.stepper.ema,
+        optimizer=run.stepper.optimizer,
+        scaler=run.scaler,
+    )
+
+
+def _greet(run: Run, progress: Progress, output: Path, log: RunLog) -> None:
+    config, accelerator = run.config, run.accelerator
+    log.message(
+        f"training {config.model.name} on {_where(accelerator)} in {config.train.precision}: "
+        f"{run.plan.aug} + {run.plan.no_aug} epochs of {run.train_loader.steps_per_epoch} steps "
+        f"of {config.train.batch} pictures, peak learning rate {run.rate.peak:.3g}; "
+        f"output in {output}"
+    )
+    for note in run.notes:
+        log.message(note)
+    if progress.step:
+        log.message(f"resumed after epoch {progress.epoch}, step {progress.step}")
+
+
+def _where(accelerator: Accelerator) -> str:
+    count, device = accelerator.num_processes, accelerator.device
+    return f"{count} processes ({device.type})" if count > 1 else str(device)
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.write_text(text, "utf-8")

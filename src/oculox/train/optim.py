@@ -1,0 +1,78 @@
+"""The optimizer and what happens to gradients before its step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.optim import SGD
+
+from oculox.config.schema import OptimizerConfig
+
+
+def parameter_groups(network: nn.Module, *, weight_decay: float) -> list[dict[str, object]]:
+    """Norm weights, decayed convolution weights, and biases: three groups in that order.
+
+    Parameters without gradient are left out. Every other parameter is in exactly one group.
+
+    Source: official `yolox_base.py`, `get_optimizer`.
+    """
+    norms: list[nn.Parameter] = []
+    weights: list[nn.Parameter] = []
+    biases: list[nn.Parameter] = []
+    for module in network.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if not parameter.requires_grad:
+                continue
+            if name == "bias":
+                biases.append(parameter)
+            elif isinstance(module, _NormBase):
+                norms.append(parameter)
+            else:
+                weights.append(parameter)
+    grouped = len(norms) + len(weights) + len(biases)
+    assert grouped == sum(p.requires_grad for p in network.parameters())
+    groups: list[dict[str, object]] = [
+        {"params": norms, "weight_decay": 0.0},
+        {"params": weights, "weight_decay": weight_decay},
+        {"params": biases, "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def build_optimizer(network: nn.Module, config: OptimizerConfig) -> SGD:
+    """SGD with Nesterov momentum over the parameter groups; its rate is set at every step."""
+    return SGD(
+        parameter_groups(network, weight_decay=config.weight_decay),
+        lr=config.lr,
+        momentum=config.momentum,
+        nesterov=config.momentum > 0,
+    )
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Give every group the same rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
+@torch.no_grad()
+def scale_gradients(parameters: Iterable[nn.Parameter], factor: Tensor) -> None:
+    """Multiply all gradients in place by a scalar tensor, without waiting for the device."""
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    torch._foreach_mul_(gradients, factor)
+
+
+def freeze_parts(network: nn.Module, parts: Iterable[str]) -> None:
+    """Take parts (backbone, neck, head) out of training."""
+    for part in parts:
+        network.get_submodule(part).requires_grad_(False)
+
+
+def set_train_mode(network: nn.Module, frozen: Iterable[str]) -> None:
+    """Training mode, except for frozen parts, whose batch-norm statistics must not move."""
+    network.train()
+    for part in frozen:
+        network.get_submodule(part).eval()

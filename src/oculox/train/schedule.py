@@ -1,0 +1,142 @@
+"""Phases and learning rate as functions of the epoch and the step.
+
+Source: paper, section 2.1 (two phases); official `yolox_base.py` and `lr_scheduler.py`
+(`yoloxwarmcos`). The official code switches augmentation off one epoch early; here the tail is
+exactly `no_aug_epochs` long.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+
+from oculox.config.schema import AugmentConfig, Config, LossConfig, TrainConfig
+
+# Of a run given by its total alone, at most this part is tail and this part is warm-up.
+TAIL_SHARE = 0.2
+WARMUP_SHARE = 0.1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EpochPlan:
+    """How many epochs of what.
+
+    Attributes:
+        aug: epochs with strong augmentation.
+        no_aug: epochs of the tail after them.
+        warmup: epochs of warm-up at the start, a fraction possible.
+        notes: what was shortened and why, for the log.
+    """
+
+    aug: int
+    no_aug: int
+    warmup: float
+    notes: tuple[str, ...] = ()
+
+    @property
+    def total(self) -> int:
+        """All epochs."""
+        return self.aug + self.no_aug
+
+    def in_tail(self, epoch: int) -> bool:
+        """Whether an epoch (from 0) belongs to the tail, without mosaic and mixup."""
+        return epoch >= self.aug
+
+
+def plan_epochs(train: TrainConfig, *, warmup_epochs: float) -> EpochPlan:
+    """Split the run into phases, shortening warm-up and tail where the run is short.
+
+    With `train.epochs` the tail takes at most a fifth of it. Warm-up takes at most a tenth of the
+    run, at least one epoch where one was asked for, and never more than half of the first phase;
+    a run of the tail alone (`aug_epochs=0`, from a checkpoint) has none.
+    """
+    notes = []
+    if train.epochs is None:
+        aug, no_aug = train.aug_epochs, train.no_aug_epochs
+    else:
+        no_aug = min(train.no_aug_epochs, math.ceil(train.epochs * TAIL_SHARE))
+        if train.aug_epochs == 0:
+            no_aug = train.epochs
+        aug = train.epochs - no_aug
+        if no_aug < train.no_aug_epochs:
+            notes.append(
+                f"short run: the tail without augmentation takes {no_aug} of {train.epochs} "
+                f"epochs instead of {train.no_aug_epochs}"
+            )
+    total = aug + no_aug
+    longest = min(max(1.0, total * WARMUP_SHARE), aug / 2)
+    warmup = min(warmup_epochs, longest)
+    if warmup < warmup_epochs:
+        notes.append(f"short run: warm-up takes {warmup:g} epochs instead of {warmup_epochs:g}")
+    return EpochPlan(aug=aug, no_aug=no_aug, warmup=warmup, notes=tuple(notes))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LearningRate:
+    """Quadratic warm-up, cosine, flat tail.
+
+    Attributes:
+        peak: learning rate after warm-up, for the global batch.
+        start: learning rate of the first step where there is warm-up.
+        floor: learning rate of the tail.
+        warmup_steps: length of the warm-up.
+        tail_steps: length of the flat tail.
+        total_steps: length of the run.
+    """
+
+    peak: float
+    start: float
+    floor: float
+    warmup_steps: float
+    tail_steps: int
+    total_steps: int
+
+    def at(self, step: int) -> float:
+        """Learning rate of a step, counted from 0."""
+        if step <= self.warmup_steps and self.warmup_steps > 0:
+            rise = (step / self.warmup_steps) ** 2
+            return (self.peak - self.start) * rise + self.start
+        if step >= self.total_steps - self.tail_steps:
+            return self.floor
+        between = self.total_steps - self.warmup_steps - self.tail_steps
+        cosine = math.cos(math.pi * (step - self.warmup_steps) / between)
+        return self.floor + 0.5 * (self.peak - self.floor) * (1 + cosine)
+
+
+def build_learning_rate(config: Config, plan: EpochPlan, *, steps_per_epoch: int) -> LearningRate:
+    """The learning rate of a run; values for 64 images are scaled by the global batch."""
+    scale = config.train.batch / 64
+    peak = config.optimizer.lr * scale
+    return LearningRate(
+        peak=peak,
+        start=config.schedule.warmup_lr * scale,
+        floor=peak * config.schedule.min_lr_ratio,
+        warmup_steps=plan.warmup * steps_per_epoch,
+        tail_steps=plan.no_aug * steps_per_epoch,
+        total_steps=plan.total * steps_per_epoch,
+    )
+
+
+def l1_is_on(loss: LossConfig, *, in_tail: bool) -> bool:
+    """Whether the L1 term counts."""
+    return loss.l1 == "always" or (loss.l1 == "tail" and in_tail)
+
+
+def input_size_at(
+    step: int, *, seed: int, augment: AugmentConfig, native: tuple[int, int]
+) -> tuple[int, int]:
+    """Height and width of a step's input under multi-scale training.
+
+    The size changes every `multiscale_interval` steps and is a function of (seed, step) alone,
+    so that every process and a resumed run agree. The first interval has the native size. The
+    aspect ratio is kept as nearly as multiples of 32 allow.
+    """
+    block = step // augment.multiscale_interval
+    if augment.multiscale is None or block == 0:
+        return native
+    low, high = augment.multiscale
+    rows = int(np.random.default_rng((seed, block)).integers(low // 32, high // 32 + 1))
+    columns = max(1, int(rows * native[1] / native[0]))
+    return rows * 32, columns * 32

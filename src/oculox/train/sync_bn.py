@@ -1,0 +1,72 @@
+"""Batch norm over all processes on a CPU, where PyTorch's own SyncBatchNorm does not run."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+import torch.distributed.nn.functional as dist_functional
+from torch import Tensor, nn
+
+
+class CpuSyncBatchNorm(nn.BatchNorm2d):
+    """`nn.BatchNorm2d` with the mean and variance of the batches of all processes.
+
+    Parameter and buffer names are those of `nn.BatchNorm2d`, so that checkpoints do not differ.
+    Outside training, or with one process, it is exactly its parent.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - the parent's name
+        """(B, C, H, W) -> (B, C, H, W)."""
+        if not self.training or not dist.is_initialized() or dist.get_world_size() == 1:
+            return super().forward(input)
+        x = input.float()
+        count = torch.full((1,), float(x.numel() // x.shape[1]), device=x.device)
+        # Sum over processes, differentiable: every process's loss depends on all inputs.
+        packed = torch.cat((x.sum((0, 2, 3)), count))
+        totals = _sum_over_processes(packed)
+        count = totals[-1]
+        mean = totals[:-1] / count
+        centered = x - mean[None, :, None, None]
+        squares = _sum_over_processes(centered.square().sum((0, 2, 3)))
+        variance = squares / count
+        self._update_statistics(mean.detach(), (squares / (count - 1)).detach())
+        scale = (variance + self.eps).rsqrt() * self.weight
+        out = centered * scale[None, :, None, None] + self.bias[None, :, None, None]
+        return out.to(input.dtype)  # type: ignore[no-any-return]
+
+    @torch.no_grad()
+    def _update_statistics(self, mean: Tensor, variance: Tensor) -> None:
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
+        assert self.momentum is not None
+        self.num_batches_tracked.add_(1)
+        self.running_mean.lerp_(mean, self.momentum)
+        self.running_var.lerp_(variance, self.momentum)
+
+
+def _sum_over_processes(values: Tensor) -> Tensor:
+    total: Tensor = dist_functional.all_reduce(values)  # type: ignore[no-untyped-call]
+    return total
+
+
+def to_sync_batch_norm(network: nn.Module, *, device_type: str) -> nn.Module:
+    """Replace batch norms by ones over all processes; weights and statistics are kept."""
+    if device_type != "cpu":
+        converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(  # type: ignore[no-untyped-call]
+            network
+        )
+        return converted
+    for name, child in network.named_children():
+        if isinstance(child, nn.BatchNorm2d):
+            synced = CpuSyncBatchNorm(
+                child.num_features, eps=child.eps, momentum=child.momentum or 0.0
+            )
+            synced.load_state_dict(child.state_dict())
+            synced.train(child.training)
+            for parameter, old in zip(synced.parameters(), child.parameters(), strict=True):
+                parameter.requires_grad_(old.requires_grad)
+            setattr(network, name, synced)
+        else:
+            to_sync_batch_norm(child, device_type=device_type)
+    return network
