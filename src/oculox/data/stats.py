@@ -1,0 +1,200 @@
+"""What is in a data set: counts, object sizes, shapes, and what they ask of the input size."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from oculox.data.coco import CocoIndex
+from oculox.types import FloatArray, IntArray
+
+SMALL, MEDIUM = 32.0**2, 96.0**2
+"""COCO's limits of small and medium objects, in square pixels."""
+_CELL = 8.0
+_SIZES = (320, 416, 512, 640, 800, 960, 1280)
+_MAX_LABELS = 120
+
+
+@dataclasses.dataclass(frozen=True)
+class SizeHistogram:
+    """Objects by area: below 32 x 32 pixels, below 96 x 96, larger (COCO's three ranges)."""
+
+    small: int
+    medium: int
+    large: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Spread:
+    """Smallest, 10 %, median, 90 % and largest of something; all 0 when there is nothing."""
+
+    low: float
+    p10: float
+    median: float
+    p90: float
+    high: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SplitStats:
+    """Figures of one split.
+
+    Attributes:
+        images: pictures.
+        objects: labelled objects, crowd regions left out.
+        backgrounds: pictures without an object.
+        per_class: objects by class name, in the data set's order.
+        images_per_class: pictures that show the class, by class name.
+        sizes: objects by area in the pictures as they are.
+        input_size: network input (square, pixels) that the next two are about.
+        sizes_at_input: objects by area after the pictures are fitted into that input.
+        below_cell: objects with a side under 8 pixels there (the finest prediction cell).
+        per_image: objects in a picture.
+        aspect: box width by height.
+        image_width, image_height: of the pictures, in pixels.
+        hints: advice in sentences.
+    """
+
+    images: int
+    objects: int
+    backgrounds: int
+    per_class: dict[str, int]
+    images_per_class: dict[str, int]
+    sizes: SizeHistogram
+    input_size: int
+    sizes_at_input: SizeHistogram
+    below_cell: int
+    per_image: Spread
+    aspect: Spread
+    image_width: Spread
+    image_height: Spread
+    hints: tuple[str, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return dataclasses.asdict(self)
+
+
+def index_stats(index: CocoIndex, *, input_size: int = 640) -> SplitStats:
+    """Figures of a loaded split; see `split_stats`."""
+    return split_stats(
+        index.class_names,
+        sizes_hw=index.sizes_hw,
+        boxes=index.all_boxes,
+        labels=index.all_labels,
+        owners=np.repeat(np.arange(len(index)), np.diff(index.offsets)),
+        input_size=input_size,
+    )
+
+
+def split_stats(
+    class_names: Sequence[str],
+    *,
+    sizes_hw: npt.NDArray[np.int32],
+    boxes: FloatArray,
+    labels: IntArray,
+    owners: IntArray,
+    input_size: int = 640,
+) -> SplitStats:
+    """Count and measure a split.
+
+    Args:
+        class_names: C names.
+        sizes_hw: int32 (n, 2), height and width of each picture.
+        boxes: float32 (m, 4), xyxy pixels.
+        labels: int64 (m,), class indices.
+        owners: int64 (m,), picture index of each object.
+        input_size: side of the square network input in pixels.
+    """
+    count, classes = len(sizes_hw), len(class_names)
+    per_image = np.bincount(owners, minlength=count)
+    shown = np.unique(np.stack((owners, labels)), axis=1)[1]
+    sides = np.maximum(boxes[:, 2:] - boxes[:, :2], 1e-6).astype(np.float64)
+    ratio = input_size / np.maximum(sizes_hw.max(axis=1, initial=1), 1)
+    fitted = sides * ratio[owners][:, None]
+    totals = np.bincount(labels, minlength=classes).tolist()
+    pictures = np.bincount(shown, minlength=classes).tolist()
+    return SplitStats(
+        images=count,
+        objects=len(labels),
+        backgrounds=int((per_image == 0).sum()),
+        per_class=dict(zip(class_names, totals, strict=True)),
+        images_per_class=dict(zip(class_names, pictures, strict=True)),
+        sizes=_histogram(sides),
+        input_size=input_size,
+        sizes_at_input=_histogram(fitted),
+        below_cell=int((fitted.min(axis=1, initial=np.inf) < _CELL).sum()),
+        per_image=_spread(per_image),
+        aspect=_spread(sides[:, 0] / sides[:, 1]),
+        image_width=_spread(sizes_hw[:, 1]),
+        image_height=_spread(sizes_hw[:, 0]),
+        hints=tuple(
+            _hints(sizes_hw, sides, owners, totals=dict(zip(class_names, totals, strict=True)))
+        ),
+    )
+
+
+def _histogram(sides: npt.NDArray[np.float64]) -> SizeHistogram:
+    area = sides.prod(axis=1)
+    small, medium = int((area < SMALL).sum()), int((area < MEDIUM).sum())
+    return SizeHistogram(small, medium - small, len(area) - medium)
+
+
+def _spread(values: npt.NDArray[Any]) -> Spread:
+    if len(values) == 0:
+        return Spread(0.0, 0.0, 0.0, 0.0, 0.0)
+    return Spread(*(round(float(v), 3) for v in np.percentile(values, (0, 10, 50, 90, 100))))
+
+
+def _hints(
+    sizes_hw: npt.NDArray[np.int32],
+    sides: npt.NDArray[np.float64],
+    owners: IntArray,
+    *,
+    totals: dict[str, int],
+) -> list[str]:
+    """Advice on input size, shape and labels; nothing when there is nothing to go by."""
+    if len(sides) == 0:
+        return ["no objects: there is nothing to learn"]
+    longest = sizes_hw.max(axis=1)
+    extent = np.sqrt(sides.prod(axis=1)) / longest[owners]
+    hints = [_size_hint(float(np.percentile(extent, 10)), float(np.percentile(longest, 90)))]
+    height, width = (float(v) for v in np.median(sizes_hw, axis=0))
+    if max(width / height, height / width) >= 1.4:
+        short = max(32, round(640 * min(height, width) / max(height, width) / 32) * 32)
+        shape = f"[{short},640]" if width > height else f"[640,{short}]"
+        hints.append(
+            f"the typical picture is {width:.0f} x {height:.0f}: a rectangular input such as "
+            f"input.size={shape} saves {100 - short / 6.4:.0f} % of the work"
+        )
+    crowded = int((np.bincount(owners) > _MAX_LABELS).sum())
+    if crowded:
+        hints.append(
+            f"{crowded} pictures hold more than {_MAX_LABELS} objects: raise data.max_labels"
+        )
+    rare = [name for name, total in totals.items() if 0 < total < 20]
+    if rare:
+        hints.append(f"fewer than 20 examples of: {', '.join(rare[:8])}")
+    return hints
+
+
+def _size_hint(extent: float, longest: float) -> str:
+    """The smallest usual input at which nine objects of ten measure 16 pixels or more."""
+    # Enlarging pictures far beyond their own size adds cost and no detail.
+    useful = [s for s in _SIZES if s <= max(320.0, longest * 1.35)]
+    enough = [s for s in useful if extent * s >= 16]
+    if enough:
+        size = enough[0]
+        return (
+            f"input.size={size} is enough: nine of ten objects measure at least "
+            f"{extent * size:.0f} pixels there (16 or more are wanted)"
+        )
+    size = useful[-1]
+    return (
+        f"objects are small: even at input.size={size} one in ten measures under "
+        f"{extent * size:.0f} pixels; cut the pictures into tiles, or expect to miss those"
+    )
