@@ -1,0 +1,146 @@
+"""What ``oculox data`` shows on the screen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from oculox.data.check import DataReport
+from oculox.data.clean import CleanSummary
+from oculox.data.faults import Fault, Severity, count_faults
+from oculox.data.formats.convert import ConvertSummary
+from oculox.data.stats import SizeHistogram, SplitStats, Spread
+
+_COLORS: dict[Severity, str] = {"error": "red", "warning": "yellow", "info": "cyan"}
+
+
+def show_check(console: Console, report: DataReport, *, limit: int) -> None:
+    """The doctor's findings: figures of each split, faults by kind, and a verdict."""
+    for name, checked in report.splits.items():
+        stats = checked.stats
+        sizes = stats.sizes
+        _say(
+            console,
+            f"[bold]{name}[/bold]: {stats.images} pictures ({stats.backgrounds} without "
+            f"objects), {stats.objects} objects of {len(stats.per_class)} classes; "
+            f"{sizes.small} small, {sizes.medium} medium, {sizes.large} large",
+        )
+    _class_table(console, {name: checked.stats for name, checked in report.splits.items()})
+    show_faults(console, report.faults, limit=limit)
+    tally = [
+        f"{n} {severity}{'s' if n != 1 and severity != 'info' else ''}"
+        for severity in _COLORS
+        if (n := sum(f.severity == severity for f in report.faults))
+    ]
+    verdict = "[green]sound[/green]" if report.ok else "[red]not sound[/red]"
+    _say(console, f"{verdict}: {', '.join(tally) if tally else 'nothing found'}")
+
+
+def show_faults(console: Console, faults: Sequence[Fault], *, limit: int) -> None:
+    """Faults by kind, errors first, at most `limit` of each kind."""
+    for severity, color in _COLORS.items():
+        chosen = [f for f in faults if f.severity == severity]
+        for code, count in count_faults(chosen).items():
+            _say(console, f"[{color}]{severity}[/{color}] {code} ({count})")
+            for fault in [f for f in chosen if f.code == code][:limit]:
+                _say(console, f"  {escape(str(fault))}")
+            if count > limit:
+                _say(console, f"  ... and {count - limit} more (--show N, --json for all)")
+
+
+def show_conversion(console: Console, summary: ConvertSummary, *, limit: int) -> None:
+    """What a conversion wrote and left out."""
+    show_faults(console, summary.faults, limit=limit)
+    parts = [
+        f"{split} {count} pictures, {summary.objects[split]} objects"
+        for split, count in summary.pictures.items()
+    ]
+    _say(console, f"{escape(str(summary.target))}: {'; '.join(parts)}")
+    _say(console, f"classes in order: {escape(', '.join(summary.classes))}")
+
+
+def show_clean(
+    console: Console, target: Path, summaries: Mapping[str, CleanSummary], again: DataReport
+) -> None:
+    """What the clean copy holds and what was done to get it."""
+    for split, s in summaries.items():
+        done = {
+            "pictures dropped": s.dropped_pictures,
+            "objects dropped": s.dropped_objects,
+            "boxes clipped": s.clipped,
+            "annotations renumbered": s.renumbered,
+            "entries of one file joined": s.merged,
+            "sizes corrected": s.resized,
+        }
+        changes = ", ".join(f"{n} {what}" for what, n in done.items() if n)
+        _say(
+            console,
+            f"{escape(str(target))} {split}: {s.pictures} pictures, {s.objects} objects; "
+            f"{changes or 'nothing to change'}",
+        )
+    if not again.ok:
+        errors = [f for f in again.faults if f.severity == "error"]
+        _say(console, "[red]the copy still has errors[/red]")
+        show_faults(console, errors, limit=10)
+
+
+def show_stats(console: Console, found: Mapping[str, SplitStats]) -> None:
+    """Figures of every split side by side, then classes and advice."""
+    table = Table(title="Pictures and objects")
+    table.add_column("", no_wrap=True)
+    for name in found:
+        table.add_column(name, justify="right")
+    size = next(iter(found.values())).input_size
+    rows: list[tuple[str, Iterable[str]]] = [
+        ("pictures", (str(s.images) for s in found.values())),
+        ("without objects", (str(s.backgrounds) for s in found.values())),
+        ("objects", (str(s.objects) for s in found.values())),
+        ("objects a picture", (_spread(s.per_image) for s in found.values())),
+        ("picture width", (_spread(s.image_width) for s in found.values())),
+        ("picture height", (_spread(s.image_height) for s in found.values())),
+        ("box width / height", (_spread(s.aspect, digits=2) for s in found.values())),
+        ("small / medium / large", (_sizes(s.sizes) for s in found.values())),
+        (f"the same at {size}", (_sizes(s.sizes_at_input) for s in found.values())),
+        (f"under 8 pixels at {size}", (str(s.below_cell) for s in found.values())),
+    ]
+    for label, cells in rows:
+        table.add_row(label, *cells)
+    console.print(table)
+    _class_table(console, found)
+    for name, stats in found.items():
+        for hint in stats.hints:
+            _say(console, f"{name}: {escape(hint)}")
+
+
+def _class_table(console: Console, found: Mapping[str, SplitStats]) -> None:
+    table = Table()
+    table.add_column("class")
+    for split in found:
+        table.add_column(f"{split} objects", justify="right")
+        table.add_column("pictures", justify="right")
+    names = dict.fromkeys(name for stats in found.values() for name in stats.per_class)
+    for name in names:
+        cells = []
+        for stats in found.values():
+            cells.append(str(stats.per_class.get(name, 0)))
+            cells.append(str(stats.images_per_class.get(name, 0)))
+        table.add_row(escape(name), *cells)
+    console.print(table)
+
+
+def _spread(s: Spread, *, digits: int = 0) -> str:
+    """Median and the range that holds all."""
+    return f"{s.median:.{digits}f} ({s.low:.{digits}f} to {s.high:.{digits}f})"
+
+
+def _sizes(sizes: SizeHistogram) -> str:
+    return f"{sizes.small} / {sizes.medium} / {sizes.large}"
+
+
+def _say(console: Console, text: str) -> None:
+    # Paths must stay whole for copying, whatever the width of the screen.
+    console.print(text, soft_wrap=True, highlight=False)

@@ -1,0 +1,136 @@
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+from typer.testing import CliRunner
+
+from oculox.cli.data import app
+from oculox.errors import DataError, OculoxError, UsageError
+
+
+def run(*args: object) -> Result:
+    return CliRunner().invoke(app, [str(a) for a in args])
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data") / "demo"
+    result = run("demo", folder, "--train", 8, "--val", 3, "--width", 160, "--height", 120)
+    assert result.exit_code == 0, result.output
+    assert "8 training and 3 validation pictures" in result.output
+    return folder
+
+
+def test_demo_refuses_then_replaces(tmp_path: Path) -> None:
+    size = ("--train", 2, "--val", 1, "--width", 64, "--height", 48)
+    assert run("demo", tmp_path / "d", *size).exit_code == 0
+    again = run("demo", tmp_path / "d", *size)
+    assert isinstance(again.exception, DataError)
+    assert "--force" in str(again.exception)
+    result = run("demo", tmp_path / "d", *size, "--force", "--json", "--seed", 3)
+    tree = json.loads(result.stdout)
+    assert tree["pictures"] == {"train": 2, "val": 1}
+    assert tree["classes"] == ["ball", "car", "cup", "fish", "house", "leaf"]
+
+
+def test_check_of_a_sound_set(demo: Path, tmp_path: Path) -> None:
+    result = run("check", demo, "--json", tmp_path / "r.json")
+    assert result.exit_code == 0, result.output
+    assert "sound" in result.output
+    tree = json.loads((tmp_path / "r.json").read_text())
+    assert tree["ok"] is True
+    assert list(tree["splits"]) == ["train", "val"]
+    assert tree["splits"]["train"]["stats"]["images"] == 8
+    one = run("check", demo, "--split", "val", "--no-deep", "--json", "-")
+    assert list(json.loads(one.stdout)["splits"]) == ["val"]
+
+
+def test_check_names_faults_and_fix_repairs(demo: Path, tmp_path: Path) -> None:
+    path = tmp_path / "bad.json"
+    tree = json.loads((demo / "annotations/instances_train2017.json").read_text())
+    tree["annotations"][0]["bbox"] = [900, 1, 5, 5]
+    tree["images"][7]["file_name"] = "nowhere.jpg"
+    path.write_text(json.dumps(tree))
+    options = ("check", path, "--images", demo / "train2017")
+    result = run(*options)
+    assert result.exit_code == 1
+    assert "box-outside (1)" in result.output
+    assert "nowhere.jpg (image 8): no such picture" in result.output
+    assert "not sound" in result.output
+    fixed = run(*options, "--fix", tmp_path / "clean")
+    assert fixed.exit_code == 0, fixed.output
+    assert "7 pictures" in fixed.output
+    assert "1 pictures dropped" in fixed.output
+    assert run("check", tmp_path / "clean").exit_code == 0
+    piped = run(*options, "--json", "-", "--fix", tmp_path / "other")
+    assert json.loads(piped.stdout)["counts"]["box-outside"] == 1
+    assert (tmp_path / "other/annotations").is_dir()
+
+
+def test_show_limits_the_listing(demo: Path, tmp_path: Path) -> None:
+    path = tmp_path / "bad.json"
+    tree = json.loads((demo / "annotations/instances_train2017.json").read_text())
+    for annotation in tree["annotations"]:
+        annotation["bbox"] = [900, 1, 5, 5]
+    path.write_text(json.dumps(tree))
+    count = len(tree["annotations"])
+    result = run("check", path, "--images", demo / "train2017", "--no-deep", "--show", 2)
+    assert result.output.count("lies outside") == 2
+    assert f"and {count - 2} more" in result.output
+
+
+def test_convert_both_ways(demo: Path, tmp_path: Path) -> None:
+    to_yolo = run("convert", "--from", "coco", "--to", "yolo", demo, tmp_path / "y")
+    assert to_yolo.exit_code == 0, to_yolo.output
+    assert "classes in order: ball, car, cup, fish, house, leaf" in to_yolo.output
+    back = run(
+        *("convert", "--from", "yolo", "--to", "coco", tmp_path / "y", tmp_path / "c", "--json"),
+        *("--splits", "train,val:test", "--mode", "symlink"),
+    )
+    assert json.loads(back.stdout)["pictures"] == {"train": 8, "test": 3}
+    few = run(
+        *("convert", "--from", "coco", demo, tmp_path / "few", "--classes", "leaf, ball"),
+        *("--show", 1),
+    )
+    assert few.exit_code == 0
+    assert "classes in order: leaf, ball" in few.output
+    assert "class-unknown" in few.output
+
+
+def test_stats(demo: Path) -> None:
+    result = run("stats", demo)
+    assert result.exit_code == 0, result.output
+    assert "small / medium / large" in result.output
+    assert "input.size=320 is enough" in result.output
+    tree = json.loads(run("stats", demo, "--json", "--input-size", 320, "--split", "val").stdout)
+    assert tree["val"]["images"] == 3
+    assert tree["val"]["input_size"] == 320
+
+
+@pytest.mark.parametrize(
+    ("args", "error", "message"),
+    [
+        (("check", "{demo}", "--fix", "{demo}"), DataError, "already holds files"),
+        (("check", "{demo}", "--fix", "x", "--no-deep"), UsageError, "--no-deep"),
+        (("check", "{demo}/annotations/instances_val2017.json"), UsageError, "--images"),
+        (("check", "{demo}", "--images", "{demo}"), UsageError, "JSON file"),
+        (("check", "{demo}", "--split", "test"), DataError, "no test split"),
+        (("check", "{demo}", "--json", "{demo}/no/r.json"), DataError, "cannot be written"),
+        (("stats", "/nowhere"), DataError, "no folder"),
+        (("demo", "x", "--train", "0"), UsageError, "at least 1"),
+        (("convert", "--from", "voc", "{demo}", "{demo}/y"), DataError, "not a Pascal VOC"),
+    ],
+)
+def test_refusals_are_for_people(
+    demo: Path, args: tuple[str, ...], error: type[OculoxError], message: str
+) -> None:
+    result = run(*(a.replace("{demo}", str(demo)) for a in args))
+    assert isinstance(result.exception, error), result.output
+    assert message in str(result.exception)
+    assert "\n" not in str(result.exception)
+
+
+@pytest.mark.parametrize("args", [("convert", "a", "b"), ("check",), ("stats", "a", "--no")])
+def test_wrong_usage_exits_with_2(args: tuple[str, ...]) -> None:
+    assert run(*args).exit_code == 2
