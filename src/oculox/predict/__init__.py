@@ -1,0 +1,1 @@
+"""From pictures to detections, with a network in any format."""

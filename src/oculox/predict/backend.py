@@ -1,0 +1,205 @@
+"""The contract between a network in any format and the pipeline.
+
+A backend takes letterboxed pictures and answers with detections in the pixels of its input. A
+format whose network ends at the predictions of all cells derives from `DecodingBackend` and
+supplies `predict` alone; one with suppression inside supplies `detect`.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+from collections.abc import Iterator
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from oculox.errors import UsageError
+from oculox.postprocess import select_detections
+from oculox.predict.timing import Stopwatch
+from oculox.types import DecodedPredictions, Detections, ImageArray, Preprocessing
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelSpec:
+    """What a network expects and what it answers; read from the weights or export metadata.
+
+    Attributes:
+        name: the network's name, such as ``yolox-s``.
+        names: class names by index; empty when the file does not tell.
+        category_ids: the training data's category id of each class, where known.
+        preprocessing: colour order, pixel range, letterbox.
+        size_hw: input height and width in pixels (the default one when `dynamic_size`).
+        strides: pixels between the cells of each level.
+        num_classes: number of classes.
+        dynamic_size: whether other sizes (multiples of the largest stride) work.
+        batch: the only batch size that works; None for any.
+
+    Raises:
+        ValueError: when the number of names or category ids is not `num_classes`.
+    """
+
+    name: str
+    names: tuple[str, ...]
+    category_ids: tuple[int, ...] | None
+    preprocessing: Preprocessing
+    size_hw: tuple[int, int]
+    strides: tuple[int, ...]
+    num_classes: int
+    dynamic_size: bool = True
+    batch: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check the counts against each other."""
+        if self.names and len(self.names) != self.num_classes:
+            raise ValueError(f"expected {self.num_classes} class names, got {len(self.names)}")
+        if self.category_ids is not None and len(self.category_ids) != self.num_classes:
+            raise ValueError(
+                f"expected {self.num_classes} category ids, got {len(self.category_ids)}"
+            )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DetectSettings:
+    """Post-processing of predictions.
+
+    Attributes:
+        conf: lowest score kept, 0 to 1.
+        nms: IoU above which the weaker of two boxes goes, 0 to 1.
+        max_detections: most detections kept in a picture.
+        class_agnostic: suppress across classes.
+        class_ids: keep only these class indices; None for all.
+
+    Raises:
+        UsageError: when a value is out of its range.
+    """
+
+    conf: float = 0.3
+    nms: float = 0.45
+    max_detections: int = 1000
+    class_agnostic: bool = False
+    class_ids: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        for field in ("conf", "nms"):
+            value = getattr(self, field)
+            if not 0 <= value <= 1:
+                raise UsageError(f"{field} must be between 0 and 1, got {value}")
+        if self.max_detections < 1:
+            raise UsageError(f"max_detections must be at least 1, got {self.max_detections}")
+
+
+class Backend(Protocol):
+    """A network in some format, ready to run."""
+
+    @property
+    def kind(self) -> str:
+        """The format's short name, such as ``torch``."""
+
+    @property
+    def spec(self) -> ModelSpec:
+        """What the network expects and answers."""
+
+    def detect(
+        self,
+        images: ImageArray | Tensor,
+        settings: DetectSettings,
+        *,
+        watch: Stopwatch | None = None,
+    ) -> list[Detections]:
+        """Find objects.
+
+        Args:
+            images: uint8 (B, 3, H, W), letterboxed, in the colour order of `spec`; any memory
+                layout (the pipeline's is channels last).
+            settings: thresholds and class filter.
+            watch: counts the network and the post-processing.
+
+        Returns:
+            B results in pixels of the input, best score first.
+        """
+
+
+class DecodingBackend(abc.ABC):
+    """A backend whose network predicts every cell: thresholds and suppression happen here."""
+
+    kind: str
+
+    def __init__(self, spec: ModelSpec) -> None:
+        self.spec = spec
+
+    @abc.abstractmethod
+    def predict(self, images: ImageArray | Tensor) -> DecodedPredictions:
+        """Run the network on uint8 (B, 3, H, W); B is `spec.batch` where that is set."""
+
+    def detect(
+        self,
+        images: ImageArray | Tensor,
+        settings: DetectSettings,
+        *,
+        watch: Stopwatch | None = None,
+    ) -> list[Detections]:
+        """See `Backend.detect`."""
+        watch = watch or Stopwatch()
+        found: list[Detections] = []
+        for chunk, real in fixed_batches(images, self.spec.batch):
+            with watch.stage("network"):
+                decoded = self.predict(chunk)
+            with watch.stage("postprocess"):
+                found += select_detections(
+                    DecodedPredictions(*(t[:real] for t in decoded)),
+                    conf=settings.conf,
+                    nms=settings.nms,
+                    max_detections=settings.max_detections,
+                    class_agnostic=settings.class_agnostic,
+                    class_ids=settings.class_ids,
+                    names=self.spec.names,
+                )
+        return found
+
+
+def fixed_batches(
+    images: ImageArray | Tensor, batch: int | None
+) -> Iterator[tuple[ImageArray | Tensor, int]]:
+    """Split pictures into batches of exactly `batch`, the last one filled up with zeros.
+
+    Args:
+        images: uint8 (B, 3, H, W).
+        batch: the size that the network was built for; None passes `images` on whole.
+
+    Yields:
+        Pictures (batch, 3, H, W) and how many of them are real.
+    """
+    if batch is None:
+        yield images, len(images)
+        return
+    for start in range(0, len(images), batch):
+        chunk = images[start : start + batch]
+        real = len(chunk)
+        if real < batch:
+            filler = (batch - real, *chunk.shape[1:])
+            if isinstance(chunk, Tensor):
+                chunk = torch.cat((chunk, chunk.new_zeros(filler)))
+            else:
+                chunk = np.concatenate((chunk, np.zeros(filler, chunk.dtype)))
+        yield chunk, real
+
+
+def network_input(
+    images: ImageArray | Tensor,
+    preprocessing: Preprocessing,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """Letterboxed uint8 (B, 3, H, W) -> floats in the pixel range that the network expects.
+
+    The only place where predictions turn bytes into floats; bytes are moved to the device first,
+    a quarter of the traffic.
+    """
+    tensor = images if isinstance(images, Tensor) else torch.from_numpy(images)
+    tensor = tensor.to(device).to(dtype)
+    return tensor / 255 if preprocessing.pixel_max == 1 else tensor

@@ -1,0 +1,160 @@
+"""What to predict on: pictures, folders, patterns, standard input, videos and cameras.
+
+Two steps: `find_sources` names everything and fails at once on what does not exist;
+`read_pictures` then decodes one picture after the other.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import glob
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import BinaryIO, Literal
+
+from oculox.data.image import decode_image, read_image
+from oculox.errors import DataError, UsageError
+from oculox.predict.timing import Stopwatch
+from oculox.types import ImageArray
+
+PICTURE_SUFFIXES = frozenset(
+    (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".jp2")
+)
+VIDEO_SUFFIXES = frozenset((".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg"))
+STREAM_PREFIXES = ("rtsp://", "rtmp://", "http://", "https://")
+STDIN = "-"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Source:
+    """One thing to predict on, known to exist but not read yet.
+
+    Attributes:
+        kind: ``picture``, ``stdin`` (one encoded picture), ``video`` or ``camera``.
+        name: as the user would recognise it.
+        path: the file; None for the others.
+        address: camera number or stream address for ``camera``.
+    """
+
+    kind: Literal["picture", "stdin", "video", "camera"]
+    name: str
+    path: Path | None = None
+    address: int | str | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Picture:
+    """A decoded picture: uint8 (H, W, 3), BGR, upright."""
+
+    source: Source
+    image: ImageArray
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Unreadable:
+    """A picture that could not be read, and why."""
+
+    source: Source
+    error: DataError
+
+
+def find_sources(given: Iterable[str | Path], *, recursive: bool = False) -> tuple[Source, ...]:
+    """Resolve what the user named.
+
+    Args:
+        given: picture or video files; folders; patterns such as ``shots/*.jpg`` (``**`` for any
+            depth); ``-`` for one encoded picture on standard input; a camera's number; the
+            address of a stream (``rtsp://...``).
+        recursive: look into the folders of folders as well.
+
+    Returns:
+        The sources in the order given, those of a folder or pattern sorted; a picture named
+        twice comes once.
+
+    Raises:
+        DataError: when something does not exist or holds no picture.
+        UsageError: when nothing was given, or a file's suffix is none of a picture or video.
+    """
+    found: dict[object, Source] = {}
+    for item in given:
+        for source in _resolve(str(item), recursive):
+            key = source.path.resolve() if source.path else source.name
+            found.setdefault(key, source)
+    if not found:
+        raise UsageError("no sources given: name pictures, folders, patterns, a video or a camera")
+    return tuple(found.values())
+
+
+def read_pictures(
+    sources: Sequence[Source], *, stdin: BinaryIO | None = None, watch: Stopwatch | None = None
+) -> Iterator[Picture | Unreadable]:
+    """Decode the pictures among the sources, one at a time.
+
+    Args:
+        sources: from `find_sources`; videos and cameras are passed over.
+        stdin: read for the source ``-``; standard input if None.
+        watch: counts decoding.
+
+    Yields:
+        A picture, or what is wrong with it, for each source.
+    """
+    watch = watch or Stopwatch()
+    for source in sources:
+        try:
+            with watch.stage("decode"):
+                if source.kind == "stdin":
+                    data = (stdin or sys.stdin.buffer).read()
+                    image = decode_image(data, where="standard input")
+                elif source.path is not None and source.kind == "picture":
+                    image = read_image(source.path)
+                else:
+                    continue
+        except DataError as error:
+            yield Unreadable(source=source, error=error)
+        else:
+            yield Picture(source=source, image=image)
+
+
+def _resolve(item: str, recursive: bool) -> list[Source]:
+    if item == STDIN:
+        return [Source(kind="stdin", name="stdin")]
+    path = Path(item)
+    if path.is_dir():
+        return _folder(path, recursive)
+    if path.exists():
+        return [_file(path)]
+    if item.isdecimal():
+        return [Source(kind="camera", name=f"camera-{item}", address=int(item))]
+    if item.startswith(STREAM_PREFIXES):
+        return [Source(kind="camera", name=item, address=item)]
+    if glob.has_magic(item):
+        # A name with brackets that exists was taken above: it is no pattern.
+        matches = [Path(m) for m in sorted(glob.glob(item, recursive=True))]  # noqa: PTH207
+        files = [m for m in matches if m.suffix.lower() in PICTURE_SUFFIXES | VIDEO_SUFFIXES]
+        if not files:
+            raise DataError(f"{item}: no picture or video matches this pattern")
+        return [_file(m) for m in files]
+    raise DataError(f"{item}: no such file or folder")
+
+
+def _folder(folder: Path, recursive: bool) -> list[Source]:
+    entries = folder.rglob("*") if recursive else folder.iterdir()
+    files = sorted(e for e in entries if e.suffix.lower() in PICTURE_SUFFIXES and e.is_file())
+    if not files:
+        hint = "" if recursive else " (its own folders are not searched unless asked for)"
+        raise DataError(f"{folder}: no pictures in this folder{hint}")
+    return [_file(f) for f in files]
+
+
+def _file(path: Path) -> Source:
+    suffix = path.suffix.lower()
+    if suffix in VIDEO_SUFFIXES:
+        return Source(kind="video", name=str(path), path=path)
+    if suffix in PICTURE_SUFFIXES:
+        return Source(kind="picture", name=str(path), path=path)
+    raise UsageError(
+        f"{path}: {suffix or 'a file without suffix'} is no picture or video that can be read "
+        f"(pictures: {' '.join(sorted(PICTURE_SUFFIXES))}; videos: "
+        f"{' '.join(sorted(VIDEO_SUFFIXES))})"
+    )

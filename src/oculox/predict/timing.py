@@ -1,0 +1,78 @@
+"""Where the time of a prediction goes: decode, preprocess, network, postprocess."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+Stage = Literal["decode", "preprocess", "network", "postprocess"]
+STAGES: tuple[Stage, ...] = ("decode", "preprocess", "network", "postprocess")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StageTimes:
+    """Seconds spent in each stage over `images` pictures.
+
+    Attributes:
+        decode: reading and decoding files (in an evaluation: waiting for the loader).
+        preprocess: letterbox and stacking.
+        network: the forward pass; with suppression where the model contains it.
+        postprocess: decoding of boxes, thresholds, suppression, back to source pixels.
+        images: pictures that went through.
+    """
+
+    decode: float = 0.0
+    preprocess: float = 0.0
+    network: float = 0.0
+    postprocess: float = 0.0
+    images: int = 0
+
+    @property
+    def total(self) -> float:
+        """Seconds in all stages."""
+        return self.decode + self.preprocess + self.network + self.postprocess
+
+    def milliseconds(self) -> dict[str, float]:
+        """Mean milliseconds a picture of each stage and of their `total`."""
+        scale = 1000 / max(self.images, 1)
+        seconds: dict[str, float] = {str(stage): getattr(self, stage) for stage in STAGES}
+        return {stage: s * scale for stage, s in {**seconds, "total": self.total}.items()}
+
+    def __add__(self, other: StageTimes) -> StageTimes:
+        """The times of two runs together."""
+        return StageTimes(
+            decode=self.decode + other.decode,
+            preprocess=self.preprocess + other.preprocess,
+            network=self.network + other.network,
+            postprocess=self.postprocess + other.postprocess,
+            images=self.images + other.images,
+        )
+
+
+class Stopwatch:
+    """Adds up the seconds of each stage; `times` gives them as a value."""
+
+    def __init__(self) -> None:
+        self._seconds: dict[Stage, float] = dict.fromkeys(STAGES, 0.0)
+        self._images = 0
+
+    @contextmanager
+    def stage(self, name: Stage) -> Iterator[None]:
+        """Count the time inside the `with` block for that stage."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._seconds[name] += time.perf_counter() - start
+
+    def count(self, images: int) -> None:
+        """Say that so many pictures went through."""
+        self._images += images
+
+    def times(self) -> StageTimes:
+        """What was measured so far."""
+        seconds = {str(stage): value for stage, value in self._seconds.items()}
+        return StageTimes(images=self._images, **seconds)

@@ -1,0 +1,149 @@
+"""Videos and cameras: frames in, an annotated video and one line of JSON a frame out."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from oculox.errors import DataError, UsageError
+from oculox.predict.pipeline import Pipeline
+from oculox.predict.sources import Source
+from oculox.predict.timing import StageTimes, Stopwatch
+from oculox.types import ImageArray
+
+DEFAULT_FPS = 25.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class VideoSummary:
+    """What came of a video.
+
+    Attributes:
+        source: its name.
+        video: the annotated MP4.
+        predictions: JSON lines, one a frame: frame, seconds, detections.
+        frames: number of frames.
+        detections: number of detections in all frames.
+        times: seconds by stage.
+    """
+
+    source: str
+    video: Path
+    predictions: Path
+    frames: int
+    detections: int
+    times: StageTimes
+
+
+def annotate_video(
+    pipeline: Pipeline,
+    source: Source,
+    *,
+    video: Path,
+    predictions: Path,
+    max_frames: int | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> VideoSummary:
+    """Draw what is found in every frame; both files appear only once they are complete.
+
+    A camera ends with `max_frames` or an interrupt (Ctrl-C), which keeps what was recorded.
+
+    Args:
+        pipeline: what finds objects.
+        source: of kind ``video`` or ``camera``.
+        video: the MP4 to write.
+        predictions: the JSON lines to write.
+        max_frames: stop after so many frames.
+        progress: called with the number of frames done.
+
+    Raises:
+        DataError: when the source cannot be opened or has no frames.
+        UsageError: when `max_frames` is not positive.
+    """
+    if max_frames is not None and max_frames < 1:
+        raise UsageError(f"max_frames must be at least 1, got {max_frames}")
+    watch = Stopwatch()
+    capture = _open(source)
+    fps = capture.get(cv2.CAP_PROP_FPS)
+    fps = fps if np.isfinite(fps) and 0 < fps <= 1000 else DEFAULT_FPS
+    part_video = video.with_name(f".{video.stem}.part.mp4")
+    part_lines = predictions.with_name(f".{predictions.name}.part")
+    writer = None
+    done = found = 0
+    try:
+        with part_lines.open("w", encoding="utf-8") as lines:
+            try:
+                for image in _frames(capture, max_frames, watch):
+                    detections = pipeline([image], watch=watch)[0]
+                    if writer is None:
+                        writer = _writer(part_video, fps, image)
+                    writer.write(detections.draw(image))
+                    row = {
+                        "frame": done,
+                        "seconds": round(done / fps, 3),
+                        "detections": detections.to_dicts(),
+                    }
+                    lines.write(json.dumps(row) + "\n")
+                    done += 1
+                    found += len(detections)
+                    if progress is not None:
+                        progress(done)
+            except KeyboardInterrupt:
+                if source.kind != "camera":
+                    raise
+        if writer is None:
+            raise DataError(f"{source.name}: the video has no frames that can be read")
+        writer.release()
+        part_video.replace(video)
+        part_lines.replace(predictions)
+    finally:
+        capture.release()
+        part_video.unlink(missing_ok=True)
+        part_lines.unlink(missing_ok=True)
+    return VideoSummary(
+        source=source.name,
+        video=video,
+        predictions=predictions,
+        frames=done,
+        detections=found,
+        times=watch.times(),
+    )
+
+
+def _open(source: Source) -> cv2.VideoCapture:
+    if isinstance(source.address, int):
+        capture = cv2.VideoCapture(source.address)
+        what = "the camera cannot be opened; is it connected and free?"
+    elif source.address is not None:
+        capture = cv2.VideoCapture(source.address)
+        what = "the stream cannot be opened; does the address play elsewhere?"
+    else:
+        capture = cv2.VideoCapture(str(source.path))
+        what = "the video cannot be opened (damaged, or in a format that OpenCV cannot read)"
+    if not capture.isOpened():
+        raise DataError(f"{source.name}: {what}")
+    return capture
+
+
+def _frames(capture: cv2.VideoCapture, limit: int | None, watch: Stopwatch) -> Iterator[ImageArray]:
+    count = 0
+    while limit is None or count < limit:
+        with watch.stage("decode"):
+            good, frame = capture.read()
+        if not good:
+            return
+        yield np.asarray(frame, np.uint8)
+        count += 1
+
+
+def _writer(path: Path, fps: float, image: ImageArray) -> cv2.VideoWriter:
+    height, width = image.shape[:2]
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), fps, (width, height))
+    if not writer.isOpened():
+        raise DataError(f"{path}: this installation of OpenCV cannot write MP4 videos here")
+    return writer

@@ -1,0 +1,248 @@
+"""COCO figures against pycocotools, and the cases it does not take."""
+
+import contextlib
+import copy
+import io
+import json
+
+import numpy as np
+import pytest
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from oculox.errors import DataError
+from oculox.metrics import FIGURES, evaluate_boxes
+
+
+def make_data(seed=0, *, images=12, classes=3, crowds=True):
+    """Random objects and detections around them, with ties in scores, misses and inventions."""
+    rng = np.random.default_rng(seed)
+    annotations, results = [], []
+    for image_id in range(1, images + 1):
+        for _ in range(rng.integers(0, 9)):
+            x, y = rng.uniform(0, 300, 2)
+            w, h = rng.uniform(5, 200, 2)
+            category = int(rng.integers(0, classes)) * 10 + 5
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": image_id,
+                    "category_id": category,
+                    "bbox": [x, y, w, h],
+                    "area": w * h * rng.uniform(0.4, 1),
+                    "iscrowd": int(crowds and rng.random() < 0.15),
+                }
+            )
+            for _ in range(rng.integers(0, 4)):
+                shift = rng.normal(0, 0.08, 4) * [w, h, w, h]
+                wrong = rng.random() < 0.15
+                results.append(
+                    {
+                        "image_id": image_id,
+                        "category_id": 5 if wrong else category,
+                        "bbox": [x + shift[0], y + shift[1], max(w + shift[2], 1), h],
+                        "score": round(float(rng.random()), 2),
+                    }
+                )
+    content = {
+        "images": [
+            {"id": i, "width": 640, "height": 480, "file_name": f"{i}.jpg"}
+            for i in range(1, images + 1)
+        ],
+        "annotations": annotations,
+        "categories": [{"id": c * 10 + 5, "name": f"kind-{c}"} for c in range(classes)],
+    }
+    return content, results
+
+
+def reference(content, results):
+    with contextlib.redirect_stdout(io.StringIO()) as text:
+        truth = COCO()
+        truth.dataset = copy.deepcopy(content)
+        truth.createIndex()
+        evaluator = COCOeval(truth, truth.loadRes(copy.deepcopy(results)), "bbox")
+        evaluator.evaluate()
+        evaluator.accumulate()
+        evaluator.summarize()
+    return evaluator, text.getvalue()
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_agrees_with_pycocotools(seed):
+    content, results = make_data(seed)
+    evaluator, text = reference(content, results)
+    figures = evaluate_boxes(content, results)
+    np.testing.assert_allclose(list(figures.as_dict().values()), evaluator.stats, atol=1e-12)
+    assert figures.table() == "\n".join(text.splitlines()[-12:])
+    precision, recall = evaluator.eval["precision"], evaluator.eval["recall"]
+    for k, row in enumerate(figures.classes):
+        assert row.name == f"kind-{k}"
+        assert row.ap == pytest.approx(precision[:, :, k, 0, 2].mean())
+        assert row.ap50 == pytest.approx(precision[0, :, k, 0, 2].mean())
+        assert row.ar == pytest.approx(recall[:, k, 0, 2].mean())
+
+
+def counted(evaluator, category_id, conf):
+    """Precision, recall and F1 at a confidence, from pycocotools' own matches at IoU 0.5."""
+    hits = inventions = objects = 0
+    for e in evaluator.evalImgs:
+        if e is None or e["category_id"] != category_id or e["aRng"] != [0, 1e10]:
+            continue
+        scores, ignored = np.array(e["dtScores"]), e["dtIgnore"][0].astype(bool)
+        matched = e["dtMatches"][0] > 0
+        counts = (scores >= conf) & ~ignored
+        hits += int((matched & counts).sum())
+        inventions += int((~matched & counts).sum())
+        objects += int((np.asarray(e["gtIgnore"]) == 0).sum())
+    precision, recall = hits / max(hits + inventions, 1), hits / objects
+    return precision, recall, 2 * precision * recall / max(precision + recall, 1e-12)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_best_f1_is_what_counting_gives(seed):
+    content, results = make_data(seed)
+    # Distinct scores: with ties a threshold cannot cut between equal ones.
+    results = [{**r, "score": 0.001 * (i + 1)} for i, r in enumerate(results)]
+    evaluator, _ = reference(content, results)
+    for row in evaluate_boxes(content, results).classes:
+        expected = counted(evaluator, row.category_id, row.confidence)
+        assert (row.precision, row.recall, row.f1) == pytest.approx(expected)
+        best = max(counted(evaluator, row.category_id, r["score"])[2] for r in results)
+        assert row.f1 == pytest.approx(best)
+
+
+def test_confusion_counts_rows_of_objects():
+    content, _ = make_data(images=1)
+    content["annotations"] = [
+        {"id": i, "image_id": 1, "category_id": c, "bbox": [100 * i, 0, 50, 50]}
+        for i, c in enumerate([5, 5, 15])
+    ]
+    results = [
+        {"image_id": 1, "category_id": 5, "bbox": [0, 0, 50, 50], "score": 0.9},
+        {"image_id": 1, "category_id": 15, "bbox": [100, 0, 50, 50], "score": 0.8},
+        {"image_id": 1, "category_id": 25, "bbox": [300, 300, 50, 50], "score": 0.7},
+        {"image_id": 1, "category_id": 15, "bbox": [200, 0, 50, 50], "score": 0.1},
+    ]
+    confusion = evaluate_boxes(content, results, confusion_conf=0.25).confusion
+    expected = np.zeros((4, 4), int)
+    expected[0, 0] = 1  # found
+    expected[0, 1] = 1  # taken for another class
+    expected[1, 3] = 1  # missed: its detection is below the threshold
+    expected[3, 2] = 1  # invented
+    np.testing.assert_array_equal(confusion, expected)
+
+
+def test_annotation_id_zero_counts_like_any_other():
+    content, _ = make_data(images=1)
+    content["annotations"] = [{"id": 0, "image_id": 1, "category_id": 5, "bbox": [0, 0, 50, 50]}]
+    results = [{"image_id": 1, "category_id": 5, "bbox": [0, 0, 50, 50], "score": 0.9}]
+    assert evaluate_boxes(content, results).ap == pytest.approx(1)
+
+
+def test_text_ids_give_the_same_figures():
+    content, results = make_data()
+    renamed = copy.deepcopy(content)
+    for image in renamed["images"]:
+        image["id"] = f"pictures/{image['id']:03d}"
+    for row in renamed["annotations"]:
+        row["image_id"] = f"pictures/{row['image_id']:03d}"
+    rows = [{**r, "image_id": f"pictures/{r['image_id']:03d}"} for r in results]
+    assert evaluate_boxes(renamed, rows).as_dict() == evaluate_boxes(content, results).as_dict()
+
+
+@pytest.mark.parametrize(
+    ("change", "results", "expected"),
+    [
+        ({}, "none", 0),
+        ({"annotations": []}, "all", -1),
+        ({"annotations": []}, "none", -1),
+        ({"images": [], "annotations": []}, "none", -1),
+        ({"images": [], "annotations": [], "categories": []}, "none", -1),
+    ],
+    ids=["no detections", "no objects", "nothing at all", "no pictures", "no categories"],
+)
+def test_empty_cases(change, results, expected, capfd):
+    content, rows = make_data()
+    content = {**content, **change}
+    figures = evaluate_boxes(content, rows if results == "all" else [])
+    assert set(figures.as_dict().values()) == {expected}
+    assert tuple(figures.as_dict()) == FIGURES
+    assert {c.ap for c in figures.classes} <= {expected}
+    assert {c.f1 for c in figures.classes} <= {expected}
+    assert figures.confusion.shape == (len(content["categories"]) + 1,) * 2
+    assert figures.table().count("\n") == 11
+    assert capfd.readouterr() == ("", "")
+
+
+def test_class_without_objects_is_minus_one_and_left_out_of_the_mean():
+    content, results = make_data()
+    more = {**content, "categories": [*content["categories"], {"id": 99, "name": "unseen"}]}
+    figures = evaluate_boxes(more, results)
+    assert figures.as_dict() == evaluate_boxes(content, results).as_dict()
+    unseen = figures.classes[-1]
+    assert (unseen.name, unseen.objects) == ("unseen", 0)
+    assert (unseen.ap, unseen.ar, unseen.f1) == (-1, -1, -1)
+    assert "unseen" in figures.class_table()
+
+
+def test_chosen_pictures_alone_count():
+    content, results = make_data()
+    chosen = {1, 2, 3}
+    part = {
+        **content,
+        "images": [i for i in content["images"] if i["id"] in chosen],
+        "annotations": [a for a in content["annotations"] if a["image_id"] in chosen],
+    }
+    rows = [r for r in results if r["image_id"] in chosen]
+    figures = evaluate_boxes(content, rows, image_ids=chosen)
+    assert figures.images == 3
+    assert figures.as_dict() == evaluate_boxes(part, rows).as_dict()
+
+
+def test_reads_a_file_quietly_and_changes_nothing(tmp_path, capfd):
+    content, results = make_data()
+    before = copy.deepcopy((content, results))
+    path = tmp_path / "val.json"
+    path.write_text(json.dumps(content))
+    assert evaluate_boxes(path, results).as_dict() == evaluate_boxes(content, results).as_dict()
+    assert (content, results) == before
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"image_id": 999}, "result 0: picture 999"),
+        ({"image_id": "1"}, "picture '1'"),
+        ({"category_id": 6}, "category 6"),
+        ({"bbox": [0, 0, float("nan"), 1]}, "finite"),
+        ({"score": float("inf")}, "finite"),
+    ],
+)
+def test_wrong_results_are_named(change, message):
+    content, results = make_data()
+    with pytest.raises(DataError, match=message):
+        evaluate_boxes(content, [{**results[0], **change}])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [(None, "cannot be read"), ("{", "not JSON"), ("[]", "needs 'images'"), ("{}", "needs")],
+)
+def test_wrong_files_are_named(tmp_path, text, message):
+    path = tmp_path / "val.json"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(DataError, match=message) as caught:
+        evaluate_boxes(path, [])
+    assert str(path) in str(caught.value)
+
+
+def test_official_detections_give_the_official_figures(shared):
+    golden = json.loads((shared / "golden/eval_nano416_val2017.json").read_text())
+    path = shared / "coco_mini/annotations/instances_val2017.json"
+    figures = evaluate_boxes(path, golden["detections"])
+    np.testing.assert_allclose(list(figures.as_dict().values()), golden["stats"], atol=1e-9)
+    # Crowds are no objects to be found, and ask for the file rather than loaded boxes.
+    objects = [a for a in json.loads(path.read_text())["annotations"] if not a["iscrowd"]]
+    assert sum(c.objects for c in figures.classes) == len(objects)

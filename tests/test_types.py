@@ -1,0 +1,97 @@
+"""Detections: validation, conversions and their round trips."""
+
+import numpy as np
+import pytest
+import supervision as sv
+
+from oculox.types import Detections, Preprocessing
+
+NAMES = ("cat", "dog")
+
+
+def make(n: int = 2) -> Detections:
+    xyxy = np.array([[1, 2, 11, 22], [3.5, 4, 5, 6.25], [0, 0, 1, 1]], np.float32)[:n]
+    scores = np.array([0.9, 0.5, 0.25], np.float32)[:n]
+    return Detections(xyxy, scores, np.array([1, 0, 1])[:n], NAMES)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("xyxy", np.zeros((2, 5), np.float32)),
+        ("xyxy", np.zeros(4, np.float32)),
+        ("scores", np.zeros((2, 1), np.float32)),
+        ("scores", np.zeros(3, np.float32)),
+        ("class_ids", np.zeros(1, np.int64)),
+    ],
+)
+def test_wrong_shape_names_expected_and_got(field, value):
+    parts = {"xyxy": make().xyxy, "scores": make().scores, "class_ids": make().class_ids}
+    with pytest.raises(ValueError, match=r"must have shape \(.*got \("):
+        Detections(**{**parts, field: value})
+
+
+@pytest.mark.parametrize("n", [0, 1, 3])
+def test_supervision_round_trip(n):
+    found = make(n)
+    back = Detections.from_supervision(found.to_supervision(), NAMES)
+    np.testing.assert_array_equal(back.xyxy, found.xyxy)
+    np.testing.assert_array_equal(back.scores, found.scores)
+    np.testing.assert_array_equal(back.class_ids, found.class_ids)
+
+
+def test_from_supervision_without_scores_and_classes():
+    back = Detections.from_supervision(sv.Detections(xyxy=np.zeros((2, 4), np.float32)))
+    assert back.scores.tolist() == [1, 1]
+    assert back.class_ids.tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("image_id", [7, "a/b.jpg"])
+@pytest.mark.parametrize(
+    ("category_ids", "expected"), [(None, [1, 0]), ((10, 90), [90, 10]), ({0: 3, 1: 5}, [5, 3])]
+)
+def test_to_coco(image_id, category_ids, expected):
+    rows = make().to_coco(image_id, category_ids)
+    assert [r["category_id"] for r in rows] == expected
+    assert rows[0]["bbox"] == [1, 2, 10, 20]
+    assert {r["image_id"] for r in rows} == {image_id}
+
+
+def test_to_dicts_uses_names_and_falls_back_to_numbers():
+    found = make()
+    assert [d["name"] for d in found.to_dicts()] == ["dog", "cat"]
+    assert found.to_dicts()[0] == {
+        "box": [1.0, 2.0, 11.0, 22.0], "score": 0.9, "class_id": 1, "name": "dog",
+    }  # fmt: skip
+    nameless = Detections(found.xyxy, found.scores, found.class_ids)
+    assert [d["name"] for d in nameless.to_dicts()] == ["1", "0"]
+
+
+@pytest.mark.parametrize(
+    ("index", "count"),
+    [(slice(0, 1), 1), (np.array([True, False, True]), 2), (np.array([2, 0]), 2), (slice(0, 0), 0)],
+)
+def test_selection(index, count):
+    part = make(3)[index]
+    assert len(part) == count
+    np.testing.assert_array_equal(part.xyxy, make(3).xyxy[index])
+    assert part.names == NAMES
+
+
+def test_empty():
+    empty = Detections.empty(NAMES)
+    assert len(empty) == 0
+    assert empty.to_dicts() == empty.to_coco(1) == []
+
+
+def test_draw_marks_a_copy():
+    image = np.full((60, 80, 3), 50, np.uint8)
+    drawn = make(1).draw(image)
+    assert drawn.shape == image.shape
+    assert (drawn != image).any()
+    assert (image == 50).all()
+
+
+def test_preprocessing_as_dict_rebuilds_it():
+    rgb = Preprocessing(color="rgb", pixel_max=1, placement="center", pad_value=0)
+    assert Preprocessing(**rgb.as_dict()) == rgb
