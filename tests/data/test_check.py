@@ -361,3 +361,32 @@ def test_real_coco_has_no_errors(shared: Path) -> None:
         index = load_coco(annotations, images)
         stats = report.splits[name].stats
         assert (stats.images, stats.objects) == (len(index), len(index.all_boxes))
+
+
+JUNK = [None, True, -1, 0, 1, 2, 1.5, 1e300, NAN, math.inf, "", "1", "1.png", [], {}, [1, 2, 3, 4]]
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_whatever_is_in_the_file_the_clean_copy_loads(tmp_path: Path, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    coco = tree()
+    for _ in range(rng.integers(1, 9)):
+        section = coco[("images", "annotations", "categories")[rng.integers(3)]]
+        entry = section[rng.integers(len(section))]
+        junk = copy.deepcopy(JUNK[rng.integers(len(JUNK))])
+        if not isinstance(entry, dict) or not entry or rng.uniform() < 0.15:
+            section.append(junk)
+            continue
+        key = list(entry)[rng.integers(len(entry))]
+        entry[key] = junk
+    report = check_data({"train": write(tmp_path / "source", "train", coco)})
+    json.dumps(report.as_dict())
+    out = tmp_path / "out"
+    if not report.splits["train"].scan.pictures or not report.splits["train"].scan.categories:
+        with pytest.raises(DataError):
+            write_clean(report, out)
+        return
+    write_clean(report, out)
+    load_coco(out / "annotations/instances_train2017.json", out / "train2017")
+    again = check_data(locate_splits(out))
+    assert [f for f in again.faults if f.severity == "error"] == []

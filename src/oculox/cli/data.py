@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from oculox.cli.console import print_json
 from oculox.cli.data_view import show_check, show_clean, show_conversion, show_stats
 from oculox.data.check import SplitName, check_data, locate_splits
 from oculox.data.clean import write_clean
@@ -103,7 +104,7 @@ def demo(
             on_image=step,
         )
     if as_json:
-        _echo(
+        print_json(
             {
                 "folder": str(summary.folder),
                 "classes": list(summary.classes),
@@ -156,7 +157,7 @@ def convert_command(
             on_image=step,
         )
     if as_json:
-        _echo(summary.as_dict())
+        print_json(summary.as_dict())
     else:
         show_conversion(Console(), summary, limit=show)
 
@@ -194,7 +195,7 @@ def check(
     with _progress("checking") as step:
         found = check_data(splits, deep=deep, input_size=input_size, on_image=step)
     if report == "-":
-        _echo(found.as_dict())
+        print_json(found.as_dict())
     elif report is not None:
         _write_json(Path(report), found.as_dict())
     console = Console(stderr=report == "-")
@@ -226,7 +227,7 @@ def stats(
         for name, (folder, annotations) in _locate(data, images, split).items()
     }
     if as_json:
-        _echo({name: figures.as_dict() for name, figures in found.items()})
+        print_json({name: figures.as_dict() for name, figures in found.items()})
     else:
         show_stats(Console(), found)
 
@@ -265,10 +266,6 @@ def _progress(what: str, *, total: int | None = None) -> Iterator[Callable[[], N
     ) as bar:
         task = bar.add_task(what, total=total)
         yield lambda: bar.advance(task)
-
-
-def _echo(tree: Mapping[str, Any]) -> None:
-    typer.echo(json.dumps(tree, indent=2))
 
 
 def _write_json(path: Path, tree: Mapping[str, Any]) -> None:
