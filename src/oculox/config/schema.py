@@ -207,6 +207,8 @@ class TrainConfig(_Section):
     """Images a step over all devices (and accumulation)."""
     accumulate: Positive = 1
     """Micro-batches a step; `batch` is split over them."""
+    epochs: Positive | None = None
+    """Total epochs, shared between the two phases; null for aug_epochs + no_aug_epochs."""
     aug_epochs: int = Field(285, ge=0)
     """Epochs of the first phase, with strong augmentation."""
     no_aug_epochs: int = Field(15, ge=0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 
 from oculox.types import IntArray
 
@@ -85,10 +86,7 @@ class CocoFigures:
 
     def table(self) -> str:
         """The twelve lines that every COCO evaluator prints."""
-        return "\n".join(
-            f" {kind} @[ IoU={iou:<9} | area={area:>6s} | maxDets={most:>3d} ] = {value:0.3f}"
-            for (kind, iou, area, most), value in zip(_LINES, self.as_dict().values(), strict=True)
-        )
+        return figures_table(self.as_dict())
 
     def class_table(self) -> str:
         """One line a class: name, objects, AP, AP50, AR, then the best-F1 operating point."""
@@ -102,6 +100,18 @@ class CocoFigures:
             for c in self.classes
         ]
         return "\n".join([head, *rows])
+
+
+def figures_table(figures: Mapping[str, float]) -> str:
+    """The twelve lines that every COCO evaluator prints.
+
+    Args:
+        figures: values by the names in `FIGURES`.
+    """
+    return "\n".join(
+        f" {kind} @[ IoU={iou:<9} | area={area:>6s} | maxDets={most:>3d} ] = {figures[name]:0.3f}"
+        for name, (kind, iou, area, most) in zip(FIGURES, _LINES, strict=True)
+    )
 
 
 FIGURES = (

@@ -5,7 +5,7 @@ A `.pt` is a mapping of plain values and tensors:
 - ``format`` ``"oculox"``, ``version`` 1
 - ``meta``: model, input (sections of the configuration), names, category_ids
 - ``state``: the weights to use, the average where there is one
-- ``training`` (optional): what `oculox.train` needs to go on
+- ``training`` (optional): what `oculox.training` needs to go on
 
 A `.safetensors` holds the state, and ``format``, ``version`` and ``meta`` (JSON) as metadata.
 """
@@ -47,7 +47,7 @@ def save_checkpoint(
     content: dict[str, Any] = {
         "format": FORMAT,
         "version": VERSION,
-        "meta": _meta(weights),
+        "meta": describe(weights),
         "state": dict(weights.state),
     }
     if training is not None:
@@ -61,7 +61,7 @@ def save_safetensors(path: Path, weights: Weights) -> None:
     Raises:
         OculoxError: when the file cannot be written.
     """
-    metadata = {"format": FORMAT, "version": str(VERSION), "meta": json.dumps(_meta(weights))}
+    metadata = {"format": FORMAT, "version": str(VERSION), "meta": json.dumps(describe(weights))}
     state = {key: value.detach().cpu().contiguous() for key, value in weights.state.items()}
     write_atomically(path, lambda temporary: save_file(state, temporary, metadata))
 
@@ -81,7 +81,7 @@ def weights_from(content: Mapping[str, Any], *, where: str) -> Weights:
     state = content.get("state")
     if not isinstance(state, dict):
         raise CheckpointError(f"{where}: holds no weights ('state' is missing)")
-    return _weights(content.get("meta"), state, where)
+    return from_description(content.get("meta"), state, where)
 
 
 def load_training_state(path: Path) -> tuple[Weights, dict[str, Any]]:
@@ -94,6 +94,18 @@ def load_training_state(path: Path) -> tuple[Weights, dict[str, Any]]:
     if not is_checkpoint(content) or not isinstance(content.get("training"), dict):
         raise CheckpointError(f"{path}: holds no training state to resume from")
     return weights_from(content, where=str(path)), content["training"]
+
+
+def training_config(path: Path) -> Mapping[str, Any] | None:
+    """The configuration of the run that wrote a `.pt`, as plain values; None where there is none.
+
+    Raises:
+        CheckpointError: when the file cannot be read.
+    """
+    content = load_torch(path)
+    training = content.get("training") if is_checkpoint(content) else None
+    config = training.get("config") if isinstance(training, dict) else None
+    return config if isinstance(config, dict) else None
 
 
 def load_safetensors(path: Path) -> Weights:
@@ -114,10 +126,11 @@ def load_safetensors(path: Path) -> Weights:
             meta = json.loads(metadata["meta"])
     except (SafetensorError, OSError, ValueError, KeyError) as error:
         raise CheckpointError(f"{path}: damaged or no safetensors file ({error})") from None
-    return _weights(meta, state, str(path))
+    return from_description(meta, state, str(path))
 
 
-def _meta(weights: Weights) -> dict[str, Any]:
+def describe(weights: Weights) -> dict[str, Any]:
+    """All of the weights but their tensors, as plain values."""
     return {
         "model": weights.model.model_dump(mode="json"),
         "input": weights.input.model_dump(mode="json"),
@@ -127,7 +140,12 @@ def _meta(weights: Weights) -> dict[str, Any]:
     }
 
 
-def _weights(meta: object, state: Mapping[str, Tensor], where: str) -> Weights:
+def from_description(meta: object, state: Mapping[str, Tensor], where: str) -> Weights:
+    """Weights from what `describe` gave and their tensors.
+
+    Raises:
+        CheckpointError: when the description is incomplete or invalid.
+    """
     if not isinstance(meta, dict):
         raise CheckpointError(f"{where}: holds no description of its network ('meta' is missing)")
     try:

@@ -7,7 +7,7 @@ from pathlib import Path
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from oculox.train.log import read_log
+from oculox.training.log import read_log
 from oculox.weights.storage import write_atomically
 
 

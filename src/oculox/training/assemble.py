@@ -16,12 +16,12 @@ from oculox.errors import ConfigError, DataError
 from oculox.losses.criterion import build_criterion
 from oculox.models import build_model
 from oculox.predict.backend import ModelSpec
-from oculox.train.ema import Ema
-from oculox.train.optim import build_optimizer, freeze_parts
-from oculox.train.schedule import EpochPlan, LearningRate, build_learning_rate, plan_epochs
-from oculox.train.state import input_of
-from oculox.train.step import Stepper
-from oculox.train.sync_bn import to_sync_batch_norm
+from oculox.training.ema import Ema
+from oculox.training.optim import build_optimizer, freeze_parts
+from oculox.training.schedule import EpochPlan, LearningRate, build_learning_rate, plan_epochs
+from oculox.training.state import input_of
+from oculox.training.step import Stepper
+from oculox.training.sync_bn import to_sync_batch_norm
 from oculox.weights.bundle import transfer_state
 from oculox.weights.load import load_weights
 

@@ -12,10 +12,10 @@ from oculox.data.image import read_image
 from oculox.data.transforms import apply_letterbox, letterbox_geometry
 from oculox.losses.criterion import build_criterion
 from oculox.ops.boxes import cxcywh_to_xyxy
-from oculox.train.ema import Ema, ema_decay
-from oculox.train.optim import build_optimizer
-from oculox.train.schedule import build_learning_rate, plan_epochs
-from oculox.train.step import Stepper
+from oculox.training.ema import Ema, ema_decay
+from oculox.training.optim import build_optimizer
+from oculox.training.schedule import build_learning_rate, plan_epochs
+from oculox.training.step import Stepper
 from oculox.types import Batch, Preprocessing, Targets
 from oculox.weights import build_network, load_weights
 

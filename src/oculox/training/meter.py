@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 
-from oculox.train.assemble import Run
-from oculox.train.log import RunLog, StepRecord
-from oculox.train.step import TERM_NAMES, StepLoss
+from oculox.training.assemble import Run
+from oculox.training.log import RunLog, StepRecord
+from oculox.training.step import TERM_NAMES, StepLoss
 from oculox.types import Batch
 
 

@@ -15,7 +15,7 @@ from oculox.config.schema import InputConfig
 from oculox.errors import CheckpointError
 from oculox.models import YOLOX
 from oculox.predict.backend import ModelSpec
-from oculox.train.ema import Ema
+from oculox.training.ema import Ema
 from oculox.weights.bundle import Weights
 from oculox.weights.checkpoint import save_checkpoint
 

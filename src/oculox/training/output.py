@@ -7,7 +7,7 @@ from typing import Any
 
 from oculox.config import Config, config_to_dict, load_config
 from oculox.errors import ConfigError, TrainingError
-from oculox.train.state import LAST
+from oculox.training.state import LAST
 
 CONFIG = "config.yaml"
 

@@ -14,46 +14,19 @@ from oculox.evaluation import evaluate_loader
 from oculox.metrics import CocoFigures
 from oculox.predict.backend import DetectSettings
 from oculox.predict.backends.torch_backend import TorchBackend
-from oculox.train.assemble import Run, build_run
-from oculox.train.curves import write_curves
-from oculox.train.devices import gather_lists, open_accelerator
-from oculox.train.log import RunLog, format_seconds
-from oculox.train.meter import StepMeter
-from oculox.train.optim import set_train_mode
-from oculox.train.output import claim_output, settled_config, trim_checkpoints
-from oculox.train.profiling import step_profiler
-from oculox.train.schedule import input_size_at, l1_is_on
-from oculox.train.state import BEST, LAST, Progress, restore_run, save_run
+from oculox.training.assemble import Run, build_run
+from oculox.training.curves import write_curves
+from oculox.training.devices import gather_lists, open_accelerator
+from oculox.training.log import RunLog, format_seconds
+from oculox.training.meter import StepMeter
+from oculox.training.optim import set_train_mode
+from oculox.training.output import claim_output, settled_config, trim_checkpoints
+from oculox.training.profiling import step_profiler
+from oculox.training.schedule import input_size_at, l1_is_on
+from oculox.training.state import BEST, LAST, Progress, restore_run, save_run
+from oculox.training.summary import TrainSummary, write_summary
 from oculox.weights.checkpoint import load_training_state
 from oculox.weights.storage import write_atomically
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class TrainSummary:
-    """How a run ended.
-
-    Attributes:
-        output: its folder.
-        figures: COCO figures of the last evaluation.
-        best_ap: best AP of all evaluations.
-        best_epoch: its epoch, from 1.
-        epochs: epochs done.
-        seconds: time of this call.
-        stopped_early: whether early stopping or `max_steps` ended it.
-    """
-
-    output: Path
-    figures: CocoFigures | None
-    best_ap: float
-    best_epoch: int
-    epochs: int
-    seconds: float
-    stopped_early: bool
-
-    @property
-    def best(self) -> Path:
-        """The best checkpoint."""
-        return self.output / BEST
 
 
 def run_training(
@@ -118,17 +91,20 @@ def _train(run: Run, progress: Progress, *, output: Path, log: RunLog) -> TrainS
             log.message(f"stopped early: no better AP in {progress.evals_without_gain} evaluations")
         if stopped or last:
             break
-    if run.accelerator.is_main_process:
-        write_curves(output)
-    return TrainSummary(
+    summary = TrainSummary(
         output=output,
-        figures=figures,
+        figures={} if figures is None else figures.as_dict(),
         best_ap=progress.best_ap,
         best_epoch=progress.best_epoch,
         epochs=progress.epoch,
+        steps=progress.step,
         seconds=time.perf_counter() - started,
-        stopped_early=progress.epoch < run.plan.total,
+        stopped_early=progress.step < run.rate.total_steps,
     )
+    if run.accelerator.is_main_process:
+        write_curves(output)
+        write_summary(summary)
+    return summary
 
 
 def _train_epoch(

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from oculox.errors import TrainingError
 from oculox.losses.criterion import Criterion
 from oculox.models import YOLOX
-from oculox.train.ema import Ema
-from oculox.train.optim import scale_gradients, set_learning_rate
+from oculox.training.ema import Ema
+from oculox.training.optim import scale_gradients, set_learning_rate
 from oculox.types import Batch, LossTerms, Preprocessing, Targets
 
 TERM_NAMES = ("box", "objectness", "classes", "l1")

@@ -19,6 +19,14 @@ def is_launched() -> bool:
     return "LOCAL_RANK" in os.environ
 
 
+def speaks_for_the_run(processes: int) -> bool:
+    """Whether this process should print the summary.
+
+    The first of several does, and neither the others nor the process that launched them.
+    """
+    return os.environ["RANK"] == "0" if is_launched() else processes == 1
+
+
 def launch(arguments: Sequence[str], *, processes: int) -> int:
     """Run ``python -m oculox ARGUMENTS`` as that many cooperating processes, and wait.
 

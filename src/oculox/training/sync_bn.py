@@ -32,7 +32,7 @@ class CpuSyncBatchNorm(nn.BatchNorm2d):
         self._update_statistics(mean.detach(), (squares / (count - 1)).detach())
         scale = (variance + self.eps).rsqrt() * self.weight
         out = centered * scale[None, :, None, None] + self.bias[None, :, None, None]
-        return out.to(input.dtype)  # type: ignore[no-any-return]
+        return out.to(input.dtype)
 
     @torch.no_grad()
     def _update_statistics(self, mean: Tensor, variance: Tensor) -> None:

@@ -1,0 +1,112 @@
+"""``oculox eval``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from oculox.api import Detector
+from oculox.cli.console import note, print_json, progress_bar, say, write_json
+from oculox.evaluation import Evaluation
+from oculox.predict.backends.torch_backend import Precision
+
+Model = Annotated[Path, typer.Argument(metavar="WEIGHTS", help="A checkpoint or exported model.")]
+Conf = Annotated[float, typer.Option(min=0, max=1, help="Lowest score kept.")]
+Nms = Annotated[float, typer.Option(min=0, max=1, help="IoU above which the weaker box goes.")]
+ImageSize = Annotated[
+    int | None, typer.Option("--imgsz", help="Input size; the model's own by default.")
+]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps or npu.")]
+PrecisionOption = Annotated[Precision, typer.Option(help="Of the network, for PyTorch weights.")]
+BackendName = Annotated[
+    str | None, typer.Option("--backend", help="Runtime, where the file leaves a choice.")
+]
+
+
+def evaluate(
+    weights: Model,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Data set folder or COCO JSON; the run's own data by default."),
+    ] = None,
+    images: Annotated[
+        Path | None, typer.Option(help="Folder of the pictures, when --data is a JSON file.")
+    ] = None,
+    split: Annotated[str, typer.Option(help="val or train, when --data is a folder.")] = "val",
+    conf: Conf = 0.01,
+    nms: Nms = 0.65,
+    imgsz: ImageSize = None,
+    batch: Annotated[int, typer.Option(min=1, help="Pictures at once.")] = 8,
+    workers: Annotated[int, typer.Option(min=0, help="Loader processes.")] = 1,
+    device: Device = "auto",
+    precision: PrecisionOption = "fp32",
+    backend: BackendName = None,
+    json: Annotated[
+        Path | None, typer.Option("--json", help="Write all figures there; '-' prints them.")
+    ] = None,
+    detections: Annotated[
+        Path | None, typer.Option(help="Write all detections there, in COCO's format.")
+    ] = None,
+) -> None:
+    """Evaluate a model: the 12 COCO figures, AP and AR of every class, speed by stage."""
+    detector = Detector(weights, device=device, precision=precision, backend=backend, imgsz=imgsz)
+    with progress_bar("evaluating") as progress:
+        result = detector.evaluate(
+            data,
+            images=images,
+            split=split,
+            conf=conf,
+            nms=nms,
+            batch=batch,
+            workers=workers,
+            progress=progress,
+        )
+    if detections is not None:
+        write_json(detections, result.results)
+        note(f"{len(result.results)} detections in {detections}")
+    if json is not None and str(json) == "-":
+        print_json(_as_json(result))
+        return
+    _say(result)
+    if json is not None:
+        write_json(json, _as_json(result))
+        note(f"figures in {json}")
+
+
+def _say(result: Evaluation) -> None:
+    for text in result.notes:
+        note(text)
+    say(result.figures.table())
+    say()
+    say(result.figures.class_table())
+    say()
+    stages = ", ".join(f"{name} {value:.1f}" for name, value in result.times.milliseconds().items())
+    say(f"{result.images} pictures, {result.images_per_second:.1f} a second; ms each: {stages}")
+
+
+def _as_json(result: Evaluation) -> dict[str, object]:
+    figures = result.figures
+    return {
+        "figures": figures.as_dict(),
+        "classes": [
+            {
+                "name": c.name,
+                "objects": c.objects,
+                "ap": c.ap,
+                "ap50": c.ap50,
+                "ar": c.ar,
+                "precision": c.precision,
+                "recall": c.recall,
+                "f1": c.f1,
+                "score": c.confidence,
+            }
+            for c in figures.classes
+        ],
+        "confusion": figures.confusion.tolist(),
+        "images": result.images,
+        "images_per_second": result.images_per_second,
+        "milliseconds": result.times.milliseconds(),
+        "notes": list(result.notes),
+    }

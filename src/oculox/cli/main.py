@@ -1,0 +1,86 @@
+"""The ``oculox`` command: every error a person can cause is one line and an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from oculox import __version__
+from oculox.cli import data
+from oculox.cli.demo import demo
+from oculox.cli.evaluate import evaluate
+from oculox.cli.info import config, models
+from oculox.cli.predict import predict
+from oculox.cli.train import train
+from oculox.errors import OculoxError
+
+app = typer.Typer(
+    name="oculox",
+    help="Train, evaluate and use YOLOX detectors on your own COCO-format data.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.command()(train)
+app.command("eval")(evaluate)
+app.command()(predict)
+app.command()(config)
+app.command()(models)
+app.command()(demo)
+app.add_typer(data.app, name="data")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"oculox {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
+    ] = False,
+) -> None:
+    del version
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        arguments: words after ``oculox``; the process's own by default.
+
+    Returns:
+        0 fine, 1 failed, 2 wrong usage, 130 interrupted.
+    """
+    try:
+        app(args=None if arguments is None else list(arguments), prog_name="oculox")
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    except OculoxError as error:
+        process = os.environ.get("RANK", "0")
+        who = f" (process {process})" if process != "0" else ""
+        print(f"error{who}: {error}", file=sys.stderr)  # noqa: T201 - the command line's voice
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)  # noqa: T201
+        return 130
+    except BrokenPipeError:
+        # The reader of our output went away, as in `oculox models | head -1`.
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123
+        return 0
+    return 0
+
+
+def run() -> None:
+    """Entry point of the installed command."""
+    raise SystemExit(main())

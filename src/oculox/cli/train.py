@@ -1,0 +1,65 @@
+"""``oculox train``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from oculox.api import train as train_network
+from oculox.cli.console import print_json, say
+from oculox.metrics.figures import figures_table
+from oculox.training.launch import speaks_for_the_run
+from oculox.training.summary import TrainSummary
+
+Recipe = Annotated[
+    str, typer.Argument(metavar="RECIPE", help="A recipe (see `oculox models`) or a YAML file.")
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="Settings, such as data.root=my_data."),
+]
+
+
+def train(
+    recipe: Recipe,
+    overrides: Overrides = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="Start from these weights (any class count).")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Folder of the run; runs/NAME by default.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run there.")] = False,
+    devices: Annotated[
+        int, typer.Option(min=1, help="Processes, one for each device (CPU: any number).")
+    ] = 1,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print the summary as JSON on standard output.")
+    ] = False,
+) -> None:
+    """Train a network; every setting of the recipe can be overridden."""
+    summary = train_network(
+        recipe, *(overrides or ()), weights=weights, output=output, resume=resume, devices=devices
+    )
+    if not speaks_for_the_run(devices):
+        return
+    if json:
+        print_json(summary.as_dict())
+    else:
+        _say_summary(summary)
+
+
+def _say_summary(summary: TrainSummary) -> None:
+    say()
+    if summary.figures:
+        say(figures_table(summary.figures))
+        say()
+    say(
+        f"best AP {summary.best_ap:.4f} after epoch {summary.best_epoch} of {summary.epochs}, "
+        f"{summary.seconds / 60:.1f} minutes"
+    )
+    say(f"best checkpoint  {summary.best}")
+    say(f"log and curves   {summary.output / 'log.jsonl'}, {summary.output / 'curves.png'}")
+    say(f"next             oculox predict {summary.best} YOUR_PICTURES")
