@@ -107,7 +107,7 @@ def assign(
     return Assignment(
         cells=candidates.gather(1, chosen) * valid,
         objects=matched.gather(1, chosen) * valid,
-        iou=iou.gather(1, chosen) * valid,
+        iou=iou.gather(1, chosen).masked_fill(~valid, 0),
         valid=valid,
     )
 
@@ -178,13 +178,13 @@ def _match(
         *((centers[:, None, :, axis] - object_boxes[..., None, axis]).abs_() for axis in (0, 1))
     )
     cost += torch.where(away < radii[:, None], 0.0, OUTSIDE_PENALTY)
-    cost.masked_fill_(~(valid[:, None] & object_mask[..., None]), math.inf)
+    # A NaN is the last choice, but a choice: it must get through to the loss, where training stops.
+    cost.nan_to_num_(nan=1e30).masked_fill_(~(valid[:, None] & object_mask[..., None]), math.inf)
 
     # An object takes as many cells as its best IoUs sum to, at least one (dynamic k).
     count = iou.topk(candidates_k).values.sum(-1).int().clamp(1, candidates_k)
     cheapest = cost.topk(candidates_k, largest=False)
     ranks = torch.arange(candidates_k, device=cost.device)
-    # Only infinite cost bars a cell: NaN must get through to the loss, where training stops.
     taken = (ranks < count[..., None]) & (cheapest.values != math.inf)
     takers, taker = _takers(cheapest.indices, taken, candidates=cost.shape[-1])
 

@@ -102,8 +102,9 @@ def _reached(
     found = []
     for i in range(0, len(kept), STRIP):
         strip = slice(i, i + STRIP)
-        low = (boxes[kept[strip], 0] - reach[strip]).min()
-        high = (boxes[kept[strip], 0] + reach[strip]).max()
+        # NaN, from boxes that are not finite and suppress nothing, is passed over.
+        low = np.fmin.reduce(boxes[kept[strip], 0] - reach[strip])
+        high = np.fmax.reduce(boxes[kept[strip], 0] + reach[strip])
         near = others[np.searchsorted(lefts, low) : np.searchsorted(lefts, high, side="right")]
         found.append(near[_overlaps(boxes[kept[strip]], boxes[near], threshold).any(axis=0)])
     return np.concatenate(found)
