@@ -29,7 +29,7 @@ def draw_boxes(
     import supervision as sv
 
     if len(xyxy) == 0:
-        return image.copy()
+        return np.array(image, np.uint8)
     height, width = image.shape[:2]
     detections = sv.Detections(
         xyxy=np.asarray(xyxy, np.float32), class_id=np.asarray(class_ids, np.int64)

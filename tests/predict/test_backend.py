@@ -1,0 +1,116 @@
+import numpy as np
+import pytest
+import torch
+
+from oculox.errors import UsageError
+from oculox.predict.backend import DetectSettings, ModelSpec, fixed_batches, network_input
+from oculox.types import Preprocessing
+
+
+def make_spec(**changes):
+    return ModelSpec(
+        **{
+            "name": "n",
+            "names": ("a", "b"),
+            "category_ids": (1, 7),
+            "preprocessing": Preprocessing(),
+            "size_hw": (32, 32),
+            "strides": (8, 16, 32),
+            "num_classes": 2,
+            **changes,
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"names": ("a",)}, "expected 2 class names, got 1"),
+        ({"category_ids": (1, 2, 3)}, "expected 2 category ids, got 3"),
+    ],
+)
+def test_spec_checks_counts(changes, message):
+    with pytest.raises(ValueError, match=message):
+        make_spec(**changes)
+
+
+def test_spec_without_names():
+    assert make_spec(names=(), category_ids=None).names == ()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"conf": 1.5}, "conf must be between 0 and 1, got 1.5"),
+        ({"nms": -0.1}, "nms must be between 0 and 1"),
+        ({"conf": float("nan")}, "conf must be"),
+        ({"max_detections": 0}, "max_detections must be at least 1"),
+    ],
+)
+def test_settings_check_ranges(changes, message):
+    with pytest.raises(UsageError, match=message):
+        DetectSettings(**changes)
+
+
+@pytest.mark.parametrize("kind", ["numpy", "torch"])
+@pytest.mark.parametrize(
+    ("count", "batch", "expected"),
+    [
+        (5, None, [5]),
+        (5, 2, [2, 2, 1]),
+        (4, 2, [2, 2]),
+        (1, 3, [1]),
+        (0, 2, []),
+    ],
+)
+def test_fixed_batches(kind, count, batch, expected):
+    images = np.random.default_rng(0).integers(1, 256, (count, 3, 4, 4), np.uint8)
+    given = images if kind == "numpy" else torch.from_numpy(images)
+    chunks = list(fixed_batches(given, batch))
+    assert [real for _, real in chunks] == expected
+    if batch is not None:
+        assert all(chunk.shape == (batch, 3, 4, 4) for chunk, _ in chunks)
+        assert all(not np.asarray(chunk[real:]).any() for chunk, real in chunks)
+    back = [np.asarray(chunk[:real]) for chunk, real in chunks]
+    np.testing.assert_array_equal(np.concatenate([images[:0], *back]), images)
+
+
+def test_detect_fills_up_and_drops_the_filling(red_backend):
+    backend = red_backend(batch=2)
+    images = np.zeros((5, 3, 64, 96), np.uint8)
+    images[[0, 4], 2, 10:20, 30:50] = 255
+    found = backend.detect(images, DetectSettings())
+    assert backend.batches == [(2, 3, 64, 96)] * 3
+    assert [len(f) for f in found] == [1, 0, 0, 0, 1]
+    assert found[4].xyxy.tolist() == [[30, 10, 50, 20]]
+    assert found[4].names == ("square", "disc")
+
+
+@pytest.mark.parametrize(
+    ("settings", "count"),
+    [
+        (DetectSettings(conf=0.89), 1),
+        (DetectSettings(conf=0.91), 0),
+        (DetectSettings(class_ids=(0,)), 1),
+        (DetectSettings(class_ids=(1,)), 0),
+    ],
+)
+def test_detect_uses_the_settings(red_backend, settings, count):
+    images = np.zeros((1, 3, 64, 96), np.uint8)
+    images[0, 2, 10:20, 30:50] = 255
+    assert len(red_backend().detect(images, settings)[0]) == count
+
+
+@pytest.mark.parametrize(("pixel_max", "white"), [(255, 255.0), (1, 1.0)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_network_input(pixel_max, white, dtype):
+    images = np.array([0, 255, 51], np.uint8).reshape(1, 3, 1, 1)
+    floats = network_input(images, Preprocessing(pixel_max=pixel_max), dtype=dtype)
+    assert floats.dtype == dtype
+    assert floats.flatten().tolist() == pytest.approx([0, white, white / 5], rel=4e-3)
+
+
+def test_network_input_keeps_channels_last_memory():
+    images = np.zeros((2, 8, 6, 3), np.uint8).transpose(0, 3, 1, 2)
+    floats = network_input(images, Preprocessing())
+    assert floats.is_contiguous(memory_format=torch.channels_last)

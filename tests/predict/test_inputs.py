@@ -1,0 +1,71 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from oculox.errors import UsageError
+from oculox.predict.inputs import as_bgr
+
+RGB = np.zeros((4, 6, 3), np.uint8)
+RGB[..., 0], RGB[..., 1], RGB[..., 2] = 200, 100, 50
+BGR = RGB[..., ::-1]
+
+
+@pytest.mark.parametrize(
+    ("image", "color"),
+    [
+        (BGR, "bgr"),
+        (RGB, "rgb"),
+        (np.dstack([BGR, np.full((4, 6), 9, np.uint8)]), "bgr"),
+        (np.dstack([RGB, np.full((4, 6), 9, np.uint8)]), "rgb"),
+        (Image.fromarray(RGB), "bgr"),
+        (Image.fromarray(RGB), "rgb"),
+        (Image.fromarray(RGB).convert("RGBA"), "bgr"),
+    ],
+    ids=["bgr", "rgb", "bgra", "rgba", "pillow", "pillow, rgb said", "pillow rgba"],
+)
+def test_colours_become_bgr(image, color):
+    before = np.array(image)
+    np.testing.assert_array_equal(as_bgr(image, color=color), BGR)
+    np.testing.assert_array_equal(np.array(image), before)
+
+
+@pytest.mark.parametrize("shape", [(4, 6), (4, 6, 1)])
+@pytest.mark.parametrize("color", ["bgr", "rgb"])
+def test_grey_is_repeated(shape, color):
+    grey = np.arange(24, dtype=np.uint8).reshape(shape)
+    out = as_bgr(grey, color=color)
+    assert out.shape == (4, 6, 3)
+    assert all((out[..., c] == grey.reshape(4, 6)).all() for c in range(3))
+    out[0, 0] = 255  # a writeable copy, not a view with shared memory
+    assert grey.flat[0] == 0
+
+
+def test_pillow_is_turned_upright():
+    image = Image.fromarray(RGB)
+    image.getexif()[0x0112] = 6  # the camera was turned by 90 degrees
+    assert as_bgr(image).shape == (6, 4, 3)
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (RGB.astype(np.float32), "expected uint8.*got float32.*astype"),
+        (RGB.astype(np.uint16), "got uint16"),
+        (np.zeros((2, 4, 6, 3), np.uint8), r"\(2, 4, 6, 3\); pass a list"),
+        (np.zeros((3, 40, 60), np.uint8), r"expected shape \(height, width, 3\)"),
+        (np.zeros(5, np.uint8), r"got \(5,\)"),
+        (np.zeros((0, 6, 3), np.uint8), r"empty, its shape is \(0, 6, 3\)"),
+        (np.zeros((0, 0), np.uint8), "empty"),
+        ("picture.jpg", "got str"),
+        (None, "got NoneType"),
+    ],
+)
+def test_wrong_pictures_are_named(image, message):
+    with pytest.raises(UsageError, match=message) as caught:
+        as_bgr(image, where="frame 3")
+    assert str(caught.value).startswith("frame 3: ")
+
+
+def test_wrong_colour_order():
+    with pytest.raises(UsageError, match="'hsv'"):
+        as_bgr(RGB, color="hsv")

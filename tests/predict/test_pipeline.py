@@ -1,0 +1,123 @@
+import numpy as np
+import pytest
+from red_pictures import red_picture
+
+from oculox.errors import UsageError
+from oculox.predict.backend import DetectSettings
+from oculox.predict.pipeline import Pipeline, class_filter
+from oculox.predict.timing import Stopwatch
+from oculox.types import Preprocessing
+
+SHAPES = [
+    (48, 120, (40, 12, 80, 36)),  # wide: shrunk
+    (200, 60, (10, 100, 50, 160)),  # tall
+    (64, 96, (0, 0, 96, 64)),  # as the input, all red
+    (20, 20, (5, 5, 15, 15)),  # enlarged
+    (7, 900, (300, 0, 600, 7)),  # very thin
+]
+"""Height and width of a picture and its red block."""
+
+
+@pytest.mark.parametrize("placement", ["top_left", "center"])
+@pytest.mark.parametrize("color", ["bgr", "rgb"])
+@pytest.mark.parametrize(("height", "width", "box"), SHAPES)
+def test_boxes_come_back_in_source_pixels(red_backend, placement, color, height, width, box):
+    backend = red_backend(preprocessing=Preprocessing(placement=placement, color=color))
+    found = Pipeline(backend)([red_picture(height, width, box)])[0]
+    assert len(found) == 1
+    scale = min(64 / height, 96 / width)
+    # Block edges are found to a pixel of the input, and colours blend over one more.
+    np.testing.assert_allclose(found.xyxy[0], box, atol=1 + 1.5 / scale)
+    left, top, right, bottom = found.xyxy[0]
+    assert 0 <= left < right <= width
+    assert 0 <= top < bottom <= height
+
+
+def test_rgb_input_finds_the_same(red_pipeline):
+    image = red_picture()
+    as_said = red_pipeline([image[..., ::-1]], color="rgb")[0]
+    np.testing.assert_array_equal(as_said.xyxy, red_pipeline([image])[0].xyxy)
+    assert len(red_pipeline([image[..., ::-1]])[0]) == 0  # blue, where BGR is taken for granted
+
+
+def test_batches_and_order(red_backend):
+    backend = red_backend()
+    pictures = [red_picture(*shape) for shape in SHAPES]
+    pictures.insert(2, np.zeros((30, 30, 3), np.uint8))
+    watch = Stopwatch()
+    found = Pipeline(backend, batch=4)(pictures, watch=watch)
+    assert [shape[0] for shape in backend.batches] == [4, 2]
+    assert [len(f) for f in found] == [1, 1, 0, 1, 1, 1]
+    alone = [Pipeline(red_backend())([p])[0] for p in pictures]
+    for together, single in zip(found, alone, strict=True):
+        np.testing.assert_array_equal(together.xyxy, single.xyxy)
+    times = watch.times()
+    assert times.images == 6
+    assert min(times.preprocess, times.network, times.postprocess) > 0
+
+
+def test_no_pictures(red_pipeline):
+    assert red_pipeline([]) == []
+
+
+def test_wrong_picture_is_named_by_its_place(red_pipeline):
+    with pytest.raises(UsageError, match="picture 1: expected uint8"):
+        red_pipeline([red_picture(), red_picture().astype(float)])
+
+
+def test_arguments_are_not_changed(red_pipeline):
+    image = red_picture()
+    red_pipeline([image])
+    np.testing.assert_array_equal(image, red_picture())
+
+
+@pytest.mark.parametrize(
+    ("dynamic", "size", "message"),
+    [
+        (True, (60, 96), "multiples of 32, got 60 x 96"),
+        (True, (0, 32), "multiples of 32"),
+        (False, (128, 128), "built for 64 x 96"),
+    ],
+)
+def test_wrong_size(red_backend, dynamic, size, message):
+    with pytest.raises(UsageError, match=message):
+        Pipeline(red_backend(dynamic_size=dynamic), size_hw=size)
+
+
+@pytest.mark.parametrize(("dynamic", "size"), [(True, (128, 32)), (False, (64, 96))])
+def test_chosen_size_reaches_the_network(red_backend, dynamic, size):
+    backend = red_backend(dynamic_size=dynamic)
+    Pipeline(backend, size_hw=size)([red_picture()])
+    assert backend.batches == [(1, 3, *size)]
+
+
+@pytest.mark.parametrize(
+    ("classes", "expected"),
+    [(["disc"], (1,)), ([1, "square"], (1, 0)), (["0"], (0,)), (["disc", 1], (1,))],
+)
+def test_class_filter(red_backend, classes, expected):
+    assert class_filter(red_backend().spec, classes) == expected
+
+
+@pytest.mark.parametrize(
+    ("classes", "message"),
+    [
+        (["disk"], "no class 'disk'; did you mean 'disc'"),
+        (["zebra"], "its classes: square, disc"),
+        ([2], "class 2 does not exist; the model has 0-1"),
+        ([-1], "no class '-1'"),
+        ([], "empty"),
+    ],
+)
+def test_unknown_classes(red_backend, classes, message):
+    with pytest.raises(UsageError, match=message):
+        class_filter(red_backend().spec, classes)
+
+
+@pytest.mark.parametrize(
+    ("settings", "batch", "message"),
+    [(DetectSettings(class_ids=(5,)), 1, "class 5"), (DetectSettings(), 0, "batch must be")],
+)
+def test_wrong_settings(red_backend, settings, batch, message):
+    with pytest.raises(UsageError, match=message):
+        Pipeline(red_backend(), settings, batch=batch)
