@@ -1,5 +1,7 @@
+import multiprocessing
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 from itertools import islice
 
@@ -174,6 +176,24 @@ def test_bad_picture_reaches_the_user_as_its_own_error(index: CocoIndex, workers
     assert "\n" not in str(caught.value)
     with pytest.raises(DataError, match=r"3\.png"):
         list(train_loader(index, workers=workers).iterate(0, mosaic=False))
+
+
+def test_error_and_close_stop_the_processes_at_once(index: CocoIndex) -> None:
+    """Even while the error's traceback keeps the loader alive."""
+    before = set(multiprocessing.active_children())
+    loader = eval_loader(index, workers=2)
+    first = list(loader)
+    assert len(set(multiprocessing.active_children()) - before) == 2
+    loader.close()
+    assert set(multiprocessing.active_children()) <= before
+    assert_same(iter(first), iter(list(loader)))
+    index.image_path(3).write_bytes(b"no picture")
+    start = time.monotonic()
+    with pytest.raises(DataError) as caught:
+        list(loader)
+    assert set(multiprocessing.active_children()) <= before
+    assert time.monotonic() - start < 4
+    assert caught.traceback
 
 
 def kill_reader(_: int) -> np.ndarray:

@@ -1,3 +1,4 @@
+import pickle
 from collections.abc import Callable
 
 import numpy as np
@@ -162,3 +163,9 @@ def test_sources_are_never_changed(make_coco: MakeCoco) -> None:
     samples = train_set(index, AugmentConfig(), images=lambda i: pictures[i])
     for position in range(6):
         samples.sample(0, position, position % 3, mosaic=position % 2 == 0)
+
+
+def test_set_travels_to_processes_that_are_not_forked(make_coco: MakeCoco) -> None:
+    samples = train_set(make_coco(), AugmentConfig())
+    copy = pickle.loads(pickle.dumps(samples))  # noqa: S301
+    assert same(copy.sample(1, 2, 0, mosaic=True), samples.sample(1, 2, 0, mosaic=True))

@@ -158,8 +158,9 @@ def read_batches(loader: Loader) -> Iterator[Batch]:
     Raises:
         DataError: a sample could not be made, or a loader process died.
     """
+    passing = iter(loader)
     try:
-        for item in loader:
+        for item in passing:
             if isinstance(item, DataError):
                 raise item
             # Page-locking turns plain tuples into lists.
@@ -167,14 +168,26 @@ def read_batches(loader: Loader) -> Iterator[Batch]:
                 image_ids=tuple(item.image_ids),
                 source_hw=tuple((int(h), int(w)) for h, w in item.source_hw),
             )
-    except RuntimeError as error:
-        # PyTorch has no class of its own for this.
-        if not str(error).startswith("DataLoader worker (pid"):
+    except (DataError, RuntimeError) as error:
+        del passing
+        close_loader(loader)
+        # PyTorch has no class of its own for a dead process.
+        if isinstance(error, DataError) or not str(error).startswith("DataLoader worker (pid"):
             raise
         raise DataError(
             f"a loader process died ({error}); it may have run out of memory or of shared "
             "memory: lower data.workers, or enlarge /dev/shm (docker: --shm-size)"
         ) from error
+
+
+def close_loader(loader: Loader) -> None:
+    """Stop the loader processes; the next pass starts new ones.
+
+    Left to the garbage collector the processes may miss their end and be waited for, five
+    seconds each: an error's traceback keeps the loader in a reference cycle, and there the
+    queues to the processes are finalised first. PyTorch offers no public way to do it in time.
+    """
+    loader._iterator = None
 
 
 def _as_it_is(item: Any) -> Any:

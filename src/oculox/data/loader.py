@@ -15,7 +15,14 @@ from typing import Literal
 import torch
 
 from oculox.config.schema import Config
-from oculox.data.batches import SampleKey, Steps, open_loader, order_indices, read_batches
+from oculox.data.batches import (
+    SampleKey,
+    Steps,
+    close_loader,
+    open_loader,
+    order_indices,
+    read_batches,
+)
 from oculox.data.cache import FileImages, build_images
 from oculox.data.coco import CocoIndex
 from oculox.data.train_set import TrainSet
@@ -95,6 +102,10 @@ class TrainLoader:
         ]
         yield from read_batches(self._loader)
 
+    def close(self) -> None:
+        """Stop the loader processes now; a later pass starts new ones."""
+        close_loader(self._loader)
+
 
 class EvalLoader:
     """Letterboxed batches of a split in order: every picture once over all processes.
@@ -156,6 +167,10 @@ class EvalLoader:
             DataError: a picture cannot be used, or a loader process died.
         """
         yield from read_batches(self._loader)
+
+    def close(self) -> None:
+        """Stop the loader processes now; a later pass starts new ones."""
+        close_loader(self._loader)
 
 
 def build_train_loader(
