@@ -104,6 +104,20 @@ def transfer_state(network: YOLOX, weights: Weights, *, where: str) -> tuple[str
     return skipped
 
 
+def output_channels(tensors: Mapping[str, Tensor], name: str, *, where: str) -> int:
+    """Output channels of a convolution, by the name of its weight in another project's file.
+
+    Raises:
+        CheckpointError: when it is missing or no weight of a convolution.
+    """
+    if name not in tensors:
+        raise CheckpointError(f"{where}: not a complete YOLOX: '{name}' is missing")
+    shape = tuple(tensors[name].shape)
+    if len(shape) != 4 or 0 in shape:
+        raise CheckpointError(f"{where}: '{name}' of shape {shape} is no convolution's weight")
+    return shape[0]
+
+
 def recognise_model(
     *,
     backbone: Literal["csp_darknet", "darknet53"],
@@ -123,7 +137,12 @@ def recognise_model(
 
     Returns:
         The recipe's model and input sections, or a custom shape at 640 where no recipe fits.
+
+    Raises:
+        CheckpointError: when there are no blocks where the family has some.
     """
+    if backbone == "csp_darknet" and not blocks:
+        raise CheckpointError("not a complete YOLOX: its first stage has no bottleneck")
     for name in recipe_names():
         config = load_config(name)
         model = config.model

@@ -9,10 +9,17 @@ from typing import Any
 from torch import Tensor
 
 from oculox.errors import CheckpointError
+from oculox.weights import mindspore_layout, mindyolo, modelzoo
 from oculox.weights.bundle import Weights
 from oculox.weights.checkpoint import is_checkpoint, load_safetensors, weights_from
 from oculox.weights.megvii import is_official, read_official
+from oculox.weights.mindspore_file import is_mindspore, read_mindspore
+from oculox.weights.mmdetection import is_mmdetection, read_mmdetection
+from oculox.weights.onnx_weights import read_onnx
 from oculox.weights.storage import load_torch
+
+SUFFIXES = (".pt", ".safetensors", ".pth", ".ckpt", ".onnx")
+"""What weights files are called."""
 
 
 def load_weights(path: str | Path) -> Weights:
@@ -24,14 +31,42 @@ def load_weights(path: str | Path) -> Weights:
     path = Path(path)
     if path.suffix == ".safetensors":
         return load_safetensors(path)
+    if path.suffix == ".onnx":
+        return read_onnx(path)
+    # PyTorch Lightning calls its files .ckpt too.
+    if path.suffix == ".ckpt" and (not path.is_file() or is_mindspore(path)):
+        return _load_mindspore(path)
     content = load_torch(path)
     if is_checkpoint(content):
         return weights_from(content, where=str(path))
     state = _state_dict(content)
     if is_official(state):
         return read_official(state, where=str(path))
-    sample = ", ".join(list(state)[:3]) or "none"
-    raise CheckpointError(
+    if is_mmdetection(state):
+        return read_mmdetection(state, classes=_classes(content), where=str(path))
+    raise _unknown(path, list(state))
+
+
+def _load_mindspore(path: Path) -> Weights:
+    tags: list[str] = []
+
+    def keep(tag: str) -> bool:
+        tags.append(tag)
+        plain = mindspore_layout.without_average(tag)
+        known = mindyolo.network_name(plain) or modelzoo.network_name(plain)
+        return known is not None or tag == mindspore_layout.DESCRIPTION
+
+    content = read_mindspore(path, keep=keep)
+    for read in (mindyolo.read_mindyolo, modelzoo.read_modelzoo):
+        weights = read(content, where=str(path))
+        if weights is not None:
+            return weights
+    raise _unknown(path, tags)
+
+
+def _unknown(path: Path, names: list[str]) -> CheckpointError:
+    sample = ", ".join(names[:3]) or "none"
+    return CheckpointError(
         f"{path}: not weights of a YOLOX that Oculox knows (its first tensors: {sample})"
     )
 
@@ -49,3 +84,13 @@ def _state_dict(content: Mapping[str, Any]) -> dict[str, Tensor]:
         for key, value in content.items()
         if isinstance(value, Tensor)
     }
+
+
+def _classes(content: Mapping[str, Any]) -> object:
+    """The class names that mmdetection keeps beside the tensors, where there are any."""
+    meta = content.get("meta")
+    if not isinstance(meta, dict):
+        return None
+    data_set = meta.get("dataset_meta")
+    inner = data_set.get("classes", data_set.get("CLASSES")) if isinstance(data_set, dict) else None
+    return inner if inner is not None else meta.get("CLASSES")

@@ -9,9 +9,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from oculox.errors import CheckpointError
 from oculox.models import build_model
-from oculox.weights.bundle import Weights, recognise_model
+from oculox.weights.bundle import Weights, output_channels, recognise_model
 from oculox.weights.classes import default_names
 from oculox.weights.names import NameMap, export_state, import_state, rules_map
 
@@ -72,26 +71,17 @@ def read_official(state: Mapping[str, Tensor], *, where: str) -> Weights:
         CheckpointError: when it is not a YOLOX, or tensors are missing, extra or reshaped.
     """
     darknet = "backbone.out1_cbl.conv.weight" in state
-    stem = (
-        "backbone.backbone.stem.0.conv.weight"
-        if darknet
-        else ("backbone.backbone.stem.conv.conv.weight")
-    )
-    classes = "head.cls_preds.0.weight"
-    for key in (stem, classes):
-        if key not in state:
-            raise CheckpointError(
-                f"{where}: looks like an official YOLOX checkpoint, but '{key}' is missing"
-            )
+    stem = f"backbone.backbone.stem.{'0.conv' if darknet else 'conv.conv'}.weight"
+    classes = output_channels(state, "head.cls_preds.0.weight", where=where)
     blocks = {m[1] for name in state if (m := re.search(r"\.dark2\.1\.m\.(\d+)\.", name))}
     model, input_config = recognise_model(
         backbone="darknet53" if darknet else "csp_darknet",
-        stem_channels=state[stem].shape[0],
+        stem_channels=output_channels(state, stem, where=where),
         blocks=len(blocks),
         depthwise=any(".dconv." in name for name in state),
-        num_classes=state[classes].shape[0],
+        num_classes=classes,
     )
-    names, category_ids = default_names(state[classes].shape[0])
+    names, category_ids = default_names(classes)
     with torch.device("meta"):
         expected = build_model(model, num_classes=len(names)).state_dict()
     return Weights(

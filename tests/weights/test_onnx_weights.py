@@ -1,0 +1,126 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from oculox.errors import CheckpointError
+from oculox.weights import build_network, load_weights
+from oculox.weights.onnx_weights import read_onnx
+from oculox.weights.protobuf_wire import bytes_field, number_field
+
+
+def tensor(name: str, shape: tuple[int, ...], *, kind: int = 1, size: int | None = None) -> bytes:
+    count = 4 if size is None else size
+    if size is None:
+        for d in shape:
+            count *= d
+    dims = b"".join(number_field(1, d) for d in shape)
+    return (
+        dims + number_field(2, kind) + bytes_field(8, name.encode()) + bytes_field(9, bytes(count))
+    )
+
+
+def node(op: str, inputs: list[str], outputs: list[str]) -> bytes:
+    return (
+        b"".join(bytes_field(1, i.encode()) for i in inputs)
+        + b"".join(bytes_field(2, o.encode()) for o in outputs)
+        + bytes_field(4, op.encode())
+    )
+
+
+def model(nodes: list[bytes], tensors: list[bytes], *, output: str = "y") -> bytes:
+    graph = b"".join(bytes_field(1, n) for n in nodes) + b"".join(
+        bytes_field(5, t) for t in tensors
+    )
+    graph += bytes_field(11, bytes_field(1, b"x")) + bytes_field(
+        12, bytes_field(1, output.encode())
+    )
+    return bytes_field(7, graph)
+
+
+HEAD = [
+    *(node("Conv", ["x", f"w{i}"], [f"c{i}"]) for i in range(9)),
+    *(node("Concat", [f"c{3 * i + j}" for j in range(3)], [f"l{i}"]) for i in range(3)),
+    node("Concat", ["l0", "l1", "l2"], ["y"]),
+]
+HEAD_TENSORS = [tensor(f"w{i}", (2, 3, 1, 1)) for i in range(9)]
+
+
+@pytest.fixture(scope="module")
+def official(shared: Path) -> Path:
+    return shared / "weights/yolox_nano.onnx"
+
+
+def test_the_official_file_computes_what_the_checkpoint_does(shared: Path, official: Path) -> None:
+    weights = load_weights(official)
+    reference = load_weights(shared / "weights/yolox_nano.pth")
+    assert weights.model == reference.model
+    assert weights.input == reference.input
+    assert weights.names == reference.names
+    assert weights.origin == "onnx"
+    images = torch.randint(0, 256, (1, 3, 416, 416), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        found = build_network(weights)(images.float())
+        expected = build_network(reference)(images.float())
+    for a, b in zip(found[:3], expected[:3], strict=True):
+        torch.testing.assert_close(a, b, rtol=3e-4, atol=3e-4)
+
+
+def test_weights_are_the_files(official: Path) -> None:
+    state = load_weights(official).state
+    ones = [v for k, v in state.items() if k.endswith("bn.weight")]
+    assert all(torch.equal(v, torch.ones_like(v)) for v in ones)
+    variance = state["backbone.stem.conv.bn.running_var"] + 1e-3
+    assert torch.equal(variance, torch.ones_like(variance))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda data: data[:-1000],
+        lambda data: data[: len(data) // 2],
+        lambda data: data[:20],
+        lambda data: b"",
+        lambda data: b"\x08\x07",
+        lambda data: b"PK\x03\x04",
+        lambda data: data.replace(b"\x22\x04Conv", b"\x22\x04Gonv", 1),
+        lambda data: data.replace(b"\x22\x03Mul", b"\x22\x03Add", 1),
+        lambda data: data.replace(b"1178", b"9999", 1),
+    ],
+)
+def test_damaged_and_foreign_files(
+    official: Path, tmp_path: Path, change: Callable[[bytes], bytes]
+) -> None:
+    path = tmp_path / "w.onnx"
+    path.write_bytes(change(official.read_bytes()))
+    with pytest.raises(CheckpointError, match=r"w\.onnx"):
+        read_onnx(path)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (model([], []), "raw head"),
+        (model([], [], output=""), "raw head"),
+        (model(HEAD, HEAD_TENSORS), "no network of that kind has 9 layers"),
+        (model(HEAD, HEAD_TENSORS[:8]), "raw head"),
+        (model(HEAD, [*HEAD_TENSORS[:8], tensor("w8", (2, 3))]), "not 2-D"),
+        (model(HEAD, [*HEAD_TENSORS[:8], tensor("w8", (0, 3, 1, 1))]), "not 2-D"),
+        (model(HEAD, [*HEAD_TENSORS[:8], tensor("w8", (2, 3, 1, 1), kind=3)]), "quantised"),
+        (model(HEAD, [*HEAD_TENSORS[:8], tensor("w8", (2, 3, 1, 1), size=8)]), "needs 24 bytes"),
+        (model(HEAD, [*HEAD_TENSORS[:8], tensor("w8", (1 << 40, 3, 1, 1), size=8)]), "needs"),
+        (model([node("Sigmoid", ["y"], ["y"])], []), "raw head"),
+        (bytes_field(7, b""), "no input or no output"),
+    ],
+)
+def test_graphs_that_are_no_yolox(tmp_path: Path, data: bytes, message: str) -> None:
+    path = tmp_path / "w.onnx"
+    path.write_bytes(data)
+    with pytest.raises(CheckpointError, match=message):
+        read_onnx(path)
+
+
+def test_a_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="no such file"):
+        read_onnx(tmp_path / "none.onnx")
