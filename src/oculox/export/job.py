@@ -1,0 +1,153 @@
+"""What is to be exported: the request, and the job that a converter gets."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from oculox.errors import UsageError
+from oculox.export.graph import DetectionGraph, for_export
+from oculox.models.yolox import YOLOX
+from oculox.predict.exported import Array, ExportMetadata, InGraphNms, Precision
+from oculox.types import FloatArray
+from oculox.version import __version__
+from oculox.weights import Weights, build_network
+
+DEFAULT_OPSET = 18
+"""ONNX operator set written unless told otherwise."""
+DEFAULT_LICENCE = "Apache-2.0"
+"""Of Oculox and of the official weights; weights trained by others have the licence they say."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ExportOptions:
+    """How to export.
+
+    Attributes:
+        format: one of `oculox.export.targets.TARGETS`.
+        size_hw: input height and width; None for the size of the weights.
+        dynamic_size: any multiple of the largest stride, with `size_hw` as the default.
+        batch: the only batch size; None for any.
+        precision: of weights and arithmetic; ``int8`` needs `calibration`.
+        calibration: pictures, or a data set whose training pictures are used.
+        calibration_images: most pictures used of it.
+        nms: suppression inside the file; None for outputs of every cell.
+        letterbox: preprocessing inside the file.
+        opset: of ONNX, for the formats that go through it.
+        licence: written into the file.
+    """
+
+    format: str
+    size_hw: tuple[int, int] | None = None
+    dynamic_size: bool = False
+    batch: int | None = 1
+    precision: Precision = "fp32"
+    calibration: Path | None = None
+    calibration_images: int = 300
+    nms: InGraphNms | None = None
+    letterbox: bool = False
+    opset: int = DEFAULT_OPSET
+    licence: str = DEFAULT_LICENCE
+
+    def __post_init__(self) -> None:
+        """Check what no target can do."""
+        if self.batch is not None and self.batch < 1:
+            raise UsageError(f"batch must be at least 1 or dynamic, got {self.batch}")
+        if self.precision == "int8" and self.calibration is None:
+            raise UsageError(
+                "int8 needs pictures to measure activations on; pass --calib with a folder of "
+                "pictures or a data set"
+            )
+        if self.precision != "int8" and self.calibration is not None:
+            raise UsageError("calibration pictures are for int8; pass --int8 as well")
+        if self.calibration_images < 1:
+            raise UsageError(f"calib-images must be at least 1, got {self.calibration_images}")
+        if self.letterbox and self.dynamic_size:
+            raise UsageError(
+                "with preprocessing inside, pictures of any size are taken already: the size of "
+                "the network itself must be fixed"
+            )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Job:
+    """What a converter works from.
+
+    Attributes:
+        network: in float32, as the weights have it.
+        metadata: goes into the file.
+        calibration: float32 (n, 3, H, W), network inputs for int8; empty otherwise.
+        opset: of ONNX.
+    """
+
+    network: YOLOX
+    metadata: ExportMetadata
+    calibration: FloatArray
+    opset: int
+
+    def graph(self, *, half: bool = False) -> DetectionGraph:
+        """The network with its decoding, for one size where the size is fixed.
+
+        Args:
+            half: weights and arithmetic of the network in float16; the decoding stays in float32.
+        """
+        metadata = self.metadata
+        return DetectionGraph(
+            for_export(self.network, half=half),
+            strides=metadata.strides,
+            size_hw=None if metadata.dynamic_size else metadata.size_hw,
+        ).eval()
+
+
+def make_job(weights: Weights, options: ExportOptions, *, calibration: FloatArray) -> Job:
+    """Put a job together.
+
+    Raises:
+        UsageError: when the size is no multiple of the largest stride.
+        CheckpointError: when the weights do not fit their network.
+    """
+    network = build_network(weights)
+    size = weights.input.size if options.size_hw is None else options.size_hw
+    stride = max(network.strides)
+    if any(side < stride or side % stride for side in size):
+        raise UsageError(f"the input size must be multiples of {stride}, got {size[0]} x {size[1]}")
+    metadata = ExportMetadata(
+        format=options.format,
+        model=weights.model.name,
+        names=weights.names,
+        category_ids=weights.category_ids,
+        preprocessing=weights.input.preprocessing,
+        size_hw=size,
+        strides=network.strides,
+        dynamic_size=options.dynamic_size,
+        batch=options.batch,
+        precision=options.precision,
+        nms=options.nms,
+        letterbox=options.letterbox,
+        oculox=__version__,
+        licence=options.licence,
+    )
+    return Job(network=network, metadata=metadata, calibration=calibration, opset=options.opset)
+
+
+def calibration_feeds(job: Job) -> Iterator[Array]:
+    """Calibration pictures as the file's own input, one batch at a time.
+
+    A fixed batch is filled up by starting again at the first picture. Files with the letterbox
+    inside take bytes; letterboxed ones pass their letterbox unchanged.
+    """
+    metadata = job.metadata
+    batch = metadata.batch or 1
+    rows = np.arange(-(-len(job.calibration) // batch) * batch) % len(job.calibration)
+    for chunk in rows.reshape(-1, batch):
+        inputs = job.calibration[chunk]
+        if not metadata.letterbox:
+            yield inputs
+            continue
+        pixels = inputs * (255 / metadata.preprocessing.pixel_max)
+        if metadata.preprocessing.color == "rgb":
+            pixels = pixels[:, ::-1]
+        yield np.ascontiguousarray(pixels.round().astype(np.uint8).transpose(0, 2, 3, 1))

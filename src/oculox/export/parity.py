@@ -1,0 +1,271 @@
+"""The gate at the end of every export: does the file answer what PyTorch answers?
+
+The reference is the network as the weights have it: not fused, its focus not folded, decoded and
+suppressed by `oculox.postprocess`. Inputs are rendered scenes, letterboxed, so that activations
+have the statistics of pictures; noise would leave most of a detector silent.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+
+from oculox.data.demo_scene import render_scene
+from oculox.data.transforms import apply_letterbox, letterbox_geometry
+from oculox.models.yolox import YOLOX
+from oculox.ops.boxes import pairwise_iou
+from oculox.postprocess import decode, select_detections
+from oculox.predict.backend import DetectSettings, fixed_batches, network_input
+from oculox.predict.backends.torch_backend import TorchBackend
+from oculox.predict.exported import Array, ExportedBackend, InGraphNms, Precision
+from oculox.predict.pipeline import Pipeline
+from oculox.types import DecodedPredictions, Detections, FloatArray, ImageArray
+
+TOP_CELLS = 100
+"""Cells of a picture, best first, whose errors count in reduced precision: what the other
+thousands say of nothing is never looked at."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Tolerance:
+    """Largest errors allowed.
+
+    Attributes:
+        score: of probabilities.
+        box: of coordinates, as a fraction of the box's longer side (at least one stride of 8).
+        missing: fraction of detections without a counterpart (same class, IoU 0.7 or more).
+        mean: whether `score` and `box` bound the mean error of the best cells, instead of the
+            largest one of all cells.
+    """
+
+    score: float
+    box: float
+    missing: float
+    mean: bool
+
+
+TOLERANCES: dict[Precision, Tolerance] = {
+    "fp32": Tolerance(score=1e-3, box=2e-3, missing=0.01, mean=False),
+    "fp16": Tolerance(score=1e-2, box=1e-2, missing=0.05, mean=True),
+    "int8": Tolerance(score=0.1, box=0.1, missing=0.35, mean=True),
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ParityRow:
+    """One comparison.
+
+    Attributes:
+        case: batch and size that were fed.
+        quantity: what was compared.
+        error: the measured error.
+        tolerance: the largest one allowed.
+    """
+
+    case: str
+    quantity: str
+    error: float
+    tolerance: float
+
+    @property
+    def ok(self) -> bool:
+        """Whether it passed; an error that is no number did not."""
+        return self.error <= self.tolerance
+
+
+def check_parity(
+    backend: ExportedBackend, network: YOLOX, *, batches: Sequence[int] = (1, 2, 3)
+) -> list[ParityRow]:
+    """Compare an exported file with the network it came from.
+
+    Args:
+        backend: the opened file.
+        network: in float32 on the processor, in evaluation mode.
+        batches: batch sizes to feed; a file of one batch size gets them filled up.
+
+    Returns:
+        One row a comparison, for every batch and, where the size is free, for a second size.
+    """
+    metadata = backend.metadata
+    height, width = metadata.size_hw
+    sizes = [(height, width)]
+    if metadata.dynamic_size:
+        stride = max(metadata.strides)
+        sizes.append((height + stride, max(width - stride, stride)))
+    rows: list[ParityRow] = []
+    for size in sizes:
+        pictures = sample_inputs(max(batches), size, color=backend.spec.preprocessing.color)
+        for batch in batches:
+            case = f"batch {batch}, {size[0]} x {size[1]}"
+            rows += _compare(backend, network, pictures[-batch:], case)
+    if metadata.letterbox:
+        rows += _compare_whole(backend, network)
+    return rows
+
+
+def sample_inputs(count: int, size_hw: tuple[int, int], *, color: str = "bgr") -> ImageArray:
+    """Rendered scenes, letterboxed: uint8 (count, 3, H, W)."""
+    inputs = []
+    for scene in _scenes(count):
+        geometry = letterbox_geometry(scene.shape[:2], size_hw)
+        boxed = apply_letterbox(scene, geometry)
+        inputs.append(boxed[..., ::-1] if color == "rgb" else boxed)
+    return np.ascontiguousarray(np.stack(inputs).transpose(0, 3, 1, 2))
+
+
+def _scenes(count: int) -> Iterator[ImageArray]:
+    sizes = ((240, 320), (320, 240), (200, 360))
+    for i in range(count):
+        yield render_scene(np.random.default_rng((7, i)), sizes[i % len(sizes)]).image
+
+
+def _compare(
+    backend: ExportedBackend, network: YOLOX, images: ImageArray, case: str
+) -> list[ParityRow]:
+    precision = backend.metadata.precision
+    # With the letterbox inside, the backend wants BGR whatever the network wants.
+    for_network = images
+    if backend.metadata.letterbox and backend.metadata.preprocessing.color == "rgb":
+        for_network = images[:, ::-1].copy()
+    with torch.inference_mode():
+        reference = decode(
+            network(network_input(for_network, backend.metadata.preprocessing)), network.strides
+        )
+    if backend.metadata.nms is None:
+        chunks = [
+            [output[:real] for output in backend.outputs(chunk)]
+            for chunk, real in fixed_batches(images, backend.spec.batch)
+        ]
+        boxes, scores = (np.concatenate(parts) for parts in zip(*chunks, strict=True))
+        return compare_cells(reference, boxes, scores, precision=precision, case=case)
+    settings = _settings(backend.metadata.nms)
+    expected = select_detections(
+        reference,
+        conf=settings.conf,
+        nms=settings.nms,
+        max_detections=settings.max_detections,
+    )
+    found = backend.detect(images, settings)
+    return compare_detections(expected, found, precision=precision, case=case)
+
+
+def _compare_whole(backend: ExportedBackend, network: YOLOX) -> list[ParityRow]:
+    """Feed a picture as it is, letterbox and all, against the Python pipeline.
+
+    Resizing differs in the last bit of a pixel between libraries, so the tolerance is that of
+    reduced precision.
+    """
+    metadata = backend.metadata
+    nms = metadata.nms or InGraphNms()
+    spec = dataclasses.replace(backend.spec, preprocessing=metadata.preprocessing, batch=None)
+    pipeline = Pipeline(TorchBackend.from_network(network, spec), _settings(nms))
+    rows: list[ParityRow] = []
+    for picture in _scenes(2):
+        expected = pipeline([picture])
+        pictures = np.repeat(picture[None], metadata.batch or 1, axis=0)
+        found = backend.detections(backend.run(pictures), _settings(nms))[:1]
+        height, width = picture.shape[:2]
+        limits = np.array([width, height, width, height], np.float32)
+        found = [dataclasses.replace(f, xyxy=np.clip(f.xyxy, 0, limits)) for f in found]
+        precision: Precision = "fp16" if metadata.precision == "fp32" else metadata.precision
+        case = f"picture {height} x {width}"
+        rows += compare_detections(expected, found, precision=precision, case=case)
+    return rows
+
+
+def _settings(nms: InGraphNms) -> DetectSettings:
+    return DetectSettings(conf=nms.conf, nms=nms.iou, max_detections=nms.max_detections)
+
+
+def compare_cells(
+    reference: DecodedPredictions, boxes: Array, scores: Array, *, precision: Precision, case: str
+) -> list[ParityRow]:
+    """Errors of outputs of all cells.
+
+    Args:
+        reference: of the same pictures.
+        boxes: (B, N, 4) xyxy.
+        scores: (B, N, C).
+        precision: chooses the tolerance.
+        case: for the rows.
+    """
+    tolerance = TOLERANCES[precision]
+    expected_boxes = reference.boxes.numpy()
+    expected_scores = (reference.objectness[..., None] * reference.classes).numpy()
+    if boxes.shape != expected_boxes.shape or scores.shape != expected_scores.shape:
+        wrong = f"shapes {boxes.shape}, {scores.shape}"
+        return [ParityRow(case=case, quantity=wrong, error=float("inf"), tolerance=0.0)]
+    score_errors = np.abs(scores.astype(np.float64) - expected_scores).max(axis=-1)
+    sides = (expected_boxes[..., 2:] - expected_boxes[..., :2]).max(axis=-1)
+    box_errors = np.abs(boxes.astype(np.float64) - expected_boxes).max(axis=-1)
+    box_errors = box_errors / np.maximum(sides, 8)
+    if tolerance.mean:
+        best = np.argsort(-expected_scores.max(axis=-1), axis=-1)[:, :TOP_CELLS]
+        score_error = float(np.take_along_axis(score_errors, best, axis=1).mean())
+        box_error = float(np.take_along_axis(box_errors, best, axis=1).mean())
+        which = f"mean of the best {TOP_CELLS}"
+    else:
+        score_error, box_error = float(score_errors.max()), float(box_errors.max())
+        which = "largest"
+    return [
+        ParityRow(
+            case=case,
+            quantity=f"score error, {which}",
+            error=score_error,
+            tolerance=tolerance.score,
+        ),
+        ParityRow(
+            case=case, quantity=f"box error, {which}", error=box_error, tolerance=tolerance.box
+        ),
+    ]
+
+
+def compare_detections(
+    expected: Sequence[Detections], found: Sequence[Detections], *, precision: Precision, case: str
+) -> list[ParityRow]:
+    """Errors of detections: what is missing or invented, and scores of what was found.
+
+    Args:
+        expected: of the reference, one a picture.
+        found: of the file.
+        precision: chooses the tolerance.
+        case: for the rows.
+    """
+    tolerance = TOLERANCES[precision]
+    unmatched, total, errors = 0, 0, [0.0]
+    for a, b in zip(expected, found, strict=True):
+        there, score_errors = _matched(a, b)
+        back, _ = _matched(b, a)
+        unmatched += len(a) - int(there.sum()) + len(b) - int(back.sum())
+        total += len(a) + len(b)
+        errors += score_errors.tolist()
+    score_error = float(np.mean(errors) if tolerance.mean else np.max(errors))
+    return [
+        ParityRow(
+            case=case,
+            quantity=f"unmatched of {total} detections",
+            error=unmatched / max(total, 1),
+            tolerance=tolerance.missing,
+        ),
+        ParityRow(
+            case=case,
+            quantity=f"score error, {'mean' if tolerance.mean else 'largest'}",
+            error=score_error,
+            tolerance=tolerance.score,
+        ),
+    ]
+
+
+def _matched(a: Detections, b: Detections) -> tuple[Array, FloatArray]:
+    """Which detections of `a` have a counterpart in `b`, and the score errors of those."""
+    if not len(a) or not len(b):
+        return np.zeros(len(a), np.bool_), np.zeros(0, np.float32)
+    iou = pairwise_iou(torch.from_numpy(a.xyxy), torch.from_numpy(b.xyxy)).numpy()
+    iou = np.where(a.class_ids[:, None] == b.class_ids, iou, 0)
+    partner = iou.argmax(axis=1)
+    there = iou.max(axis=1) >= 0.7
+    errors = np.abs(a.scores - b.scores[partner])[there]
+    return there, errors.astype(np.float32)

@@ -1,0 +1,179 @@
+"""Weights -> a proven file: convert, compare with PyTorch, measure, and only then publish."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from oculox.data.coco import CocoIndex
+from oculox.data.folders import scratch_beside
+from oculox.errors import ExportError
+from oculox.evaluation import OFFICIAL_SETTINGS, evaluate
+from oculox.export.calibration import load_calibration
+from oculox.export.job import ExportOptions, make_job
+from oculox.export.parity import ParityRow, check_parity
+from oculox.export.targets import Target, find_target
+from oculox.predict.backend import Backend
+from oculox.predict.backends.torch_backend import TorchBackend
+from oculox.predict.exported import ExportedBackend, ExportMetadata
+from oculox.predict.opening import open_backend
+from oculox.weights import Weights
+
+MAX_AP_LOSS = 0.01
+"""Most AP that an export may lose against its checkpoint, absolute."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ApLoss:
+    """COCO AP of the checkpoint and of the file, on the same pictures at the same size."""
+
+    checkpoint: float
+    exported: float
+    allowed: float
+
+    @property
+    def loss(self) -> float:
+        """What the export lost; negative where it gained."""
+        return self.checkpoint - self.exported
+
+    @property
+    def ok(self) -> bool:
+        """Whether the loss is allowed."""
+        return self.loss <= self.allowed
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ExportReport:
+    """What an export made.
+
+    Attributes:
+        path: the file or folder; its companions lie beside it.
+        files: everything that was written.
+        metadata: as it is in the file.
+        parity: comparisons with PyTorch; empty where the file cannot be run here.
+        ap: where data was given.
+    """
+
+    path: Path
+    files: tuple[Path, ...]
+    metadata: ExportMetadata
+    parity: tuple[ParityRow, ...]
+    ap: ApLoss | None = None
+
+
+class ParityError(ExportError):
+    """An export did not agree with its network, or lost too much AP; nothing was published.
+
+    Attributes:
+        parity: all comparisons.
+    """
+
+    def __init__(self, message: str, parity: Sequence[ParityRow]) -> None:
+        super().__init__(message)
+        self.parity = tuple(parity)
+
+
+def export_model(
+    weights: Weights,
+    options: ExportOptions,
+    output: Path,
+    *,
+    data: CocoIndex | None = None,
+    max_ap_loss: float = MAX_AP_LOSS,
+    progress: Callable[[str], None] | None = None,
+) -> ExportReport:
+    """Export, prove and publish.
+
+    Everything happens in a scratch folder beside `output`; what stood there before stays until
+    the new file has passed.
+
+    Args:
+        weights: to export.
+        options: how.
+        output: final name, with the suffix of the format.
+        data: pictures to measure AP on.
+        max_ap_loss: most AP the file may lose on them.
+        progress: told what is being done.
+
+    Raises:
+        UsageError: when the format is unknown or cannot do what is asked, or an extra is missing.
+        DataError: when calibration pictures are missing, or the target cannot be written.
+        ExportError: when the converter fails.
+        ParityError: when the file does not agree with the network.
+    """
+    target = find_target(options)
+    say = progress or (lambda _: None)
+    with scratch_beside(output) as scratch:
+        size = options.size_hw or weights.input.size
+        calibration = np.empty((0, 3, *size), np.float32)
+        if options.calibration is not None:
+            calibration = load_calibration(
+                options.calibration,
+                preprocessing=weights.input.preprocessing,
+                size_hw=size,
+                limit=options.calibration_images,
+            )
+        job = make_job(weights, options, calibration=calibration)
+        say(f"converting to {target.title}")
+        draft = scratch / output.name
+        target.convert(job, draft)
+        parity: list[ParityRow] = []
+        ap = None
+        if target.runs:
+            say("comparing with PyTorch")
+            backend = _opened(draft, target)
+            parity = check_parity(backend, job.network)
+            if not all(row.ok for row in parity):
+                worst = max(parity, key=lambda row: row.error / max(row.tolerance, 1e-12))
+                raise ParityError(
+                    f"the {target.title} file does not agree with PyTorch ({worst.case}: "
+                    f"{worst.quantity} {worst.error:.2g}, allowed {worst.tolerance:.2g}); "
+                    f"nothing was written to {output}",
+                    parity,
+                )
+            if data is not None:
+                say("measuring AP")
+                ap = _measure_ap(weights, backend, data, max_ap_loss)
+                if not ap.ok:
+                    raise ParityError(
+                        f"AP fell from {ap.checkpoint:.4f} to {ap.exported:.4f}, by more than "
+                        f"{max_ap_loss}; nothing was written to {output}",
+                        parity,
+                    )
+        files = _publish(scratch, output)
+    return ExportReport(
+        path=output, files=files, metadata=job.metadata, parity=tuple(parity), ap=ap
+    )
+
+
+def _opened(path: Path, target: Target) -> ExportedBackend:
+    backend = open_backend(path)
+    if not isinstance(backend, ExportedBackend):
+        raise ExportError(f"{path.name}: {target.suffix} does not open as an exported model")
+    return backend
+
+
+def _measure_ap(weights: Weights, backend: Backend, data: CocoIndex, allowed: float) -> ApLoss:
+    checkpoint, exported = (
+        evaluate(
+            candidate, data, settings=OFFICIAL_SETTINGS, size_hw=backend.spec.size_hw
+        ).figures.ap
+        for candidate in (TorchBackend.from_weights(weights), backend)
+    )
+    return ApLoss(checkpoint=checkpoint, exported=exported, allowed=allowed)
+
+
+def _publish(scratch: Path, output: Path) -> tuple[Path, ...]:
+    """Move everything into place, the file that people open last."""
+    entries = sorted(scratch.iterdir(), key=lambda entry: entry.name == output.name)
+    files = []
+    for entry in entries:
+        final = output.parent / entry.name
+        if final.is_dir() and not final.is_symlink():
+            raise ExportError(f"{final} is a folder already; remove it or choose another --output")
+        entry.replace(final)
+        files.append(final)
+    return tuple(files)

@@ -1,0 +1,109 @@
+"""Every format that can be written: its suffix, what it can do, and who converts."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+
+from oculox.errors import UsageError
+from oculox.export.job import ExportOptions, Job
+from oculox.export.to_onnx import write_onnx
+from oculox.export.to_openvino import write_openvino
+from oculox.export.to_torch import write_pt2, write_torchscript
+from oculox.predict.exported import Precision
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Target:
+    """A format.
+
+    Attributes:
+        title: for people.
+        suffix: of the file or folder.
+        convert: writes a job to a path.
+        precisions: that can be written.
+        dynamic_batch: whether the batch can be left free.
+        dynamic_size: whether the input size can be left free.
+        parts: whether letterbox and suppression can be put inside.
+        runs: whether Oculox can run the file, and so prove it, on the processor.
+    """
+
+    title: str
+    suffix: str
+    convert: Callable[[Job, Path], None]
+    precisions: tuple[Precision, ...] = ("fp32", "fp16")
+    dynamic_batch: bool = False
+    dynamic_size: bool = False
+    parts: bool = False
+    runs: bool = True
+
+
+TARGETS: Mapping[str, Target] = MappingProxyType(
+    {
+        "onnx": Target(
+            title="ONNX",
+            suffix=".onnx",
+            convert=write_onnx,
+            precisions=("fp32", "fp16", "int8"),
+            dynamic_batch=True,
+            dynamic_size=True,
+            parts=True,
+        ),
+        "openvino": Target(
+            title="OpenVINO",
+            suffix=".xml",
+            convert=write_openvino,
+            precisions=("fp32", "fp16", "int8"),
+            dynamic_batch=True,
+            dynamic_size=True,
+            parts=True,
+        ),
+        "torchscript": Target(
+            title="TorchScript",
+            suffix=".torchscript",
+            convert=write_torchscript,
+            dynamic_batch=True,
+            precisions=("fp32",),
+        ),
+        "pt2": Target(
+            title="PyTorch exported program",
+            suffix=".pt2",
+            convert=write_pt2,
+            dynamic_batch=True,
+            dynamic_size=True,
+            precisions=("fp32",),
+        ),
+    }
+)
+"""Formats by the name that ``--format`` takes."""
+
+
+def find_target(options: ExportOptions) -> Target:
+    """The target of a request, after checking that it can do what is asked.
+
+    Raises:
+        UsageError: when the format is unknown or cannot do it; the message says what can.
+    """
+    target = TARGETS.get(options.format)
+    if target is None:
+        near = difflib.get_close_matches(options.format, TARGETS, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise UsageError(f"unknown format {options.format!r}{hint} (formats: {', '.join(TARGETS)})")
+    asked: tuple[tuple[bool, str, Callable[[Target], bool]], ...] = (
+        (options.batch is None, "a free batch size", lambda t: t.dynamic_batch),
+        (options.dynamic_size, "a free input size", lambda t: t.dynamic_size),
+        (options.nms is not None, "suppression inside", lambda t: t.parts),
+        (options.letterbox, "preprocessing inside", lambda t: t.parts),
+        (True, f"precision {options.precision}", lambda t: options.precision in t.precisions),
+    )
+    for wanted, feature, able in asked:
+        if wanted and not able(target):
+            others = ", ".join(name for name, other in TARGETS.items() if able(other))
+            raise UsageError(
+                f"{target.title} files cannot be written with {feature} (formats that can: "
+                f"{others})"
+            )
+    return target

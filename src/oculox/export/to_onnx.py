@@ -1,0 +1,25 @@
+"""ONNX files, in float32, float16 or, with quantise-dequantise pairs, in int8."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from oculox.export.job import Job
+from oculox.export.onnx_int8 import quantize_onnx
+from oculox.export.onnx_model import build_onnx
+from oculox.predict.backends.extras import require
+
+
+def write_onnx(job: Job, path: Path) -> None:
+    """Write a `.onnx`.
+
+    Raises:
+        MissingExtraError: when onnx, onnxscript or onnxruntime is not installed.
+        UsageError: when the operator set is not supported.
+        ExportError: when a converter fails.
+    """
+    onnx = require("onnx", extra="onnx", purpose="an ONNX export")
+    model = build_onnx(job, half=job.metadata.precision == "fp16")
+    if job.metadata.precision == "int8":
+        model = quantize_onnx(model, job)
+    onnx.save(model, path)
