@@ -4,8 +4,7 @@ from oculox.api import Detector, list_models, train
 from oculox.config import Config, load_config
 from oculox.errors import OculoxError
 from oculox.types import Detections
-
-__version__ = "0.1.0"
+from oculox.version import __version__
 
 __all__ = [
     "Config",

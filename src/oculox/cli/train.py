@@ -43,7 +43,7 @@ def train(
     summary = train_network(
         recipe, *(overrides or ()), weights=weights, output=output, resume=resume, devices=devices
     )
-    if not speaks_for_the_run(devices):
+    if not speaks_for_the_run():
         return
     if json:
         print_json(summary.as_dict())

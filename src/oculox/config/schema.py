@@ -250,6 +250,8 @@ class TrainConfig(_Section):
     def _some_epochs(self) -> Self:
         if self.aug_epochs + self.no_aug_epochs == 0:
             raise ValueError("aug_epochs and no_aug_epochs are both 0: there is nothing to train")
+        if len(set(self.freeze)) == 3:
+            raise ValueError("freeze holds all parts: there is nothing to train")
         if self.batch % self.accumulate:
             raise ValueError(f"accumulate={self.accumulate} does not divide batch={self.batch}")
         return self

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -44,10 +45,13 @@ def open_accelerator(train: TrainConfig) -> Iterator[Accelerator]:
         ConfigError: the device is absent, or cannot compute in the wanted precision.
     """
     check_device(train.device)
-    on_cpu = train.device == "cpu"
-    if train.precision == "fp16" and (on_cpu or not _has_accelerator()):
+    on_cpu = train.device == "cpu" or not _has_accelerator()
+    if train.precision == "fp16" and on_cpu:
         raise ConfigError("train.precision=fp16 needs an accelerator; use bf16 or fp32 on a CPU")
     accelerator = Accelerator(mixed_precision=_MIXED[train.precision], cpu=on_cpu)
+    wanted = int(os.environ.get("WORLD_SIZE", "1"))
+    # Processes that do not find each other would each train alone into the same folder.
+    assert accelerator.num_processes == wanted, (accelerator.num_processes, wanted)
     try:
         yield accelerator
     finally:

@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 
 _POLL_SECONDS = 0.2
 _GRACE_SECONDS = 10.0
+_CHILD = "OCULOX_CHILD"
+"""Set in the processes that `launch` starts."""
 
 
 def is_launched() -> bool:
@@ -19,12 +21,12 @@ def is_launched() -> bool:
     return "LOCAL_RANK" in os.environ
 
 
-def speaks_for_the_run(processes: int) -> bool:
+def speaks_for_the_run() -> bool:
     """Whether this process should print the summary.
 
-    The first of several does, and neither the others nor the process that launched them.
+    Of several processes the one that launched them does, or the first under torchrun.
     """
-    return os.environ["RANK"] == "0" if is_launched() else processes == 1
+    return _CHILD not in os.environ and os.environ.get("RANK", "0") == "0"
 
 
 def launch(arguments: Sequence[str], *, processes: int) -> int:
@@ -37,6 +39,7 @@ def launch(arguments: Sequence[str], *, processes: int) -> int:
     """
     environment = {
         **os.environ,
+        _CHILD: "1",
         "WORLD_SIZE": str(processes),
         "LOCAL_WORLD_SIZE": str(processes),
         "MASTER_ADDR": "127.0.0.1",

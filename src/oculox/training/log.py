@@ -31,6 +31,7 @@ class StepRecord:
         phase: ``aug`` or ``no_aug``.
         loss, box, objectness, classes, l1: the paper's loss and its terms.
         positives_per_object: positive cells for each labelled object.
+        gradient_norm: before clipping.
         lr: learning rate.
         size: height and width of the input.
         step_ms: milliseconds a step took, waiting for data included.
@@ -48,6 +49,7 @@ class StepRecord:
     classes: float
     l1: float
     positives_per_object: float
+    gradient_norm: float
     lr: float
     size: tuple[int, int]
     step_ms: float

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from contextlib import closing
 from pathlib import Path
 
 import torch
@@ -50,7 +51,7 @@ def run_training(
         if accelerator.is_main_process:
             claim_output(output, resume=resume)
         torch.use_deterministic_algorithms(config.train.deterministic, warn_only=True)
-        run = build_run(config, accelerator, weights=None if resume else weights)
+        run = build_run(config, accelerator, output=output, weights=None if resume else weights)
         progress = _resume(run, output) if resume else Progress()
         if accelerator.is_main_process and not resume:
             text = config_to_yaml(run.config)
@@ -62,7 +63,7 @@ def run_training(
             tensorboard=config.train.tensorboard,
             enabled=accelerator.is_main_process,
         )
-        with log:
+        with log, closing(run.train_loader), closing(run.val_loader):
             return _train(run, progress, output=output, log=log)
 
 

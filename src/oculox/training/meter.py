@@ -54,7 +54,7 @@ class StepMeter:
         pace = (now - self._started) / (step - self._first_step)
         mean = {
             name: sum(getattr(entry, name) for entry in self._losses) / count
-            for name in (*TERM_NAMES, "total")
+            for name in (*TERM_NAMES, "total", "gradient_norm")
         }
         objects = sum(entry.objects for entry in self._losses)
         self._log.step(

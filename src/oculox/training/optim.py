@@ -65,6 +65,14 @@ def scale_gradients(parameters: Iterable[nn.Parameter], factor: Tensor) -> None:
     torch._foreach_mul_(gradients, factor)
 
 
+@torch.no_grad()
+def gradient_norm(parameters: Iterable[nn.Parameter]) -> Tensor:
+    """Euclidean norm of all gradients together, a scalar tensor."""
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    norm: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+    return norm
+
+
 def freeze_parts(network: nn.Module, parts: Iterable[str]) -> None:
     """Take parts (backbone, neck, head) out of training."""
     for part in parts:

@@ -43,7 +43,7 @@ def step_profiler(output: Path, *, enabled: bool) -> Iterator[StepProfiler]:
         activities.append(ProfilerActivity.CUDA)
     with profile(
         activities=activities,
-        schedule=schedule(wait=4, warmup=0, active=5, repeat=1),
+        schedule=schedule(wait=3, warmup=1, active=5, repeat=1),
         on_trace_ready=write,
     ) as result:
         yield result

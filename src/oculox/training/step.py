@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +16,7 @@ from oculox.errors import TrainingError
 from oculox.losses.criterion import Criterion
 from oculox.models import YOLOX
 from oculox.training.ema import Ema
-from oculox.training.optim import scale_gradients, set_learning_rate
+from oculox.training.optim import gradient_norm, scale_gradients, set_learning_rate
 from oculox.types import Batch, LossTerms, Preprocessing, Targets
 
 TERM_NAMES = ("box", "objectness", "classes", "l1")
@@ -30,6 +32,7 @@ class StepLoss:
     l1: float
     positives: float
     objects: float
+    gradient_norm: float
 
     @property
     def total(self) -> float:
@@ -78,11 +81,16 @@ class Stepper:
         )
         local = self._backward(images, targets, use_l1=use_l1)
         sums = self.accelerator.reduce(local, reduction="sum")
-        loss = _normalised(sums)
-        if not all(torch.isfinite(sums).tolist()):
+        norm = self._finish_gradients(sums[4], pictures=len(images))
+        # The one place where a step waits for the device.
+        *values, length = torch.cat((sums, norm[None])).tolist()
+        loss = _normalised(values, length)
+        # Under fp16 the scaler skips a step whose gradients overflowed; that is no fault.
+        suspects = values if self.accelerator.scaler else [*values, length]
+        if not all(map(math.isfinite, suspects)):
             self.optimizer.zero_grad(set_to_none=True)
             raise _not_finite(loss, batch, step)
-        self._update(sums[4], pictures=len(images) * self.accelerator.num_processes)
+        self._update()
         return loss
 
     def _backward(self, images: Tensor, targets: Targets, *, use_l1: bool) -> Tensor:
@@ -102,12 +110,20 @@ class Stepper:
             total += torch.stack([t.detach().float() for t in terms])
         return total
 
-    def _update(self, positives: Tensor, *, pictures: int) -> None:
+    def _finish_gradients(self, positives: Tensor, *, pictures: int) -> Tensor:
+        """Divide the gradients by the positives, clip them; their norm before clipping."""
         # Processes average their gradients of local sums; undo that and the constant, and divide
         # by the positives of all processes.
-        scale_gradients(self.network.parameters(), pictures / positives.clamp(min=1))
+        total = pictures * self.accelerator.num_processes
+        scale_gradients(self.network.parameters(), total / positives.clamp(min=1))
+        self.accelerator.unscale_gradients(self.optimizer)
+        norm = gradient_norm(self.network.parameters())
         if self.clip_grad_norm > 0:
-            self.accelerator.clip_grad_norm_(self.network.parameters(), self.clip_grad_norm)
+            shrink = (self.clip_grad_norm / (norm + 1e-6)).clamp(max=1)
+            scale_gradients(self.network.parameters(), shrink)
+        return norm
+
+    def _update(self) -> None:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         if self.ema is not None:
@@ -136,15 +152,21 @@ def prepare_inputs(
     return images, targets._replace(boxes=targets.boxes * ratio)
 
 
-def _normalised(sums: Tensor) -> StepLoss:
-    values = dict(zip(LossTerms._fields, sums.tolist(), strict=True))
+def _normalised(sums: Sequence[float], length: float) -> StepLoss:
+    values = dict(zip(LossTerms._fields, sums, strict=True))
     positives = max(values["positives"], 1.0)
     terms = {name: values[name] / positives for name in TERM_NAMES}
-    return StepLoss(positives=values["positives"], objects=values["objects"], **terms)
+    return StepLoss(
+        positives=values["positives"],
+        objects=values["objects"],
+        gradient_norm=length,
+        **terms,
+    )
 
 
 def _not_finite(loss: StepLoss, batch: Batch, step: int) -> TrainingError:
     terms = ", ".join(f"{name} {getattr(loss, name):.4g}" for name in TERM_NAMES)
+    terms += f", gradient norm {loss.gradient_norm:.4g}"
     ids = ", ".join(str(i) for i in batch.image_ids[:16])
     return TrainingError(
         f"the loss is not finite at step {step} ({terms}); images of the batch: {ids}; stopped "
