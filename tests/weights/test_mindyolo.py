@@ -30,7 +30,7 @@ def random_weights(recipe: str, *, classes: int, **input_changes: object) -> Wei
         model=config.model.model_copy(update={"num_classes": classes}),
         input=config.input.model_copy(update=input_changes),
         names=tuple(f"kind {i}" for i in range(classes)),
-        state={k: v + 1 if v.ndim == 0 else v for k, v in state.items()},
+        state={k: v + i if v.ndim == 0 else v for i, (k, v) in enumerate(state.items())},
     )
 
 
@@ -42,7 +42,7 @@ def assert_equal(a: Weights, b: Weights) -> None:
         b.category_ids,
         b.origin,
     )
-    assert list(a.state) == list(b.state)
+    assert a.state.keys() == b.state.keys()
     assert all(torch.equal(a.state[k], b.state[k]) for k in a.state)
     assert all(a.state[k].dtype == b.state[k].dtype for k in a.state)
 

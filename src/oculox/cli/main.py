@@ -9,14 +9,14 @@ from typing import Annotated
 
 import typer
 
-from oculox import __version__
-from oculox.cli import data
+from oculox.cli import data, weights
 from oculox.cli.demo import demo
 from oculox.cli.evaluate import evaluate
 from oculox.cli.info import config, models
 from oculox.cli.predict import predict
 from oculox.cli.train import train
 from oculox.errors import OculoxError
+from oculox.version import __version__
 
 app = typer.Typer(
     name="oculox",
@@ -33,6 +33,7 @@ app.command()(config)
 app.command()(models)
 app.command()(demo)
 app.add_typer(data.app, name="data")
+app.add_typer(weights.app, name="weights")
 
 
 def _print_version(wanted: bool) -> None:
@@ -63,7 +64,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0 fine, 1 failed, 2 wrong usage, 130 interrupted.
     """
     try:
-        app(args=None if arguments is None else list(arguments), prog_name="oculox")
+        words = list(sys.argv[1:] if arguments is None else arguments)
+        # Commands that start several processes of themselves need their own words.
+        app(args=words, prog_name="oculox", obj=words)
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     except OculoxError as error:

@@ -17,7 +17,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -81,6 +80,9 @@ def weights_from(content: Mapping[str, Any], *, where: str) -> Weights:
     state = content.get("state")
     if not isinstance(state, dict):
         raise CheckpointError(f"{where}: holds no weights ('state' is missing)")
+    odd = [key for key, value in state.items() if not isinstance(value, Tensor)]
+    if odd:
+        raise CheckpointError(f"{where}: '{odd[0]}' in its weights is no tensor")
     return from_description(content.get("meta"), state, where)
 
 
@@ -140,6 +142,11 @@ def describe(weights: Weights) -> dict[str, Any]:
     }
 
 
+def tells_the_same(a: Weights, b: Weights) -> bool:
+    """Whether two sets of weights differ at most in tensors and origin."""
+    return {**describe(a), "origin": None} == {**describe(b), "origin": None}
+
+
 def from_description(meta: object, state: Mapping[str, Tensor], where: str) -> Weights:
     """Weights from what `describe` gave and their tensors.
 
@@ -158,7 +165,9 @@ def from_description(meta: object, state: Mapping[str, Tensor], where: str) -> W
             state=state,
             origin=meta.get("origin", "oculox"),
         )
-    except (KeyError, TypeError, ValidationError) as error:
+    except CheckpointError as error:
+        raise CheckpointError(f"{where}: {error}") from None
+    except (KeyError, TypeError, ValueError) as error:  # pydantic's is a ValueError too
         detail = str(error).splitlines()[0]
         raise CheckpointError(f"{where}: its description is incomplete: {detail}") from None
 

@@ -9,10 +9,10 @@ from typing import Any
 from torch import Tensor
 
 from oculox.errors import CheckpointError
-from oculox.weights import mindspore_layout, mindyolo, modelzoo
+from oculox.weights import megvii, mindspore_layout, mindyolo, modelzoo
 from oculox.weights.bundle import Weights
 from oculox.weights.checkpoint import is_checkpoint, load_safetensors, weights_from
-from oculox.weights.megvii import is_official, read_official
+from oculox.weights.download import locate_weights
 from oculox.weights.mindspore_file import is_mindspore, read_mindspore
 from oculox.weights.mmdetection import is_mmdetection, read_mmdetection
 from oculox.weights.onnx_weights import read_onnx
@@ -25,10 +25,13 @@ SUFFIXES = (".pt", ".safetensors", ".pth", ".ckpt", ".onnx")
 def load_weights(path: str | Path) -> Weights:
     """Read weights: Oculox's `.pt` and `.safetensors`, or another project's file.
 
+    Args:
+        path: a file, or the name of published weights that have been downloaded.
+
     Raises:
         CheckpointError: missing, damaged, foreign, or not fitting the network it claims to be.
     """
-    path = Path(path)
+    path = locate_weights(path)
     if path.suffix == ".safetensors":
         return load_safetensors(path)
     if path.suffix == ".onnx":
@@ -40,8 +43,9 @@ def load_weights(path: str | Path) -> Weights:
     if is_checkpoint(content):
         return weights_from(content, where=str(path))
     state = _state_dict(content)
-    if is_official(state):
-        return read_official(state, where=str(path))
+    if megvii.is_official(state):
+        description = content.get(megvii.DESCRIPTION)
+        return megvii.read_official(state, description=description, where=str(path))
     if is_mmdetection(state):
         return read_mmdetection(state, classes=_classes(content), where=str(path))
     raise _unknown(path, list(state))

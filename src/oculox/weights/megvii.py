@@ -1,18 +1,25 @@
-"""The official layout (Megvii's YOLOX repository): ``{"model": state_dict, ...}`` in a `.pth`."""
+"""The official layout (Megvii's YOLOX repository): ``{"model": state_dict, ...}`` in a `.pth`.
+
+Where Oculox writes weights that differ from what such a file says by itself (class names,
+preprocessing), it adds an entry ``oculox`` that the official programs ignore.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from oculox.models import build_model
 from oculox.weights.bundle import Weights, output_channels, recognise_model
+from oculox.weights.checkpoint import describe, from_description, tells_the_same
 from oculox.weights.classes import default_names
 from oculox.weights.names import NameMap, export_state, import_state, rules_map
+
+DESCRIPTION = "oculox"
 
 _INNER = (
     (r"\.depthwise\.", ".dconv."),
@@ -64,8 +71,15 @@ def is_official(state: Mapping[str, Tensor]) -> bool:
     return any(name.startswith("backbone.backbone.") for name in state)
 
 
-def read_official(state: Mapping[str, Tensor], *, where: str) -> Weights:
+def read_official(
+    state: Mapping[str, Tensor], *, description: object = None, where: str
+) -> Weights:
     """Weights from an official state dict.
+
+    Args:
+        state: tensors by their official names.
+        description: the entry `DESCRIPTION` of the file, where it has one.
+        where: the file, for error messages.
 
     Raises:
         CheckpointError: when it is not a YOLOX, or tensors are missing, extra or reshaped.
@@ -84,17 +98,23 @@ def read_official(state: Mapping[str, Tensor], *, where: str) -> Weights:
     names, category_ids = default_names(classes)
     with torch.device("meta"):
         expected = build_model(model, num_classes=len(names)).state_dict()
+    own = import_state(state, expected, official_names(model.backbone), where=where)
+    if description is not None:
+        return from_description(description, own, where)
     return Weights(
         model=model,
         input=input_config,
         names=names,
         category_ids=category_ids,
-        state=import_state(state, expected, official_names(model.backbone), where=where),
+        state=own,
         origin="megvii",
     )
 
 
-def write_official(weights: Weights) -> dict[str, object]:
+def write_official(weights: Weights) -> dict[str, Any]:
     """The content of an official `.pth`: ``start_epoch``, ``model``, ``best_ap``."""
     state = export_state(weights.state, official_names(weights.model.backbone))
-    return {"start_epoch": 0, "model": state, "best_ap": 0.0}
+    content: dict[str, Any] = {"start_epoch": 0, "model": state, "best_ap": 0.0}
+    if not tells_the_same(weights, read_official(state, where="the weights")):
+        content[DESCRIPTION] = describe(weights)
+    return content

@@ -19,7 +19,7 @@ from oculox.config.schema import InputConfig, ModelConfig
 from oculox.errors import CheckpointError
 from oculox.models import build_model
 from oculox.weights.bundle import Origin, Weights
-from oculox.weights.checkpoint import describe, from_description
+from oculox.weights.checkpoint import describe, from_description, tells_the_same
 from oculox.weights.classes import default_names
 from oculox.weights.names import NameMap, export_state, import_state
 
@@ -124,15 +124,10 @@ def with_description(
         weights: what they were made of.
         alone: what a reader makes of the parameters alone.
     """
-    told = _description(weights)
-    if {**told, "origin": None} == {**_description(alone), "origin": None}:
+    counters = [int(weights.state[name]) for name in _counters(weights.state)]
+    if tells_the_same(weights, alone) and not any(counters):
         return dict(content)
-    return {**content, DESCRIPTION: json.dumps(told)}
-
-
-def _description(weights: Weights) -> dict[str, Any]:
-    counters = [int(v) for k, v in weights.state.items() if k.endswith(_COUNTER)]
-    return {**describe(weights), "counters": counters}
+    return {**content, DESCRIPTION: json.dumps({**describe(weights), "counters": counters})}
 
 
 def _described(text: str, state: Mapping[str, Tensor], where: str) -> Weights:
@@ -140,8 +135,13 @@ def _described(text: str, state: Mapping[str, Tensor], where: str) -> Weights:
         meta: Any = json.loads(text)
     except ValueError:
         raise CheckpointError(f"{where}: its '{DESCRIPTION}' is not valid JSON") from None
-    names = [k for k in state if k.endswith(_COUNTER)]
+    names = _counters(state)
     counters = meta.get("counters", []) if isinstance(meta, dict) else []
     if len(counters) == len(names):
         state = {**state, **{k: torch.tensor(int(v)) for k, v in zip(names, counters, strict=True)}}
     return from_description(meta, state, where)
+
+
+def _counters(state: Mapping[str, Tensor]) -> list[str]:
+    """Names of the batch counters, in an order that no file format changes."""
+    return sorted(name for name in state if name.endswith(_COUNTER))

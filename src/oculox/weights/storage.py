@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import pickle
+import struct
 import tempfile
+import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +15,20 @@ from typing import Any
 import torch
 
 from oculox.errors import CheckpointError, OculoxError
+
+# What PyTorch's restricted unpickler and its archive reader raise on arbitrary bytes.
+_DAMAGED = (
+    RuntimeError,
+    EOFError,
+    OSError,
+    ValueError,
+    LookupError,
+    AttributeError,
+    TypeError,
+    AssertionError,
+    struct.error,
+    zipfile.BadZipFile,
+)
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
@@ -77,14 +93,17 @@ def load_torch(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        # PyTorch muses about odd pickles on the way to refusing them; the error says it all.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         detail = str(error).splitlines()[0]
         raise CheckpointError(
             f"{path}: refused: it holds pickled objects besides tensors and plain values, "
             f"or is no PyTorch file ({detail})"
         ) from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except _DAMAGED as error:
         detail = (str(error) or type(error).__name__).splitlines()[0]
         raise CheckpointError(f"{path}: damaged or no PyTorch file ({detail})") from None
     if not isinstance(content, dict):

@@ -1,0 +1,187 @@
+"""``oculox weights``: what a file is, conversions, and published weights."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+
+from oculox.cli.console import note, print_json, say
+from oculox.weights.catalogue import PublishedWeights, find_published, published_weights
+from oculox.weights.convert import convert_weights, describe_weights
+from oculox.weights.download import MIRROR_VARIABLE, cache_folder, fetch_weights, source_url
+from oculox.weights.download import Progress as DownloadProgress
+
+app = typer.Typer(
+    help="Inspect, convert and fetch weights.", no_args_is_help=True, rich_markup_mode=None
+)
+JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@app.command()
+def info(
+    file: Annotated[Path, typer.Argument(help="Weights of Oculox or another project.")],
+    json: JsonFlag = False,
+) -> None:
+    """Say what a weights file is: project, network, classes, preprocessing."""
+    found = describe_weights(file)
+    if json:
+        print_json(found)
+        return
+    pixels, names = found["input"], found["names"]
+    shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
+    rows = {
+        "file": f"{found['file']} ({found['bytes'] / 1e6:.1f} MB)",
+        "origin": found["origin"],
+        "network": f"{found['network']} ({found['parameters']:,} parameters)",
+        "classes": f"{len(names)}: {shown}",
+        "input": f"{pixels['size'][0]}x{pixels['size'][1]} (height x width)",
+        "pixels": f"{pixels['color'].upper()}, 0-{pixels['pixel_max']}",
+        "letterbox": f"{pixels['placement']}, padded with {pixels['pad_value']}",
+        "tensors": ", ".join(found["dtypes"]),
+    }
+    for key, value in rows.items():
+        say(f"{key:<10} {value}")
+
+
+@app.command()
+def convert(
+    source: Annotated[Path, typer.Argument(metavar="IN", help="Weights of any known project.")],
+    target: Annotated[
+        Path, typer.Argument(metavar="OUT", help="Ends in .pt, .safetensors, .pth or .ckpt.")
+    ],
+    layout: Annotated[
+        str | None, typer.Option(help="Of a .ckpt: mindyolo (default) or modelzoo.")
+    ] = None,
+    adapt_input: Annotated[
+        bool,
+        typer.Option(
+            "--adapt-input", help="Make the weights take the pixels that OUT's project feeds."
+        ),
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT.")] = False,
+    json: JsonFlag = False,
+) -> None:
+    """Carry weights from one project's file to another's, bit for bit."""
+    done = convert_weights(
+        source, target, layout=layout, adapt_input=adapt_input, overwrite=overwrite
+    )
+    for text in done.notes:
+        note(f"note: {text}")
+    if json:
+        print_json({"file": str(target), "layout": done.layout, "notes": list(done.notes)})
+        return
+    weights = done.weights
+    say(
+        f"{target}: {weights.model.name}, {len(weights.names)} classes, "
+        f"in the layout of {done.layout}"
+    )
+
+
+@app.command()
+def get(
+    name: Annotated[str, typer.Argument(help="A name of `oculox weights list`.")],
+    output: Annotated[
+        Path | None, typer.Option(help="Folder for the file; the cache by default.")
+    ] = None,
+    allow_unverified: Annotated[
+        bool, typer.Option("--allow-unverified", help="Accept a file without a checksum.")
+    ] = False,
+    json: JsonFlag = False,
+) -> None:
+    """Download published weights, verify them, and print where they are.
+
+    Set OCULOX_MIRROR to fetch from a mirror (http, https or file URL of a folder), OCULOX_CACHE
+    to move the cache.
+    """
+    entry = find_published(name)
+    url = source_url(entry)
+    with _download_bar(entry.filename) as progress:
+        done = fetch_weights(
+            entry,
+            folder=cache_folder() if output is None else output,
+            url=url,
+            allow_unverified=allow_unverified,
+            progress=progress,
+        )
+    if json:
+        print_json(
+            {
+                "file": str(done.path),
+                "url": url,
+                "sha256": done.sha256,
+                "verified": done.verified,
+                **_row(entry),
+            }
+        )
+        return
+    if not done.verified:
+        note(f"not pinned: no published checksum; SHA-256 {done.sha256}")
+    elif len(entry.sha256 or "") < len(done.sha256):
+        note(f"SHA-256 {done.sha256} begins with the published digits {entry.sha256}")
+    note(f"{entry.name}: {entry.license}, AP {entry.ap} on COCO val2017 as published")
+    say(str(done.path))
+
+
+@app.command("list")
+def list_published(json: JsonFlag = False) -> None:
+    """List the published weights that `get` knows."""
+    rows = [_row(entry) for entry in published_weights()]
+    if json:
+        print_json(rows)
+        return
+    say(f"{'name':<24} {'AP':>5} {'input':>6} {'pixels':<10} {'licence':<11} {'here':<5} source")
+    for row in rows:
+        pixels = f"{row['input']['color'].upper()} 0-{row['input']['pixel_max']}"
+        say(
+            f"{row['name']:<24} {row['ap']:>5.1f} {row['input']['size'][0]:>6} {pixels:<10} "
+            f"{row['license']:<11} {'yes' if row['cached'] else 'no':<5} {row['url']}"
+        )
+    mirror = os.environ.get(MIRROR_VARIABLE)
+    say(f"fetched from the mirror {mirror}" if mirror else "fetch one: oculox weights get NAME")
+
+
+def _row(entry: PublishedWeights) -> dict[str, Any]:
+    return {
+        "name": entry.name,
+        "recipe": entry.recipe,
+        "project": entry.project,
+        "ap": entry.ap,
+        "license": entry.license,
+        "url": entry.url,
+        "sha256": entry.sha256,
+        "input": entry.input.model_dump(mode="json"),
+        "cached": (cache_folder() / entry.filename).is_file(),
+    }
+
+
+@contextmanager
+def _download_bar(title: str) -> Iterator[DownloadProgress]:
+    """A bar on standard error, on terminals only."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda done, total: None
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task(title, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
