@@ -15,7 +15,7 @@ from oculox.config.schema import DataConfig
 from oculox.data.coco import CocoIndex, load_coco, load_split
 from oculox.data.image import read_image
 from oculox.errors import TrainingError, UsageError
-from oculox.evaluation import Evaluation
+from oculox.evaluation import Evaluation, Gather
 from oculox.evaluation import evaluate as evaluate_backend
 from oculox.models import build_model
 from oculox.predict.backend import Backend, DetectSettings
@@ -28,6 +28,7 @@ from oculox.training.loop import run_training
 from oculox.training.output import claim_output
 from oculox.training.summary import TrainSummary, read_summary
 from oculox.types import Detections
+from oculox.weights.catalogue import find_published
 from oculox.weights.checkpoint import training_config
 
 Split = Literal["train", "val"]
@@ -123,6 +124,9 @@ class Detector:
         nms: float = 0.65,
         batch: int = 8,
         workers: int = 1,
+        rank: int = 0,
+        world_size: int = 1,
+        gather: Gather | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> Evaluation:
         """COCO figures on a data set, with the thresholds of the official evaluation.
@@ -135,6 +139,9 @@ class Detector:
             nms: IoU above which the weaker of two boxes of a class goes.
             batch: pictures at once.
             workers: loader processes.
+            rank: number of this process, where several share the pictures.
+            world_size: how many processes do.
+            gather: collects lists over processes.
             progress: called with the numbers of batches done and in all.
 
         Raises:
@@ -148,6 +155,9 @@ class Detector:
             size_hw=self.size_hw,
             batch=batch,
             workers=workers,
+            rank=rank,
+            world_size=world_size,
+            gather=gather,
             progress=progress,
         )
 
@@ -240,14 +250,20 @@ def train(
 
 
 def list_models() -> list[dict[str, Any]]:
-    """The seven networks: name, parameters and GFLOPs at 80 classes, and input size.
+    """The seven networks: size, cost and what their official weights reach.
 
     A multiplication and its addition count as two operations, as in the published tables.
+
+    Returns:
+        One row a network: `name`, `parameters` and `gflops` at 80 classes, `input` (height and
+        width), and of the official weights `published_ap` (COCO val2017, percent) and `source`,
+        their address.
     """
     rows = []
     for name in recipe_names():
         config = load_config(name)
         height, width = config.input.size
+        published = find_published(name)
         with torch.device("meta"):
             network = build_model(config.model, num_classes=80).eval()
             counter = FlopCounterMode(display=False)
@@ -259,6 +275,8 @@ def list_models() -> list[dict[str, Any]]:
                 "parameters": sum(p.numel() for p in network.parameters()),
                 "gflops": counter.get_total_flops() / 1e9,
                 "input": [height, width],
+                "published_ap": published.ap,
+                "source": published.url,
             }
         )
     return rows

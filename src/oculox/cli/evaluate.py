@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +12,8 @@ from oculox.api import Detector
 from oculox.cli.console import note, print_json, progress_bar, say, write_json
 from oculox.evaluation import Evaluation
 from oculox.predict.backends.torch_backend import Precision
+from oculox.training.devices import device_kind, open_processes
+from oculox.training.launch import is_launched, launch
 
 Model = Annotated[Path, typer.Argument(metavar="WEIGHTS", help="A checkpoint or exported model.")]
 Conf = Annotated[float, typer.Option(min=0, max=1, help="Lowest score kept.")]
@@ -26,6 +29,7 @@ BackendName = Annotated[
 
 
 def evaluate(
+    context: typer.Context,
     weights: Model,
     data: Annotated[
         Path | None,
@@ -43,6 +47,9 @@ def evaluate(
     device: Device = "auto",
     precision: PrecisionOption = "fp32",
     backend: BackendName = None,
+    devices: Annotated[
+        int, typer.Option(min=1, help="Processes that share the pictures, one for each device.")
+    ] = 1,
     json: Annotated[
         Path | None, typer.Option("--json", help="Write all figures there; '-' prints them.")
     ] = None,
@@ -51,8 +58,18 @@ def evaluate(
     ] = None,
 ) -> None:
     """Evaluate a model: the 12 COCO figures, AP and AR of every class, speed by stage."""
-    detector = Detector(weights, device=device, precision=precision, backend=backend, imgsz=imgsz)
-    with progress_bar("evaluating") as progress:
+    if devices > 1 and not is_launched():
+        raise typer.Exit(launch(context.obj, processes=devices))
+    with ExitStack() as stack:
+        rank, world_size, gather = 0, 1, None
+        if is_launched():
+            processes = stack.enter_context(open_processes(device_kind(device)))
+            rank, world_size, gather = processes.rank, processes.world_size, processes.gather
+            device = processes.device
+        progress = stack.enter_context(progress_bar("evaluating"))
+        detector = Detector(
+            weights, device=device, precision=precision, backend=backend, imgsz=imgsz
+        )
         result = detector.evaluate(
             data,
             images=images,
@@ -61,8 +78,13 @@ def evaluate(
             nms=nms,
             batch=batch,
             workers=workers,
+            rank=rank,
+            world_size=world_size,
+            gather=gather,
             progress=progress,
         )
+    if rank > 0:
+        return
     if detections is not None:
         write_json(detections, result.results)
         note(f"{len(result.results)} detections in {detections}")

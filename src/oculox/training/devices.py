@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal, cast, get_args
 
 import torch
 from accelerate import Accelerator
@@ -16,6 +17,21 @@ from oculox.config.schema import TrainConfig
 from oculox.errors import ConfigError
 
 _MIXED = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
+
+
+Kind = Literal["auto", "cpu", "cuda", "mps", "npu"]
+
+
+def device_kind(device: str) -> Kind:
+    """The kind of a device named by the user (``cuda:1`` is ``cuda``).
+
+    Raises:
+        ConfigError: for an unknown kind.
+    """
+    for kind in get_args(Kind):
+        if device.split(":")[0] == kind:
+            return cast("Kind", kind)
+    raise ConfigError(f"unknown device {device!r}; there are {', '.join(get_args(Kind))}")
 
 
 def check_device(device: str) -> None:
@@ -59,6 +75,39 @@ def open_accelerator(train: TrainConfig) -> Iterator[Accelerator]:
             torch.distributed.destroy_process_group()
         for state in (AcceleratorState, GradientState, PartialState):
             state._reset_state()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Processes:
+    """The processes that share a job, this one being number `rank`.
+
+    Attributes:
+        rank: this process, from 0.
+        world_size: how many there are.
+        gather: joins the lists of all processes, in every process; None where there is one.
+        device: what this process computes on.
+    """
+
+    rank: int
+    world_size: int
+    gather: Callable[[list[Any]], list[Any]] | None
+    device: str
+
+
+@contextmanager
+def open_processes(device: Kind) -> Iterator[Processes]:
+    """Find the other processes of this job, for work other than training.
+
+    Raises:
+        ConfigError: the device is absent.
+    """
+    with open_accelerator(TrainConfig(device=device)) as accelerator:
+        yield Processes(
+            rank=accelerator.process_index,
+            world_size=accelerator.num_processes,
+            gather=gather_lists if accelerator.num_processes > 1 else None,
+            device=str(accelerator.device),
+        )
 
 
 def gather_lists(items: list[Any]) -> list[Any]:

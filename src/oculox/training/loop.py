@@ -22,7 +22,7 @@ from oculox.training.log import RunLog, format_seconds
 from oculox.training.meter import StepMeter
 from oculox.training.optim import set_train_mode
 from oculox.training.output import claim_output, settled_config, trim_checkpoints
-from oculox.training.profiling import step_profiler
+from oculox.training.profiling import StepProfiler, step_profiler
 from oculox.training.schedule import input_size_at, l1_is_on
 from oculox.training.state import BEST, LAST, Progress, restore_run, save_run
 from oculox.training.summary import TrainSummary, write_summary
@@ -63,11 +63,18 @@ def run_training(
             tensorboard=config.train.tensorboard,
             enabled=accelerator.is_main_process,
         )
-        with log, closing(run.train_loader), closing(run.val_loader):
-            return _train(run, progress, output=output, log=log)
+        with (
+            log,
+            closing(run.train_loader),
+            closing(run.val_loader),
+            step_profiler(output, enabled=config.train.profile) as profile,
+        ):
+            return _train(run, progress, output=output, log=log, profile=profile)
 
 
-def _train(run: Run, progress: Progress, *, output: Path, log: RunLog) -> TrainSummary:
+def _train(
+    run: Run, progress: Progress, *, output: Path, log: RunLog, profile: StepProfiler
+) -> TrainSummary:
     started = time.perf_counter()
     _greet(run, progress, output, log)
     figures: CocoFigures | None = None
@@ -76,7 +83,7 @@ def _train(run: Run, progress: Progress, *, output: Path, log: RunLog) -> TrainS
     for epoch in range(progress.epoch, run.plan.total):
         if epoch == run.plan.aug:
             log.message(f"epoch {epoch + 1}: the tail begins, without mosaic and mixup")
-        progress = _train_epoch(run, epoch, progress, meter=meter, output=output)
+        progress = _train_epoch(run, epoch, progress, meter=meter, profile=profile)
         out_of_steps = progress.step >= (run.config.train.max_steps or run.rate.total_steps)
         last = epoch + 1 == run.plan.total or out_of_steps
         improved = False
@@ -109,7 +116,7 @@ def _train(run: Run, progress: Progress, *, output: Path, log: RunLog) -> TrainS
 
 
 def _train_epoch(
-    run: Run, epoch: int, progress: Progress, *, meter: StepMeter, output: Path
+    run: Run, epoch: int, progress: Progress, *, meter: StepMeter, profile: StepProfiler
 ) -> Progress:
     config = run.config
     in_tail = run.plan.in_tail(epoch)
@@ -119,29 +126,28 @@ def _train_epoch(
     limit = config.train.max_steps or run.rate.total_steps
     step = progress.step
     steps_per_epoch = run.train_loader.steps_per_epoch
-    with step_profiler(output, enabled=config.train.profile and step == 0) as profile:
-        batches = run.train_loader.iterate(
-            epoch, mosaic=not in_tail, start_step=step - epoch * steps_per_epoch
+    batches = run.train_loader.iterate(
+        epoch, mosaic=not in_tail, start_step=step - epoch * steps_per_epoch
+    )
+    for batch in meter.timed(batches):
+        size = input_size_at(
+            step,
+            seed=config.train.seed,
+            augment=config.augment,
+            native=config.input.size,
         )
-        for batch in meter.timed(batches):
-            size = input_size_at(
-                step,
-                seed=config.train.seed,
-                augment=config.augment,
-                native=config.input.size,
-            )
-            loss = run.stepper.run(
-                batch,
-                rate=run.rate.at(step),
-                size_hw=size,
-                use_l1=l1_is_on(config.loss, in_tail=in_tail),
-                step=step + 1,
-            )
-            step += 1
-            meter.step(step, loss, size_hw=size)
-            profile.step()
-            if step >= limit:
-                break
+        loss = run.stepper.run(
+            batch,
+            rate=run.rate.at(step),
+            size_hw=size,
+            use_l1=l1_is_on(config.loss, in_tail=in_tail),
+            step=step + 1,
+        )
+        step += 1
+        meter.step(step, loss, size_hw=size)
+        profile.step()
+        if step >= limit:
+            break
     return dataclasses.replace(progress, epoch=step // steps_per_epoch, step=step)
 
 

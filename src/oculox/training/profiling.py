@@ -28,7 +28,7 @@ class _NoProfiler:
 
 @contextmanager
 def step_profiler(output: Path, *, enabled: bool) -> Iterator[StepProfiler]:
-    """Profile steps 5 to 9 and write a trace (for chrome://tracing) and a table to `output`."""
+    """Profile steps 5 to 9 of this call; write a trace (chrome://tracing) and a table."""
     if not enabled:
         yield _NoProfiler()
         return

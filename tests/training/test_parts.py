@@ -1,0 +1,85 @@
+"""Parameter groups, average, gradients, freezing."""
+
+import pytest
+import torch
+
+from oculox.config import load_config, recipe_names
+from oculox.models import build_model
+from oculox.training.ema import Ema, ema_decay
+from oculox.training.optim import (
+    build_optimizer,
+    freeze_parts,
+    parameter_groups,
+    scale_gradients,
+    set_train_mode,
+)
+
+
+def nano():
+    torch.manual_seed(0)
+    return build_model(load_config("yolox-nano").model, num_classes=3)
+
+
+@pytest.mark.parametrize("recipe", recipe_names())
+def test_groups_cover_every_parameter_once_and_decay_convolutions_alone(recipe):
+    with torch.device("meta"):
+        network = build_model(load_config(recipe).model, num_classes=80)
+    groups = parameter_groups(network, weight_decay=5e-4)
+    grouped = [id(p) for group in groups for p in group["params"]]
+    assert sorted(grouped) == sorted(id(p) for p in network.parameters())
+    for group in groups:
+        decayed = group["weight_decay"] > 0
+        assert all((p.dim() == 4) == decayed for p in group["params"])
+
+
+def test_frozen_parts_do_not_move():
+    network = nano()
+    freeze_parts(network, ("backbone",))
+    set_train_mode(network, ("backbone",))
+    before = {k: v.clone() for k, v in network.state_dict().items()}
+    optimizer = build_optimizer(network, load_config("yolox-nano").optimizer)
+    raw = network(torch.rand(2, 3, 64, 64) * 255)
+    (raw.deltas.sum() + raw.objectness.sum() + raw.classes.sum()).backward()
+    optimizer.step()
+    after = network.state_dict()
+    moved = {k.split(".")[0] for k in before if not torch.equal(before[k], after[k])}
+    assert moved == {"neck", "head"}
+
+
+def test_average_follows_the_formula():
+    network = nano()
+    ema = Ema(network, decay=0.9, ramp=2)
+    weight = "head.cls_preds.0.weight"
+    start = network.state_dict()[weight].clone()
+    with torch.no_grad():
+        network.head.cls_preds[0].weight.add_(1.0)
+    expected = start.clone()
+    for updates in (1, 2, 3):
+        ema.update(network)
+        decay = ema_decay(updates, decay=0.9, ramp=2)
+        expected = decay * expected + (1 - decay) * network.state_dict()[weight]
+    torch.testing.assert_close(ema.network.state_dict()[weight], expected)
+    assert ema.updates == 3
+    assert not ema.network.training
+
+
+def test_average_takes_over_batch_norm_statistics_and_counts():
+    network = nano()
+    ema = Ema(network, decay=0.9, ramp=2)
+    network.train()(torch.rand(2, 3, 64, 64) * 255)
+    ema.update(network)
+    state, average = network.state_dict(), ema.network.state_dict()
+    assert average["backbone.stem.conv.bn.num_batches_tracked"] == 1
+    assert not torch.equal(
+        average["backbone.stem.conv.bn.running_mean"],
+        torch.zeros_like(state["backbone.stem.conv.bn.running_mean"]),
+    )
+
+
+def test_scaled_gradients():
+    network = nano()
+    for parameter in network.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    next(network.parameters()).grad = None
+    scale_gradients(network.parameters(), torch.tensor(0.5))
+    assert all(p.grad is None or p.grad.eq(0.5).all() for p in network.parameters())

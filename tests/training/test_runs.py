@@ -1,0 +1,376 @@
+"""Whole runs: what they write, resume after a kill, several processes, early ends."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from oculox import Detector, load_config, train
+from oculox.errors import ConfigError, DataError, TrainingError
+from oculox.training.log import read_log
+from oculox.training.loop import run_training
+from oculox.weights import load_weights
+
+
+def run_cli(*arguments, **options):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [sys.executable, "-m", "oculox", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=environment,
+        check=False,
+        **options,
+    )
+
+
+def states_of(path):
+    content = torch.load(path, weights_only=True)
+    return content["state"], content["training"]["raw"]
+
+
+def assert_bit_equal(first, second):
+    for ours, theirs in zip(states_of(first), states_of(second), strict=True):
+        assert ours.keys() == theirs.keys()
+        different = [k for k in ours if not torch.equal(ours[k], theirs[k])]
+        assert not different
+
+
+@pytest.fixture(scope="module")
+def finished(quick, tmp_path_factory):
+    output = tmp_path_factory.mktemp("run") / "out"
+    return train("yolox-nano", *quick, output=output)
+
+
+def test_a_run_leaves_everything_to_read(finished):
+    names = {path.name for path in finished.output.iterdir()}
+    assert names == {
+        "config.yaml",
+        "log.jsonl",
+        "log.txt",
+        "last.pt",
+        "best.pt",
+        "curves.png",
+        "summary.json",
+    }
+    rows = read_log(finished.output)
+    steps = [row for row in rows if row["kind"] == "train"]
+    evals = [row for row in rows if row["kind"] == "eval"]
+    assert [row["step"] for row in steps] == list(range(1, 10))
+    assert [row["phase"] for row in steps] == ["aug"] * 6 + ["no_aug"] * 3
+    assert all(row["l1"] == 0 for row in steps[:6])
+    assert all(row["l1"] > 0 for row in steps[6:])
+    assert {
+        "loss",
+        "box",
+        "objectness",
+        "classes",
+        "lr",
+        "size",
+        "step_ms",
+        "data_wait",
+        "images_per_s",
+        "eta_s",
+        "epoch",
+    } <= steps[0].keys()
+    assert [row["epoch"] for row in evals] == [2, 3]
+    assert len({k for k in evals[0] if k.startswith(("ap", "ar"))}) == 12
+
+
+def test_the_saved_configuration_reproduces_the_run(finished, tmp_path):
+    again = run_training(load_config(finished.output / "config.yaml"), output=tmp_path / "again")
+    assert_bit_equal(finished.output / "last.pt", again.output / "last.pt")
+
+
+def test_a_checkpoint_is_usable_and_knows_its_data(finished):
+    detector = Detector(finished.best)
+    assert detector.names == load_weights(finished.best).names
+    assert len(detector.names) == 6
+    result = detector.evaluate()
+    assert result.figures.as_dict().keys() == finished.figures.keys()
+
+
+def test_workers_do_not_change_the_run(finished, quick, tmp_path):
+    again = train("yolox-nano", *quick, "data.workers=2", output=tmp_path / "workers")
+    assert_bit_equal(finished.output / "last.pt", again.output / "last.pt")
+
+
+@pytest.mark.parametrize("steps", [1, 4, 7])
+def test_resume_equals_uninterrupted(finished, quick, tmp_path, steps):
+    output = tmp_path / "out"
+    train("yolox-nano", *quick, f"train.max_steps={steps}", output=output)
+    resumed = train("yolox-nano", *quick, output=output, resume=True)
+    assert_bit_equal(finished.output / "last.pt", resumed.output / "last.pt")
+    logged = [r["step"] for r in read_log(output) if r["kind"] == "train"]
+    assert logged == list(range(1, 10))
+
+
+def test_resume_after_a_kill_equals_uninterrupted(quick, tmp_path):
+    settings = (*quick, "train.aug_epochs=6", "train.eval_interval=0")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    arguments = [sys.executable, "-m", "oculox", "train", "yolox-nano", *settings, "--output"]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert run_cli("train", "yolox-nano", *settings, "--output", whole).returncode == 0
+
+    process = subprocess.Popen(
+        [*arguments, str(killed)],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 120
+    while len(read_log(killed)) < 8 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (killed / "summary.json").exists(), "the run ended before it could be killed"
+
+    resumed = run_cli("train", "yolox-nano", *settings, "--output", killed, "--resume")
+    assert resumed.returncode == 0, resumed.stderr
+    assert "resumed after epoch" in resumed.stderr
+    assert_bit_equal(whole / "last.pt", killed / "last.pt")
+
+
+def test_two_processes_train_like_one(quick, shared, tmp_path):
+    # Trained weights: in a fresh network the smallest rounding error grows a thousandfold a step.
+    settings = (
+        *quick,
+        "input.size=256",
+        "augment.multiscale=null",
+        "optimizer.lr=0.001",
+        "train.max_steps=10",
+        "train.aug_epochs=4",
+        "train.eval_interval=0",
+    )
+    losses = []
+    for devices in (1, 2):
+        output = tmp_path / f"on-{devices}"
+        done = run_cli(
+            "train",
+            "yolox-nano",
+            *settings,
+            "--weights",
+            shared / "weights/yolox_nano.pth",
+            "--output",
+            output,
+            "--devices",
+            devices,
+            "--json",
+        )
+        assert done.returncode == 0, done.stderr
+        losses.append([r["loss"] for r in read_log(output) if r["kind"] == "train"])
+        assert json.loads(done.stdout)["steps"] == 10
+    assert len(losses[0]) == 10
+    assert losses[1][:5] == pytest.approx(losses[0][:5], rel=1e-4)
+    assert losses[1] == pytest.approx(losses[0], rel=1e-2)
+
+
+def test_torchrun_works_too(quick, tmp_path):
+    output = tmp_path / "out"
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc-per-node",
+            "2",
+            "-m",
+            "oculox",
+            "train",
+            "yolox-nano",
+            *quick,
+            "train.max_steps=2",
+            "--output",
+            output,
+        ],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert "2 processes" in (output / "log.txt").read_text()
+
+
+def test_evaluation_over_two_processes_gives_the_same_figures(shared, tmp_path):
+    rows = []
+    for devices in (1, 2):
+        done = run_cli(
+            "eval",
+            shared / "weights/yolox_nano.pth",
+            "--data",
+            shared / "coco_mini",
+            "--imgsz",
+            224,
+            "--devices",
+            devices,
+            "--workers",
+            0,
+            "--json",
+            "-",
+        )
+        assert done.returncode == 0, done.stderr
+        rows.append(json.loads(done.stdout))
+    assert rows[0]["figures"]["ap"] > 0.15
+    assert rows[0]["images"] == rows[1]["images"] == 133
+    assert rows[1]["figures"] == pytest.approx(rows[0]["figures"], abs=1e-9)
+
+
+def test_freezing_everything_is_refused(quick, tmp_path):
+    with pytest.raises(ConfigError, match="freeze"):
+        train("yolox-nano", *quick, "train.freeze=[backbone, neck, head]", output=tmp_path / "no")
+
+
+def test_one_failing_process_ends_all(quick, tmp_path):
+    done = run_cli(
+        "train", "yolox-nano", *quick, "train.batch=3", "--devices", 2, "--output", tmp_path / "o"
+    )
+    assert done.returncode == 1
+    assert "cannot be split over 2 processes" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_update(quick, tmp_path):
+    output = tmp_path / "out"
+    settings = (*quick, "train.max_steps=3")
+    train("yolox-nano", *settings, output=output)
+    good = (output / "last.pt").read_bytes()
+    poisoned = tmp_path / "poisoned.pt"
+    content = torch.load(output / "last.pt", weights_only=True)
+    content["state"]["head.obj_preds.0.bias"].fill_(float("nan"))
+    torch.save(content, poisoned)
+    with pytest.raises(TrainingError, match=r"not finite at step 1 .*objectness nan.*images"):
+        train("yolox-nano", *settings, weights=poisoned, output=tmp_path / "nan")
+    assert not (tmp_path / "nan/last.pt").exists()
+    assert (output / "last.pt").read_bytes() == good
+
+
+def test_either_phase_alone(finished, quick, tmp_path):
+    tail = train(
+        "yolox-nano",
+        *quick,
+        "train.aug_epochs=0",
+        weights=finished.best,
+        output=tmp_path / "tail",
+    )
+    rows = [r for r in read_log(tail.output) if r["kind"] == "train"]
+    assert {r["phase"] for r in rows} == {"no_aug"}
+    assert len({r["lr"] for r in rows}) == 1
+    head = train("yolox-nano", *quick, "train.no_aug_epochs=0", output=tmp_path / "head")
+    rows = [r for r in read_log(head.output) if r["kind"] == "train"]
+    assert {r["phase"] for r in rows} == {"aug"}
+
+
+def test_early_stop(quick, tmp_path):
+    summary = train(
+        "yolox-nano",
+        *quick,
+        "train.aug_epochs=6",
+        "train.eval_interval=1",
+        "train.early_stop=2",
+        "optimizer.lr=1e-12",
+        output=tmp_path / "out",
+    )
+    assert summary.stopped_early
+    assert summary.epochs < 7
+
+
+def test_numbered_checkpoints_are_kept_and_trimmed(quick, tmp_path):
+    output = tmp_path / "out"
+    train("yolox-nano", *quick, "train.keep_checkpoints=2", output=output)
+    assert sorted(p.name for p in output.glob("epoch-*.pt")) == ["epoch-0002.pt", "epoch-0003.pt"]
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "train.accumulate=2",
+        "optimizer.clip_grad_norm=1",
+        "train.precision=bf16",
+        "ema.enabled=false",
+        "loss.l1=always",
+        "input.size=[64, 96]",
+        "data.cache=ram",
+        "train.freeze=[backbone]",
+        "train.tensorboard=true",
+        "train.profile=true",
+    ],
+)
+def test_settings_run(quick, tmp_path, setting):
+    summary = train("yolox-nano", *quick, "train.max_steps=9", setting, output=tmp_path / "out")
+    assert summary.steps == 9
+    if "profile" in setting:
+        assert (summary.output / "profile.txt").stat().st_size > 0
+    if "tensorboard" in setting:
+        assert list((summary.output / "tensorboard").iterdir())
+
+
+def test_other_class_count_starts_from_all_but_the_predictors(finished, quick, shared, tmp_path):
+    output = tmp_path / "out"
+    train(
+        "yolox-nano",
+        *quick,
+        "train.max_steps=1",
+        weights=shared / "weights/yolox_nano.pth",
+        output=output,
+    )
+    text = (output / "log.txt").read_text()
+    assert "all but the class predictors" in text
+    assert "80 classes there, 6 here" in text
+
+
+def test_weights_of_another_network_are_refused(quick, shared, tmp_path):
+    with pytest.raises(Exception, match="do not fit the network"):
+        train(
+            "yolox-tiny", *quick, weights=shared / "weights/yolox_nano.pth", output=tmp_path / "o"
+        )
+
+
+def test_an_occupied_folder_is_refused(finished, quick):
+    before = (finished.output / "last.pt").read_bytes()
+    with pytest.raises(TrainingError, match="holds another run"):
+        train("yolox-nano", *quick, output=finished.output)
+    assert (finished.output / "last.pt").read_bytes() == before
+
+
+def test_resuming_with_other_settings_is_refused(finished, quick):
+    with pytest.raises(ConfigError, match=r"optimizer\.lr"):
+        train("yolox-nano", *quick, "optimizer.lr=0.5", output=finished.output, resume=True)
+
+
+def test_a_wrong_class_count_is_refused(quick, tmp_path):
+    with pytest.raises(DataError, match="num_classes=4"):
+        train("yolox-nano", *quick, "model.num_classes=4", output=tmp_path / "out")
+
+
+def test_one_batch_can_be_learned_by_heart(tiny_data, tmp_path):
+    summary = train(
+        "yolox-nano",
+        f"data.root={tiny_data}",
+        f"data.val.images={tiny_data / 'train2017'}",
+        f"data.val.annotations={tiny_data / 'annotations/instances_train2017.json'}",
+        "input.size=96",
+        "augment.multiscale=null",
+        "train.batch=12",
+        "data.workers=0",
+        "train.aug_epochs=0",
+        "train.no_aug_epochs=250",
+        "train.tail_eval_interval=0",
+        "schedule.min_lr_ratio=1",
+        "optimizer.lr=0.2",
+        "augment.flip_prob=0",
+        "augment.hsv_prob=0",
+        "ema.decay=0.9",
+        "ema.ramp=1",
+        "train.device=cpu",
+        output=tmp_path / "out",
+    )
+    assert summary.figures["ap50"] > 0.9
