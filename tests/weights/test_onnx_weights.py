@@ -1,11 +1,14 @@
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
+from oculox import Detector
 from oculox.errors import CheckpointError
 from oculox.weights import build_network, load_weights
+from oculox.weights.convert import convert_weights
 from oculox.weights.onnx_weights import read_onnx
 from oculox.weights.protobuf_wire import bytes_field, number_field
 
@@ -124,3 +127,18 @@ def test_graphs_that_are_no_yolox(tmp_path: Path, data: bytes, message: str) -> 
 def test_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no such file"):
         read_onnx(tmp_path / "none.onnx")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["yolox_nano.onnx", "converted.ckpt"])
+def test_the_official_nano_reaches_the_official_figures(
+    shared: Path, tmp_path: Path, name: str
+) -> None:
+    path = shared / "weights" / name
+    if name == "converted.ckpt":
+        path = tmp_path / name
+        convert_weights(shared / "weights/yolox_nano.pth", path)
+    reference = json.loads((shared / "golden/eval_nano416_val2017.json").read_text())
+    evaluation = Detector(path, device="cpu").evaluate(shared / "coco_mini")
+    found = list(evaluation.figures.as_dict().values())[:12]
+    assert found == pytest.approx(reference["stats"], abs=0.001)

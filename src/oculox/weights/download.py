@@ -166,9 +166,10 @@ def _transfer(url: str, part: Path, *, pinned: bool, progress: Progress | None) 
             there = part.stat().st_size if part.is_file() else 0
             failures, before = (failures + 1 if there <= before else 1), there
             if failures >= _ATTEMPTS:
+                kept = f"{there} bytes are kept: run the same command again to go on, or "
                 raise OculoxError(
-                    f"{url}: {stop}; {there} bytes are kept: run the same command again to go on, "
-                    f"or set {MIRROR_VARIABLE} to a mirror that you can reach"
+                    f"{url}: {stop}; {kept if there else ''}"
+                    f"set {MIRROR_VARIABLE} to a mirror that you can reach"
                 ) from None
             time.sleep(0.5 * failures)
 

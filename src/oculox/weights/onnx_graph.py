@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from pathlib import Path
 from typing import BinaryIO
 
 import torch
@@ -54,6 +55,20 @@ class Graph:
     input_name: str
     input_shape: tuple[int | None, ...]
     output_name: str
+
+
+def metadata_keys(path: Path) -> frozenset[str]:
+    """The keys of an ONNX file's metadata, read without its weights.
+
+    Raises:
+        CheckpointError: when the file is damaged or no ONNX file.
+    """
+    with path.open("rb") as file:
+        model = WireReader(file, start=0, end=file.seek(0, 2), where=str(path))
+        entries = [model.inside(field) for field in model if field.number == 14]
+        return frozenset(
+            entry.text(field) for entry in entries for field in entry if field.number == 1
+        )
 
 
 def read_graph(file: BinaryIO, *, where: str) -> Graph:
