@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from oculox.export.job import Job, calibration_feeds
-from oculox.export.onnx_model import build_onnx
+from oculox.export.onnx_model import build_onnx, quiet
 from oculox.predict.backends.extras import require
 from oculox.predict.exported import METADATA_KEY
 
@@ -42,15 +41,15 @@ def write_openvino(job: Job, path: Path) -> None:
 
 def _quantized(model: Any, job: Job) -> Any:
     nncf = require("nncf", extra="openvino-int8", purpose="an int8 OpenVINO export")
-    logging.getLogger("nncf").setLevel(logging.ERROR)
     feeds = list(calibration_feeds(job))
-    return nncf.quantize(
-        model,
-        nncf.Dataset(feeds),
-        # Activations of SiLU reach far up and hardly down: their ranges must not be symmetric.
-        preset=nncf.QuantizationPreset.MIXED,
-        subset_size=len(feeds),
-        ignored_scope=nncf.IgnoredScope(
-            patterns=list(FLOAT_NODES), types=list(FLOAT_TYPES), validate=False
-        ),
-    )
+    with quiet():
+        return nncf.quantize(
+            model,
+            nncf.Dataset(feeds),
+            # Activations of SiLU reach far up and hardly down: no symmetric ranges.
+            preset=nncf.QuantizationPreset.MIXED,
+            subset_size=len(feeds),
+            ignored_scope=nncf.IgnoredScope(
+                patterns=list(FLOAT_NODES), types=list(FLOAT_TYPES), validate=False
+            ),
+        )

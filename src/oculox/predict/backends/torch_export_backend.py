@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -87,7 +88,7 @@ class Pt2Backend(_TorchExportBackend):
         extra: dict[str, Any] = {METADATA_KEY: ""}
         try:
             program = torch.export.load(path, extra_files=extra)
-        except (RuntimeError, ValueError, KeyError) as error:
+        except (RuntimeError, ValueError, KeyError, zipfile.BadZipFile) as error:
             raise _damaged(path, error) from None
         metadata = ExportMetadata.from_json(extra[METADATA_KEY] or None, where=str(path))
         return cls(program.module().to(target), metadata, target)

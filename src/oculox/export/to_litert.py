@@ -1,0 +1,46 @@
+"""LiteRT, formerly TensorFlow Lite: one `.tflite` file."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import zipfile
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from oculox.export.graph import DetectionGraph
+from oculox.export.job import Job
+from oculox.export.onnx_model import quiet
+from oculox.predict.backends.extras import require
+from oculox.predict.exported import CELL_OUTPUTS, METADATA_KEY
+
+
+class _Named(nn.Module):
+    """Outputs by name, which become the names of the file's signature."""
+
+    def __init__(self, graph: DetectionGraph) -> None:
+        super().__init__()
+        self.detector = graph
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        return dict(zip(CELL_OUTPUTS, self.detector(images), strict=True))
+
+
+def write_litert(job: Job, path: Path) -> None:
+    """Convert with litert-torch; the metadata is a zip entry at the end of the file.
+
+    Appended zip entries are where LiteRT's own tools keep a model's extra files.
+
+    Raises:
+        MissingExtraError: when litert-torch is not installed.
+    """
+    litert_torch = require("litert_torch", extra="litert", purpose="a LiteRT export")
+    example = torch.zeros(job.metadata.batch or 1, 3, *job.metadata.size_hw)
+    # The converter tells of every step on both streams.
+    with torch.no_grad(), quiet(), contextlib.redirect_stderr(io.StringIO()):
+        model = litert_torch.convert(_Named(job.graph()).eval(), sample_kwargs={"images": example})
+        model.export(str(path))
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr(f"{METADATA_KEY}.json", job.metadata.to_json())

@@ -1,0 +1,52 @@
+"""ncnn: a folder with `model.ncnn.param`, `model.ncnn.bin` and the metadata."""
+
+from __future__ import annotations
+
+import subprocess
+import tempfile
+from pathlib import Path
+
+import torch
+
+from oculox.errors import ExportError
+from oculox.export.job import Job
+from oculox.export.onnx_model import quiet
+from oculox.predict.backends.extras import require
+from oculox.predict.exported import METADATA_KEY
+
+NCNN_FILES = ("model.ncnn.param", "model.ncnn.bin")
+
+
+def write_ncnn(job: Job, path: Path) -> None:
+    """Convert with pnnx, through TorchScript.
+
+    Raises:
+        MissingExtraError: when pnnx is not installed.
+        ExportError: when pnnx fails.
+    """
+    pnnx = require("pnnx", extra="ncnn", purpose="an ncnn export")
+    size = (1, 3, *job.metadata.size_hw)
+    path.mkdir()
+    with tempfile.TemporaryDirectory() as scratch, torch.inference_mode(), quiet():
+        traced = torch.jit.trace(  # type: ignore[no-untyped-call]
+            job.graph(), (torch.zeros(size),), check_trace=False
+        )
+        traced.save(str(Path(scratch) / "model.pt"))
+        done = subprocess.run(
+            [
+                pnnx.EXEC_PATH,
+                "model.pt",
+                f"inputshape=[{','.join(map(str, size))}]",
+                "fp16=0",
+            ],
+            cwd=scratch,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode != 0 or not (Path(scratch) / NCNN_FILES[0]).is_file():
+            lines = (done.stderr or done.stdout).strip().splitlines()
+            raise ExportError(f"pnnx failed ({lines[-1] if lines else done.returncode})")
+        for name in NCNN_FILES:
+            (path / name).write_bytes((Path(scratch) / name).read_bytes())
+    (path / f"{METADATA_KEY}.json").write_text(job.metadata.to_json(), "utf-8")
