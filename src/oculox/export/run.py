@@ -10,7 +10,7 @@ import numpy as np
 
 from oculox.data.coco import CocoIndex
 from oculox.data.folders import scratch_beside
-from oculox.errors import ExportError
+from oculox.errors import ExportError, UsageError
 from oculox.evaluation import OFFICIAL_SETTINGS, evaluate
 from oculox.export.calibration import load_calibration
 from oculox.export.job import ExportOptions, make_job
@@ -105,6 +105,8 @@ def export_model(
         ParityError: when the file does not agree with the network.
     """
     target = find_target(options)
+    if output.is_dir() and any(output.iterdir()):
+        raise UsageError(f"{output} exists already; remove it or choose another name")
     say = progress or (lambda _: None)
     with scratch_beside(output) as scratch:
         size = options.size_hw or weights.input.size
@@ -150,7 +152,7 @@ def export_model(
 
 
 def _opened(path: Path, target: Target) -> ExportedBackend:
-    backend = open_backend(path)
+    backend = open_backend(path, device="auto")
     if not isinstance(backend, ExportedBackend):
         raise ExportError(f"{path.name}: {target.suffix} does not open as an exported model")
     return backend
@@ -172,8 +174,6 @@ def _publish(scratch: Path, output: Path) -> tuple[Path, ...]:
     files = []
     for entry in entries:
         final = output.parent / entry.name
-        if final.is_dir() and not final.is_symlink():
-            raise ExportError(f"{final} is a folder already; remove it or choose another --output")
         entry.replace(final)
         files.append(final)
     return tuple(files)
