@@ -1,0 +1,149 @@
+"""Every format end to end: exported through the gate, opened by its suffix, used as a detector."""
+
+import importlib.util
+
+import numpy as np
+import pytest
+
+from oculox.api import Detector
+from oculox.export.parity import check_parity, compare_detections, sample_inputs
+from oculox.predict.backend import DetectSettings
+from oculox.predict.backends.torch_backend import TorchBackend
+from oculox.predict.exported import InGraphNms
+from oculox.predict.opening import open_backend
+from oculox.weights import build_network
+
+PACKAGES = {
+    "onnx": ("onnx", "onnxscript", "onnxruntime"),
+    "openvino": ("onnx", "onnxscript", "openvino"),
+    "torchscript": (),
+    "pt2": (),
+    "ncnn": ("ncnn", "pnnx"),
+    "litert": ("litert_torch", "ai_edge_litert"),
+}
+NMS = InGraphNms(conf=0.2, iou=0.5, max_detections=50)
+CASES = {
+    "onnx": {"format": "onnx"},
+    "onnx-free": {"format": "onnx", "batch": None, "dynamic_size": True},
+    "onnx-half": {"format": "onnx", "precision": "fp16"},
+    "onnx-nms": {"format": "onnx", "batch": None, "nms": NMS},
+    "onnx-whole": {"format": "onnx", "batch": None, "nms": NMS, "letterbox": True, "opset": 20},
+    "openvino-free": {"format": "openvino", "batch": None, "dynamic_size": True},
+    "openvino-whole": {"format": "openvino", "batch": 2, "nms": NMS, "letterbox": True},
+    "torchscript": {"format": "torchscript", "batch": None},
+    "pt2": {"format": "pt2"},
+    "ncnn": {"format": "ncnn"},
+    "litert": {"format": "litert"},
+}
+
+
+def needs(format_name):
+    for package in PACKAGES[format_name]:
+        if importlib.util.find_spec(package) is None:
+            pytest.skip(f"{package} is not installed")
+
+
+SLOW = ("onnx-half", "onnx-nms", "openvino-free")
+
+
+@pytest.fixture(
+    params=[pytest.param(c, marks=[pytest.mark.slow] if c in SLOW else []) for c in CASES]
+)
+def case(request):
+    options = CASES[request.param]
+    needs(options["format"])
+    return options
+
+
+@pytest.fixture
+def scenes():
+    return [image.transpose(1, 2, 0) for image in sample_inputs(3, (64, 64))]
+
+
+def test_an_export_passes_its_gate_and_detects_what_the_checkpoint_does(
+    case, exports, lively_weights, scenes
+):
+    report = exports(**case)
+    assert report.parity
+    assert all(row.ok for row in report.parity)
+    assert {row.case.split(",")[0] for row in report.parity} >= {"batch 1", "batch 2", "batch 3"}
+    assert report.path in report.files
+    assert all(file.exists() for file in report.files)
+    assert sorted(report.path.parent.glob(".*")) == []  # no scratch left
+
+    detector = Detector(report.path, conf=0.3, nms=0.5)
+    checkpoint = Detector(TorchBackend.from_weights(lively_weights), conf=0.3, nms=0.5)
+    assert detector.names == checkpoint.names
+    expected, found = checkpoint(scenes), detector(scenes)
+    if "nms" in case:
+        expected = [e[: NMS.max_detections] for e in expected]
+    assert all(map(len, found))
+    precision = case.get("precision", "fp32")
+    nms = InGraphNms(conf=0.3, iou=0.5, max_detections=NMS.max_detections)
+    for row in compare_detections(expected, found, nms=nms, precision=precision, case=""):
+        assert row.ok, row
+
+
+@pytest.mark.parametrize("name", ["onnx", "openvino"])
+def test_files_with_suppression_have_named_outputs_of_fixed_length(name, exports, scenes):
+    needs(name)
+    case = CASES[f"{name}-whole"]
+    backend = open_backend(exports(**case).path, threads=1)
+    images = np.stack(scenes).transpose(0, 3, 1, 2)[:2]
+    boxes, scores, classes, counts = backend.outputs(images)
+    assert backend.metadata.output_names == ("boxes", "scores", "classes", "counts")
+    assert boxes.shape == (2, 50, 4)
+    assert scores.shape == classes.shape == (2, 50)
+    for row, label, n in zip(scores, classes, counts, strict=True):
+        assert 0 < n <= 50
+        assert (np.diff(row[:n]) <= 0).all()
+        assert (row[:n] >= NMS.conf).all()
+        assert not row[n:].any()
+        assert set(label[:n].tolist()) <= set(range(6))
+
+
+def test_settings_narrow_what_a_file_with_suppression_found(exports, scenes):
+    needs("onnx")
+    backend = open_backend(exports(**CASES["onnx-whole"]).path)
+    images = np.stack(scenes).transpose(0, 3, 1, 2)
+    wide = backend.detect(images, DetectSettings(conf=0.2, nms=0.5))
+    strict = backend.detect(
+        images, DetectSettings(conf=0.5, nms=0.3, class_ids=(0,), max_detections=3)
+    )
+    for many, few in zip(wide, strict, strict=True):
+        assert len(few) <= 3
+        assert len(few) < len(many)
+        assert set(few.class_ids.tolist()) <= {0}
+        assert (few.scores >= 0.5).all()
+    agnostic = backend.detect(images, DetectSettings(conf=0.2, nms=0.5, class_agnostic=True))
+    assert sum(map(len, agnostic)) <= sum(map(len, wide))
+
+
+def test_settings_cannot_widen_what_a_file_with_suppression_found(exports, scenes):
+    needs("onnx")
+    backend = open_backend(exports(**CASES["onnx-whole"]).path)
+    images = np.stack(scenes).transpose(0, 3, 1, 2)
+    with pytest.warns(UserWarning, match=r"conf 0\.2, IoU 0\.5 by itself"):
+        backend.detect(images, DetectSettings(conf=0.01, nms=0.5))
+
+
+def test_a_fixed_batch_is_filled_up(exports, scenes):
+    needs("onnx")
+    backend = open_backend(exports(**CASES["onnx"]).path)
+    images = np.stack(scenes).transpose(0, 3, 1, 2)
+    settings = DetectSettings()
+    together = backend.detect(images, settings)
+    for one, image in zip(together, images, strict=True):
+        alone = backend.detect(image[None], settings)[0]
+        np.testing.assert_array_equal(one.xyxy, alone.xyxy)
+    assert backend.detect(images[:0], settings) == []
+
+
+def test_the_gate_refuses_a_file_of_another_network(exports, lively_weights):
+    needs("onnx")
+    backend = open_backend(exports(**CASES["onnx"]).path)
+    other = build_network(lively_weights)
+    other.head.obj_preds[0].bias.data -= 0.1
+    rows = check_parity(backend, other)
+    assert not all(row.ok for row in rows)
+    assert check_parity(backend, build_network(lively_weights))[0].ok

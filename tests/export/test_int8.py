@@ -1,0 +1,66 @@
+"""Int8: it converts here in seconds, and keeps its AP on real pictures in the slow proof."""
+
+import pytest
+
+from oculox.data.coco import load_coco
+from oculox.export.job import ExportOptions
+from oculox.export.run import export_model
+from oculox.export.targets import TARGETS
+from oculox.predict.exported import InGraphNms
+from oculox.predict.opening import open_backend
+from oculox.weights import load_weights
+
+PACKAGES = {"onnx": ("onnxscript", "onnxruntime"), "openvino": ("onnxscript", "openvino", "nncf")}
+
+
+@pytest.fixture(params=PACKAGES)
+def format_name(request):
+    for package in PACKAGES[request.param]:
+        pytest.importorskip(package)
+    return request.param
+
+
+def test_int8_files_are_smaller_and_pass_the_gate(format_name, lively_weights, tiny_data, tmp_path):
+    options = ExportOptions(
+        format=format_name, precision="int8", calibration=tiny_data, calibration_images=8
+    )
+    suffix = TARGETS[format_name].suffix
+    report = export_model(lively_weights, options, tmp_path / f"m_int8{suffix}")
+    assert all(row.ok for row in report.parity)
+    assert open_backend(report.path).metadata.precision == "int8"
+    parameters = sum(value.numel() for value in lively_weights.state.values())
+    weights = report.path if format_name == "onnx" else report.path.with_suffix(".bin")
+    assert weights.stat().st_size < 4 * parameters
+
+
+@pytest.mark.slow
+def test_int8_keeps_its_ap_on_coco(format_name, shared, tmp_path):
+    coco = shared / "coco_mini"
+    index = load_coco(coco / "annotations" / "instances_val2017.json", coco / "val2017")
+    report = export_model(
+        load_weights(shared / "weights" / "yolox_nano.pth"),
+        ExportOptions(format=format_name, precision="int8", calibration=coco),
+        tmp_path / f"m_int8{TARGETS[format_name].suffix}",
+        data=index,
+    )
+    assert report.ap is not None
+    assert report.ap.checkpoint == pytest.approx(0.2994, abs=0.002)
+    assert report.ap.loss <= 0.01
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "options", [{}, {"batch": None, "nms": True, "letterbox": True}], ids=["cells", "whole"]
+)
+def test_float_files_have_the_checkpoints_ap(format_name, options, shared, tmp_path):
+    if options.get("nms"):
+        options = {**options, "nms": InGraphNms()}
+    coco = shared / "coco_mini"
+    report = export_model(
+        load_weights(shared / "weights" / "yolox_nano.pth"),
+        ExportOptions(format=format_name, **options),
+        tmp_path / f"m{TARGETS[format_name].suffix}",
+        data=load_coco(coco / "annotations" / "instances_val2017.json", coco / "val2017"),
+    )
+    assert report.ap is not None
+    assert abs(report.ap.loss) <= 0.002

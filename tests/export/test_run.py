@@ -1,0 +1,191 @@
+"""Publishing, refusing and what can go wrong on the way."""
+
+import dataclasses
+import sys
+
+import pytest
+
+from oculox.config.schema import DataConfig
+from oculox.data.coco import load_split
+from oculox.errors import CheckpointError, DataError, MissingExtraError, UsageError
+from oculox.export.calibration import load_calibration
+from oculox.export.job import ExportOptions, calibration_feeds, make_job
+from oculox.export.run import ParityError, export_model
+from oculox.export.targets import TARGETS, find_target
+from oculox.predict.exported import InGraphNms
+from oculox.predict.opening import open_backend
+from oculox.predict.pipeline import Pipeline
+from oculox.types import Preprocessing
+
+
+def test_an_export_that_loses_too_much_leaves_the_old_file(tmp_path, lively_weights, tiny_data):
+    index = load_split(DataConfig(root=tiny_data), "val")
+    path = tmp_path / "model.torchscript"
+    path.write_text("the old one")
+    with pytest.raises(ParityError, match=r"AP fell .* nothing was written") as caught:
+        export_model(
+            lively_weights, ExportOptions(format="torchscript"), path, data=index, max_ap_loss=-2
+        )
+    assert caught.value.exit_code == 1
+    assert all(row.ok for row in caught.value.parity)
+    assert [p.name for p in tmp_path.iterdir()] == ["model.torchscript"]
+    assert path.read_text() == "the old one"
+    report = export_model(lively_weights, ExportOptions(format="torchscript"), path, data=index)
+    assert report.ap is not None
+    assert abs(report.ap.loss) <= 0.002
+    assert open_backend(path).spec.names == lively_weights.names
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"format": "onxx"}, "unknown format 'onxx'; did you mean 'onnx'"),
+        ({"format": "caffe"}, "formats: onnx, openvino"),
+        ({"format": "torchscript", "nms": InGraphNms()}, r"suppression inside .*onnx, openvino"),
+        ({"format": "pt2", "letterbox": True}, "preprocessing inside"),
+        ({"format": "pt2", "precision": "fp16"}, "precision fp16"),
+        ({"format": "litert", "batch": None}, "a free batch size"),
+        ({"format": "ncnn", "batch": 2}, "a batch of 2"),
+        ({"format": "coreml", "dynamic_size": True}, "a free input size"),
+    ],
+)
+def test_targets_say_what_they_cannot_do(options, message):
+    with pytest.raises(UsageError, match=message):
+        find_target(ExportOptions(**options))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch": 0}, "batch must be at least 1"),
+        ({"precision": "int8"}, "--calib"),
+        ({"calibration": "x"}, "for int8"),
+        ({"letterbox": True, "dynamic_size": True}, "must be fixed"),
+    ],
+)
+def test_options_that_contradict_each_other(options, message):
+    with pytest.raises(UsageError, match=message):
+        ExportOptions(format="onnx", **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"opset": 11}, "opset must be 18 to"), ({"size_hw": (60, 64)}, "multiples of 32")],
+)
+def test_values_out_of_range(options, message, tmp_path, lively_weights):
+    pytest.importorskip("onnx")
+    with pytest.raises(UsageError, match=message):
+        export_model(lively_weights, ExportOptions(format="onnx", **options), tmp_path / "m.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("format_name", "package", "extra"),
+    [
+        ("onnx", "onnx", "onnx"),
+        ("openvino", "openvino", "openvino"),
+        ("ncnn", "pnnx", "ncnn"),
+        ("litert", "litert_torch", "litert"),
+        ("coreml", "coremltools", "coreml"),
+        ("tensorrt", "tensorrt", "tensorrt"),
+    ],
+)
+def test_a_missing_package_is_named_with_its_extra(
+    format_name, package, extra, tmp_path, lively_weights, monkeypatch
+):
+    monkeypatch.setitem(sys.modules, package, None)
+    path = tmp_path / f"m{TARGETS[format_name].suffix}"
+    with pytest.raises(MissingExtraError, match=rf"'{package}'.*oculox\[{extra}\]"):
+        export_model(lively_weights, ExportOptions(format=format_name), path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "package", "extra"),
+    [
+        ("m.onnx", "onnxruntime", "onnx"),
+        ("m.xml", "openvino", "openvino"),
+        ("m.ncnn", "ncnn", "ncnn"),
+    ],
+)
+def test_a_missing_runtime_is_named_with_its_extra(name, package, extra, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(MissingExtraError, match=rf"oculox\[{extra}\]"):
+        open_backend(tmp_path / name)
+
+
+def test_a_target_that_cannot_be_written(tmp_path, lively_weights):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match="cannot be written"):
+        export_model(
+            lively_weights, ExportOptions(format="pt2"), tmp_path / "file" / "sub" / "m.pt2"
+        )
+    occupied = tmp_path / "m.ncnn"
+    (occupied / "sub").mkdir(parents=True)
+    with pytest.raises(UsageError, match="exists already"):
+        export_model(lively_weights, ExportOptions(format="ncnn"), occupied)
+
+
+def test_a_model_of_fixed_size_refuses_another(exports):
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    backend = open_backend(exports(format="onnx").path)
+    with pytest.raises(UsageError, match=r"built for 64 x 64 .* got 96 x 96"):
+        Pipeline(backend, size_hw=(96, 96))
+
+
+@pytest.mark.parametrize("name", ["m.onnx", "m.xml", "m.torchscript", "m.pt2", "m.ncnn"])
+def test_missing_files(name, tmp_path):
+    package = {"m.onnx": "onnxruntime", "m.xml": "openvino", "m.ncnn": "ncnn"}.get(name)
+    if package:
+        pytest.importorskip(package)
+    with pytest.raises(CheckpointError, match="no such file"):
+        open_backend(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["m.onnx", "m.xml", "m.torchscript", "m.pt2"])
+def test_damaged_files(name, tmp_path):
+    package = {"m.onnx": "onnxruntime", "m.xml": "openvino"}.get(name)
+    if package:
+        pytest.importorskip(package)
+    path = tmp_path / name
+    path.write_bytes(b"nothing of the kind")
+    path.with_suffix(".bin").write_bytes(b"")
+    with pytest.raises(CheckpointError, match=r"m\.\w+: damaged"):
+        open_backend(path)
+
+
+def test_exports_keep_their_precision(tmp_path):
+    with pytest.raises(UsageError, match="keeps the precision"):
+        open_backend(tmp_path / "m.onnx", precision="bf16")
+
+
+@pytest.mark.parametrize("kind", ["folder", "data set"])
+def test_calibration_pictures_are_network_inputs(kind, tiny_data, tmp_path):
+    source = tiny_data / "train2017" if kind == "folder" else tiny_data
+    preprocessing = Preprocessing()
+    inputs = load_calibration(source, preprocessing=preprocessing, size_hw=(64, 96), limit=5)
+    assert inputs.shape == (5, 3, 64, 96)
+    assert 1 < inputs.max() <= 255
+    other = Preprocessing(color="rgb", pixel_max=1)
+    scaled = load_calibration(source, preprocessing=other, size_hw=(64, 96), limit=5)
+    assert abs(scaled[:, ::-1] * 255 - inputs).max() < 1e-3
+
+
+def test_calibration_without_pictures(tmp_path):
+    for source, message in ((tmp_path, "no pictures to calibrate on"), (tmp_path / "x", "no such")):
+        with pytest.raises(DataError, match=message):
+            load_calibration(source, preprocessing=Preprocessing(), size_hw=(64, 64), limit=3)
+
+
+def test_feeds_fill_a_fixed_batch_and_turn_into_pictures(tiny_data, lively_weights):
+    inputs = load_calibration(tiny_data, preprocessing=Preprocessing(), size_hw=(64, 64), limit=3)
+    options = ExportOptions(
+        format="onnx", batch=2, precision="int8", calibration=tiny_data, letterbox=True
+    )
+    job = make_job(lively_weights, options, calibration=inputs)
+    feeds = list(calibration_feeds(job))
+    assert [feed.shape for feed in feeds] == [(2, 64, 64, 3)] * 2
+    assert (feeds[1][1] == feeds[0][0]).all()
+    plain = dataclasses.replace(job, metadata=dataclasses.replace(job.metadata, letterbox=False))
+    assert (next(iter(calibration_feeds(plain))) == inputs[:2]).all()
