@@ -1,0 +1,238 @@
+"""The documentation is true: commands parse, links resolve, tables agree with the code."""
+
+import ast
+import importlib
+import itertools
+import re
+import shlex
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import typer.main
+import yaml
+
+from oculox.api import list_models
+from oculox.cli.main import app
+from oculox.config import config_to_dict, known_keys, load_config, recipe_names
+from oculox.config.schema import Config
+from oculox.training.log import StepRecord
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+KEYS = frozenset(known_keys())
+KEY = re.compile(rf"\b(?:{'|'.join(Config.model_fields)})(?:\.[a-z_0-9]+)+\b")
+FILE_SUFFIXES = (".md", ".py", ".pt", ".json", ".yaml", ".jsonl", ".txt")
+
+each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+
+
+class Code(NamedTuple):
+    """A fenced block or an inline span; `language` is empty where none is named."""
+
+    block: bool
+    language: str
+    text: str
+
+
+def codes(text):
+    """All code of a page."""
+    fence = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+    blocks = [Code(True, found[1], found[2]) for found in fence.finditer(text)]
+    spans = re.findall(r"`([^`]+)`", fence.sub("", text))
+    return [*blocks, *(Code(False, "", " ".join(span.split())) for span in spans)]
+
+
+def commands(text):
+    """(words after ``oculox``, whether it is a whole command line) of a page."""
+    for code in codes(text):
+        lines = code.text.replace("\\\n", " ").splitlines() if code.block else [code.text]
+        if code.language in ("", "sh", "console"):
+            for line in lines:
+                match = re.match(r"(?:\$ |torchrun .*-m |accelerate .*-m )?oculox (.+)", line)
+                if match:
+                    yield shlex.split(match[1], comments=True), code.block
+
+
+def parse(words, *, whole):
+    """Walk down to the command and parse the rest as a shell would have it parsed."""
+    command, words = typer.main.get_command(app), list(words)
+    while hasattr(command, "commands") and words and not words[0].startswith("-"):
+        assert words[0] in command.commands, f"no command {words[0]!r}"
+        command = command.commands[words.pop(0)]
+    options = {name for p in command.params for name in (*p.opts, *p.secondary_opts)} | {"--help"}
+    unknown = {word.partition("=")[0] for word in words if word.startswith("--")} - options
+    assert not unknown, f"no options {unknown}"
+    if whole:
+        command.make_context(command.name, words)
+
+
+def table_rows(text, *, columns):
+    """Cells of all table rows with that many columns, heads and rules left out."""
+    for line in text.splitlines():
+        cells = [cell.strip() for cell in line.strip().strip("|").split(" | ")]
+        if line.startswith("|") and len(cells) == columns and not line.startswith("| ---"):
+            yield cells
+
+
+def test_there_are_commands_to_check():
+    found = [c for page in PAGES for c in commands(page.read_text("utf-8"))]
+    assert sum(whole for _, whole in found) > 20
+    assert {"train", "eval", "predict", "data", "weights", "config"} <= {
+        words[0] for words, _ in found
+    }
+
+
+@each_page
+def test_commands_parse(page):
+    for words, whole in commands(page.read_text("utf-8")):
+        try:
+            parse(words, whole=whole)
+        except Exception as error:
+            raise AssertionError(f"oculox {shlex.join(words)}: {error}") from error
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    ["oculox trian yolox-s", "oculox train yolox-s --weight x", "oculox eval", "oculox data x"],
+)
+def test_wrong_commands_are_noticed(wrong):
+    [(words, whole)] = commands(f"```sh\n{wrong}\n```")
+    with pytest.raises(Exception, match=r"no command|no options|Missing"):
+        parse(words, whole=whole)
+
+
+@each_page
+def test_keys_exist(page):
+    text = page.read_text("utf-8")
+    if page.name == "migrating.md":
+        # The left column speaks of other projects.
+        text = "\n".join(line.split(" | ")[-1] for line in text.splitlines())
+    named = {m[0] for code in codes(text) if not code.block for m in KEY.finditer(code.text)}
+    named |= {
+        word.split("=")[0] for words, _ in commands(text) for word in words if KEY.match(word)
+    }
+    unknown = {k for k in named - KEYS if not k.endswith(FILE_SUFFIXES)}
+    assert not unknown
+
+
+@each_page
+def test_settings_are_valid(page):
+    text = page.read_text("utf-8")
+    settings = [word for words, _ in commands(text) for word in words if KEY.match(word)]
+    for code in codes(text):
+        if not code.block and KEY.match(code.text):
+            together = code.text.partition(" --")[0]
+            settings += [s for s in re.split(rf" (?={KEY.pattern})", together) if "=" in s]
+    for setting in settings:
+        load_config("yolox-s", [setting])
+
+
+@each_page
+def test_links_resolve(page):
+    text = page.read_text("utf-8")
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if target.startswith(("http://", "https://")):
+            continue
+        name, _, anchor = target.partition("#")
+        path = page.parent / name if name else page
+        assert path.exists(), target
+        if anchor:
+            heads = re.findall(r"^#+ (.+)$", path.read_text("utf-8"), re.MULTILINE)
+            slugs = {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
+            assert anchor in slugs, target
+
+
+@each_page
+def test_make_targets_exist(page):
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
+    for code in codes(page.read_text("utf-8")):
+        for line in code.text.splitlines():
+            if line.startswith("make "):
+                assert set(line.partition("#")[0].split()[1:]) <= targets, line
+
+
+@each_page
+def test_python_compiles_and_its_imports_exist(page):
+    for code in codes(page.read_text("utf-8")):
+        if code.language != "python":
+            continue
+        for node in ast.walk(ast.parse(code.text)):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("oculox"):
+                module = importlib.import_module(node.module or "")
+                for alias in node.names:
+                    assert hasattr(module, alias.name), f"{node.module}.{alias.name}"
+
+
+def test_every_key_is_described_with_its_default():
+    text = (ROOT / "docs/configuration.md").read_text("utf-8")
+    rows = [cells for cells in table_rows(text, columns=3) if cells[0].startswith("`")]
+    described = {key.strip("`"): yaml.safe_load(default.strip("`")) for key, default, _ in rows}
+    defaults = config_to_dict(Config())
+    expected = {key: _at(defaults, key) for key in known_keys()}
+    assert described == expected
+    assert len(rows) == len(expected)
+
+
+def test_what_recipes_change_is_told():
+    text = (ROOT / "docs/configuration.md").read_text("utf-8")
+    told = {
+        cells[0].strip("`"): re.findall(r"`([^`]+)`", cells[1])
+        for cells in table_rows(text, columns=2)
+    }
+    base = config_to_dict(Config())
+    for recipe in recipe_names():
+        actual = config_to_dict(load_config(recipe))
+        changed = {k for k in KEYS - {"model.name"} if _at(actual, k) != _at(base, k)}
+        assert {setting.split("=")[0] for setting in told[recipe]} == changed
+        assert config_to_dict(load_config(recipe, told[recipe])) == actual
+
+
+def test_networks_in_the_readme():
+    rows = table_rows((ROOT / "README.md").read_text("utf-8"), columns=4)
+    told = {cells[0].strip("`"): cells[1:] for cells in rows}
+    for row in list_models():
+        size = f"{row['parameters'] / 1e6:.2f} M"
+        assert told[row["name"]] == [size, str(row["input"][0]), str(row["published_ap"])]
+
+
+def test_log_fields_are_described():
+    text = (ROOT / "docs/training.md").read_text("utf-8")
+    cells = itertools.chain.from_iterable(
+        re.findall(r"`(\w+)`", c[0]) for c in table_rows(text, columns=2)
+    )
+    assert set(StepRecord.__dataclass_fields__) <= set(cells)
+
+
+def test_layers_are_described():
+    contract = (
+        (ROOT / "pyproject.toml").read_text("utf-8").partition("layers = [")[2].partition("]")[0]
+    )
+    layers = set(re.findall(r"oculox\.\w+", contract))
+    text = (ROOT / "docs/architecture.md").read_text("utf-8")
+    assert len(layers) > 10
+    assert layers <= set(re.findall(r"`(oculox\.\w+)`", text))
+
+
+def test_files_named_by_the_architecture_exist():
+    text = (ROOT / "docs/architecture.md").read_text("utf-8")
+    files = re.findall(r"`((?:\w+/)+(?:\w+\.py)?|\w+\.py)`", text)
+    package = ROOT / "src/oculox"
+    assert len(files) > 20
+    assert not [
+        f for f in files if not (package / f).exists() and not (package / "models" / f).exists()
+    ]
+
+
+def test_dependencies_are_described():
+    text = (ROOT / "docs/dependencies.md").read_text("utf-8")
+    described = {cells[0].strip("`") for cells in table_rows(text, columns=3)} - {"package"}
+    project = (ROOT / "pyproject.toml").read_text("utf-8")
+    listed = project.partition("\ndependencies = [")[2].partition("]")[0]
+    assert described == set(re.findall(r'"([\w-]+)', listed))
+
+
+def _at(tree, key):
+    for part in key.split("."):
+        tree = tree[part]
+    return tree
