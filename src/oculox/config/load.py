@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -70,13 +71,29 @@ def config_to_yaml(config: Config) -> str:
     )
 
 
-def known_keys(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[str]:
+def known_keys() -> Iterator[str]:
     """Every dotted key of the configuration."""
+    for key, _ in _fields(Config):
+        yield key
+
+
+def _fields(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every dotted key with its annotation."""
     for name, field in model.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            yield from known_keys(field.annotation, f"{prefix}{name}.")
+            yield from _fields(field.annotation, f"{prefix}{name}.")
         else:
-            yield f"{prefix}{name}"
+            yield f"{prefix}{name}", field.annotation
+
+
+@cache
+def _text_keys() -> frozenset[str]:
+    """The keys of names and paths."""
+    return frozenset(
+        key
+        for key, annotation in _fields(Config)
+        if {str, Path} & {annotation, *get_args(annotation)}
+    )
 
 
 def _section_yaml(section: str, values: Mapping[str, Any]) -> str:
@@ -94,11 +111,11 @@ def _read_tree(source: str, *, folder: Path, seen: tuple[str, ...] = ()) -> dict
         text, where, here = (_RECIPES / f"{source}.yaml").read_text("utf-8"), source, folder
     else:
         path = folder / source
-        if not path.is_file():
-            raise ConfigError(_unknown_source(source))
         try:
-            text, where, here = path.read_text("utf-8"), str(path), path.parent
-        except (OSError, UnicodeDecodeError) as error:
+            if not path.is_file():
+                raise ConfigError(_unknown_source(source))
+            text, where, here = path.read_text("utf-8"), str(path.resolve()), path.parent
+        except (OSError, ValueError) as error:
             raise ConfigError(f"{path}: not a readable text file ({error})") from None
     if where in seen:
         raise ConfigError(f"{where}: 'extends' goes round in a circle: {' -> '.join(seen)}")
@@ -109,6 +126,8 @@ def _read_tree(source: str, *, folder: Path, seen: tuple[str, ...] = ()) -> dict
         raise ConfigError(f"{where}: not valid YAML: {first_line}") from None
     if not isinstance(tree, dict):
         raise ConfigError(f"{where}: expected a mapping of sections, got {type(tree).__name__}")
+    # A section without keys (all commented out, say) is null in YAML.
+    tree = {key: value for key, value in tree.items() if value is not None}
     parent = tree.pop("extends", None)
     if parent is None:
         return tree
@@ -131,11 +150,14 @@ def _apply_override(tree: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise ConfigError(f"'{override}': an override looks like section.key=value")
+    is_quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "'\""
+    is_text = key in _text_keys() and not is_quoted and text not in ("", "~", "null")
     try:
-        value = yaml.safe_load(text)
+        # Names and paths are taken as they stand: a folder may be called 2017, or `a #1`.
+        value = text if is_text else yaml.safe_load(text)
     except yaml.YAMLError:
         raise ConfigError(f"'{override}': the value is not valid YAML") from None
-    if isinstance(value, str):
+    if isinstance(value, str) and key not in _text_keys():
         value = _number(value)
     *sections, leaf = key.split(".")
     node = tree
@@ -161,11 +183,11 @@ def _unknown_source(source: str) -> str:
 
 
 def _nearest_key(key: str) -> str:
+    """A hint: the same name in another section, else the most similar key or name."""
     keys = list(known_keys())
-    sections = list(Config.model_fields)
-    close = difflib.get_close_matches(key, keys + sections, n=1, cutoff=0.5)
-    if not close:
-        leaf = key.rsplit(".", 1)[-1]
-        leaves = {k.rsplit(".", 1)[-1]: k for k in keys}
-        close = [leaves[c] for c in difflib.get_close_matches(leaf, leaves, n=1, cutoff=0.6)]
+    leaf = key.rsplit(".", 1)[-1]
+    leaves = {k.rsplit(".", 1)[-1]: k for k in keys}
+    close = [k for k in keys if k.endswith(f".{leaf}")]
+    close = close or difflib.get_close_matches(key, (*keys, *Config.model_fields), n=1, cutoff=0.5)
+    close = close or [leaves[c] for c in difflib.get_close_matches(leaf, leaves, n=1, cutoff=0.6)]
     return f"; did you mean '{close[0]}'?" if close else "; see `oculox config yolox-s`"

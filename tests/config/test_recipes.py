@@ -1,0 +1,66 @@
+"""The built-in recipes: complete, and the official values."""
+
+import pytest
+
+from oculox.config import Config, load_config, recipe_names
+from oculox.models import build_model
+
+# depth, width, input, mosaic scale, mixup, multiscale: the official experiment files.
+OFFICIAL = {
+    "yolox-nano": (0.33, 0.25, 416, (0.5, 1.5), 0.0, (320, 640)),
+    "yolox-tiny": (0.33, 0.375, 416, (0.5, 1.5), 0.0, (320, 640)),
+    "yolox-s": (0.33, 0.50, 640, (0.1, 2.0), 1.0, (480, 800)),
+    "yolox-m": (0.67, 0.75, 640, (0.1, 2.0), 1.0, (480, 800)),
+    "yolox-l": (1.0, 1.0, 640, (0.1, 2.0), 1.0, (480, 800)),
+    "yolox-x": (1.33, 1.25, 640, (0.1, 2.0), 1.0, (480, 800)),
+    "yolox-darknet53": (1.0, 1.0, 640, (0.1, 2.0), 1.0, (480, 800)),
+}
+
+
+def test_base_says_what_the_defaults_are():
+    assert load_config("base") == Config()
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_a_recipe_holds_the_official_values(name):
+    config = load_config(name)
+    assert config.model.name == name
+    assert OFFICIAL[name] == (
+        config.model.depth,
+        config.model.width,
+        config.input.size[0],
+        config.augment.mosaic_scale,
+        config.augment.mixup_prob,
+        config.augment.multiscale,
+    )
+    assert config.input.size[0] == config.input.size[1]
+    assert config.augment.mosaic_prob == (0.5 if name == "yolox-nano" else 1.0)
+    assert config.model.depthwise is (name == "yolox-nano")
+    assert config.model.backbone == ("darknet53" if "darknet" in name else "csp_darknet")
+    assert config.model.activation == ("leaky_relu" if "darknet" in name else "silu")
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_recipes_differ_from_base_in_nothing_else(name):
+    recipe, base = load_config(name), load_config("base")
+    for section in ("data", "loss", "optimizer", "schedule", "ema", "train", "eval"):
+        assert getattr(recipe, section) == getattr(base, section)
+
+
+def test_a_recipe_builds_its_network():
+    config = load_config("yolox-nano")
+    assert build_model(config.model, num_classes=3).num_classes == 3
+
+
+def test_the_official_schedule():
+    config = Config()
+    assert (config.train.batch, config.train.aug_epochs, config.train.no_aug_epochs) == (
+        64,
+        285,
+        15,
+    )
+    assert (config.optimizer.lr, config.optimizer.momentum) == (0.01, 0.9)
+    assert config.optimizer.weight_decay == 5e-4
+    assert (config.schedule.warmup_epochs, config.schedule.min_lr_ratio) == (5, 0.05)
+    assert (config.ema.decay, config.ema.ramp) == (0.9998, 2000)
+    assert (config.eval.conf, config.eval.nms) == (0.01, 0.65)
