@@ -1,10 +1,31 @@
 """Fixtures that every test may use."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
+import torch
+
+from oculox.config import load_config
+from oculox.data.demo import write_demo
+from oculox.models import build_model
+from oculox.weights import Weights
+from oculox.weights.checkpoint import save_checkpoint
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+QUICK = (
+    "input.size=64",
+    "augment.multiscale=[64, 96]",
+    "augment.multiscale_interval=2",
+    "train.batch=4",
+    "train.aug_epochs=2",
+    "train.no_aug_epochs=1",
+    "train.eval_interval=2",
+    "train.log_interval=1",
+    "train.device=cpu",
+    "data.workers=0",
+)
 
 
 @pytest.fixture(scope="session")
@@ -13,3 +34,64 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"reference data is absent: {SHARED} is no folder (see docs/testing.md)")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tmp_path_factory) -> Path:
+    """Twelve training and four validation pictures of the demo data set."""
+    folder = tmp_path_factory.mktemp("tiny") / "data"
+    write_demo(folder, train=12, val=4, size=(96, 72))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def quick(tiny_data) -> tuple[str, ...]:
+    """Overrides of a run that takes seconds."""
+    return (f"data.root={tiny_data}", *QUICK)
+
+
+@pytest.fixture(scope="session")
+def eager_weights() -> Weights:
+    """An untrained yolox-nano for the demo's classes that sees objects everywhere."""
+    names = ("ball", "car", "cup", "fish", "house", "leaf")
+    config = load_config("yolox-nano", ["input.size=64"])
+    torch.manual_seed(0)
+    network = build_model(config.model, num_classes=len(names))
+    state = network.state_dict()
+    for level, favourite in enumerate(("leaf", "ball", "fish")):
+        state[f"head.obj_preds.{level}.bias"].fill_(3.0)
+        state[f"head.cls_preds.{level}.bias"][names.index(favourite)] = 3.0
+    return Weights(
+        model=config.model.model_copy(update={"num_classes": len(names)}),
+        input=config.input,
+        names=names,
+        category_ids=(1, 2, 3, 4, 5, 6),
+        state=state,
+    )
+
+
+@pytest.fixture(scope="session")
+def eager_pt(eager_weights, tmp_path_factory) -> Path:
+    """`eager_weights` as a checkpoint."""
+    path = tmp_path_factory.mktemp("eager") / "eager.pt"
+    save_checkpoint(path, eager_weights)
+    return path
+
+
+@pytest.fixture(scope="session")
+def three_classes_pt(eager_weights, tmp_path_factory) -> Path:
+    """The same network for three classes."""
+    keep = {
+        key: value[:3] if key.startswith("head.cls_preds.") else value
+        for key, value in eager_weights.state.items()
+    }
+    path = tmp_path_factory.mktemp("three") / "three.pt"
+    weights = dataclasses.replace(
+        eager_weights,
+        model=eager_weights.model.model_copy(update={"num_classes": 3}),
+        names=("a", "b", "c"),
+        category_ids=None,
+        state=keep,
+    )
+    save_checkpoint(path, weights)
+    return path

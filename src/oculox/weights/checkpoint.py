@@ -80,9 +80,9 @@ def weights_from(content: Mapping[str, Any], *, where: str) -> Weights:
     state = content.get("state")
     if not isinstance(state, dict):
         raise CheckpointError(f"{where}: holds no weights ('state' is missing)")
-    odd = [key for key, value in state.items() if not isinstance(value, Tensor)]
+    odd = [k for k, v in state.items() if not (isinstance(k, str) and isinstance(v, Tensor))]
     if odd:
-        raise CheckpointError(f"{where}: '{odd[0]}' in its weights is no tensor")
+        raise CheckpointError(f"{where}: '{odd[0]}' in its weights is no named tensor")
     return from_description(content.get("meta"), state, where)
 
 

@@ -86,7 +86,7 @@ def _state_dict(content: Mapping[str, Any]) -> dict[str, Tensor]:
     return {
         key.removeprefix("module."): value
         for key, value in content.items()
-        if isinstance(value, Tensor)
+        if isinstance(key, str) and isinstance(value, Tensor)
     }
 
 

@@ -54,14 +54,22 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
     except (OSError, RuntimeError) as error:
-        # PyTorch reports a failed write of its archive as a RuntimeError.
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
         raise OculoxError(
-            f"{path}: could not be written ({reason}); what was there before is unchanged"
+            f"{path}: could not be written ({_reason(error)}); what was there before is unchanged"
         ) from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def _reason(error: BaseException) -> str:
+    """The system's words: PyTorch turns a failed write of its archive into a RuntimeError."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.strerror:
+            return cause.strerror
+        cause = cause.__cause__ or cause.__context__
+    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def _umask() -> int:

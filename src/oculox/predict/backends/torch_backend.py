@@ -54,19 +54,24 @@ class TorchBackend(DecodingBackend):
             UsageError: when PyTorch has no such device or precision.
         """
         weights = load_weights(path)
-        return cls.from_weights(weights, device=device, precision=precision)
+        return cls.from_weights(weights, device=device, precision=precision, where=str(path))
 
     @classmethod
     def from_weights(
-        cls, weights: Weights, *, device: torch.device | str = "cpu", precision: Precision = "fp32"
+        cls,
+        weights: Weights,
+        *,
+        device: torch.device | str = "cpu",
+        precision: Precision = "fp32",
+        where: str = "weights",
     ) -> Self:
-        """As `from_file`, with weights in memory."""
+        """As `from_file`, with weights in memory; `where` names them in messages."""
         target = usable_device(device)
         if precision not in DTYPES:
             raise UsageError(f"precision must be one of {', '.join(DTYPES)}, got {precision!r}")
         if target.type == "cpu" and precision == "fp16":
             raise UsageError("precision fp16 needs an accelerator; on the CPU use fp32 or bf16")
-        network = fuse(build_network(weights)).to(target, DTYPES[precision])
+        network = fuse(build_network(weights, where=where)).to(target, DTYPES[precision])
         network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return cls(network, spec_of(weights), owned=True)
 
