@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from oculox.cli import data, weights
+from oculox.cli.console import note
 from oculox.cli.demo import demo
 from oculox.cli.evaluate import evaluate
 from oculox.cli.info import config, models
@@ -18,8 +20,21 @@ from oculox.cli.train import train
 from oculox.errors import OculoxError
 from oculox.version import __version__
 
+
+class _Commands(TyperGroup):
+    """The commands, with Ctrl-C as one line and 130; Typer's own answer varies by version."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            note("interrupted")
+            raise typer.Exit(130) from None
+
+
 app = typer.Typer(
     name="oculox",
+    cls=_Commands,
     help="Train, evaluate and use YOLOX detectors on your own COCO-format data.",
     no_args_is_help=True,
     add_completion=False,
@@ -74,13 +89,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         who = f" (process {process})" if process != "0" else ""
         print(f"error{who}: {error}", file=sys.stderr)  # noqa: T201 - the command line's voice
         return error.exit_code
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)  # noqa: T201
-        return 130
-    except BrokenPipeError:
-        # The reader of our output went away, as in `oculox models | head -1`.
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123
-        return 0
     return 0
 
 

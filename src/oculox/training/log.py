@@ -7,6 +7,7 @@ import json
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
@@ -15,7 +16,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from typing_extensions import Self
 
-from oculox.errors import MissingExtraError
+from oculox.errors import MissingExtraError, TrainingError
+from oculox.weights.storage import write_atomically
 
 LOG_JSONL = "log.jsonl"
 LOG_TEXT = "log.txt"
@@ -77,6 +79,7 @@ class RunLog:
 
         Raises:
             MissingExtraError: when TensorBoard files are wanted and the package is absent.
+            TrainingError: when a file cannot be written, here as at every later line.
         """
         self._enabled = enabled
         self._console = Console(stderr=True, highlight=False)
@@ -120,8 +123,10 @@ class RunLog:
             return
         if self._progress is not None:
             self._progress.stop()
-        self._jsonl.close()
-        self._text.close()
+        for file in (self._jsonl, self._text):
+            # Every line was flushed: what cannot be written now is a line already reported.
+            with suppress(OSError):
+                file.close()
         if self._board is not None:
             self._board.close()
 
@@ -129,8 +134,7 @@ class RunLog:
         """A line for people, on the console and in the human log."""
         if not self._enabled:
             return
-        self._text.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
-        self._text.flush()
+        self._write_text(text)
         self._console.print(text, markup=False, soft_wrap=True)
 
     def step(self, record: StepRecord) -> None:
@@ -150,7 +154,7 @@ class RunLog:
         if self._progress is None:
             self.message(line)
             return
-        self._text.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
+        self._write_text(line)
         self._progress.update(
             self._task,
             completed=record.step,
@@ -164,9 +168,11 @@ class RunLog:
         if self._enabled:
             self._write("eval", {"epoch": epoch, "step": step, **figures})
 
+    def _write_text(self, text: str) -> None:
+        _append(self._text, f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}")
+
     def _write(self, kind: str, values: Mapping[str, Any]) -> None:
-        self._jsonl.write(json.dumps({"kind": kind, **values}) + "\n")
-        self._jsonl.flush()
+        _append(self._jsonl, json.dumps({"kind": kind, **values}))
         if self._board is not None:
             for key, value in values.items():
                 if isinstance(value, float):
@@ -195,12 +201,31 @@ def format_seconds(seconds: float) -> str:
 
 
 def _open_lines(path: Path, *, append: bool) -> TextIO:
-    return path.open("a" if append else "w", encoding="utf-8")
+    try:
+        return path.open("a" if append else "w", encoding="utf-8")
+    except OSError as error:
+        raise TrainingError(f"{path}: cannot be opened ({error.strerror})") from None
+
+
+def _append(file: TextIO, line: str) -> None:
+    try:
+        file.write(line + "\n")
+        file.flush()
+    except OSError as error:
+        raise TrainingError(
+            f"{file.name}: could not be written ({error.strerror}); make room and go on from the "
+            "last checkpoint with --resume"
+        ) from None
 
 
 def _drop_lines_after(path: Path, step: int) -> None:
     kept = [row for row in read_log(path.parent) if row.get("step", 0) <= step]
-    path.write_text("".join(json.dumps(row) + "\n" for row in kept), "utf-8")
+    text = "".join(json.dumps(row) + "\n" for row in kept)
+    write_atomically(path, lambda temporary: _write_whole(temporary, text))
+
+
+def _write_whole(path: Path, text: str) -> None:
+    path.write_text(text, "utf-8")
 
 
 def _open_tensorboard(folder: Path, resume_step: int) -> object:
