@@ -1,0 +1,61 @@
+"""`oculox demo`: the whole job; its settings are cut down here to seconds."""
+
+import pytest
+
+from oculox.cli import demo as command
+from oculox.data.demo import write_demo
+
+
+@pytest.fixture
+def short(monkeypatch):
+    """A demo of one small epoch on a handful of pictures."""
+
+    def small(folder):
+        write_demo(folder, train=8, val=3, size=(96, 72))
+
+    monkeypatch.setattr(command, "write_demo", small)
+    settings = (
+        "input.size=64",
+        "augment.multiscale=null",
+        "train.batch=8",
+        "train.epochs=1",
+        "train.device=cpu",
+        "data.workers=0",
+    )
+    monkeypatch.setattr(command, "SETTINGS", settings)
+    monkeypatch.setattr(command, "PICTURES", 2)
+
+
+def test_the_whole_job(oculox, short, tmp_path):
+    folder = tmp_path / "demo"
+    outcome = oculox("demo", "--output", folder)
+    assert outcome.code == 0, outcome.err
+    assert {path.name for path in folder.iterdir()} == {
+        "data",
+        "run",
+        "demo-nano.safetensors",
+        "detections.jpg",
+    }
+    for step in ("1/4", "2/4", "3/4", "4/4", "AP50", "next"):
+        assert step in outcome.out
+
+    again = oculox("demo", "--output", folder)
+    assert again.code == 2
+    assert "allow --overwrite" in again.error
+    before = (folder / "detections.jpg").stat().st_mtime_ns
+    assert oculox("demo", "--output", folder, "--overwrite").code == 0
+    assert (folder / "detections.jpg").stat().st_mtime_ns > before
+
+
+def test_a_folder_that_is_no_demo_is_never_deleted(oculox, short, tmp_path):
+    (tmp_path / "mine.txt").write_text("mine")
+    outcome = oculox("demo", "--output", tmp_path, "--overwrite")
+    assert outcome.code == 2
+    assert (tmp_path / "mine.txt").read_text() == "mine"
+
+
+def test_a_folder_that_cannot_be_made(oculox, short, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    outcome = oculox("demo", "--output", tmp_path / "file/below")
+    assert outcome.code == 1
+    assert "file/below" in outcome.error

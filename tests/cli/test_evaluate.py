@@ -1,0 +1,82 @@
+"""`oculox eval`."""
+
+import json
+
+import pytest
+
+VAL = "annotations/instances_val2017.json"
+
+
+@pytest.fixture
+def evaluate(oculox, eager_pt, tiny_data):
+    def run(*words, data=tiny_data):
+        outcome = oculox("eval", eager_pt, "--data", data, "--workers", 0, *words)
+        assert outcome.code == 0, outcome.err
+        return outcome
+
+    return run
+
+
+def test_figures_as_json(evaluate, tmp_path):
+    printed = evaluate("--json", "-").json
+    assert len(printed["figures"]) == 12
+    assert [row["name"] for row in printed["classes"]][:2] == ["ball", "car"]
+    assert printed["images"] == 4
+    assert len(printed["confusion"]) == 7
+    written = evaluate("--json", tmp_path / "new/figures.json")
+    tree = json.loads((tmp_path / "new/figures.json").read_text("utf-8"))
+    assert tree["figures"] == printed["figures"]
+    assert tree["classes"] == printed["classes"]
+    assert f"figures in {tmp_path / 'new/figures.json'}" in written.err
+
+
+def test_a_table_for_people(evaluate):
+    out = evaluate().out
+    assert "AP50" in out or "0.50" in out
+    assert "leaf" in out
+    assert "4 pictures" in out
+
+
+def test_detections_are_coco_results(evaluate, tiny_data, tmp_path):
+    evaluate("--detections", tmp_path / "found.json")
+    rows = json.loads((tmp_path / "found.json").read_text("utf-8"))
+    truth = json.loads((tiny_data / VAL).read_text("utf-8"))
+    assert rows
+    assert {row["image_id"] for row in rows} <= {image["id"] for image in truth["images"]}
+    assert {row["category_id"] for row in rows} <= {c["id"] for c in truth["categories"]}
+    assert all(len(row["bbox"]) == 4 and 0 <= row["score"] <= 1 for row in rows)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--batch", 3),
+        ("--device", "cpu"),
+        ("--backend", "torch"),
+        ("--workers", 1),
+    ],
+)
+def test_how_it_runs_does_not_change_the_figures(evaluate, words):
+    plain = evaluate("--json", "-").json["figures"]
+    assert evaluate("--json", "-", *words).json["figures"] == pytest.approx(plain, abs=1e-6)
+
+
+def test_what_is_evaluated_can_be_chosen(evaluate, tiny_data):
+    by_folder = evaluate("--split", "train", "--json", "-").json
+    assert by_folder["images"] == 12
+    train = tiny_data / "annotations/instances_train2017.json"
+    by_file = evaluate("--images", tiny_data / "train2017", "--json", "-", data=train).json
+    assert by_file["figures"] == by_folder["figures"]
+
+
+def test_precision_and_size(evaluate):
+    assert evaluate("--precision", "bf16", "--imgsz", 96, "--json", "-").json["images"] == 4
+
+
+def test_thresholds(evaluate, tmp_path):
+    counts = []
+    for words in ((), ("--conf", 0.99), ("--nms", 0.1)):
+        evaluate("--detections", tmp_path / "found.json", *words)
+        counts.append(len(json.loads((tmp_path / "found.json").read_text("utf-8"))))
+    assert counts[1] < counts[0]
+    assert counts[2] < counts[0]

@@ -1,0 +1,168 @@
+"""`oculox train`: what it says, full disks, Ctrl-C."""
+
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+
+import psutil
+import pytest
+import torch
+
+from oculox.training.log import read_log
+from oculox.weights import build_network, load_weights
+from oculox.weights.checkpoint import load_training_state
+
+ONE_STEP = ("train.max_steps=1",)
+
+
+@pytest.fixture
+def train(oculox, quick):
+    def run(output, *words, code=0, recipe="yolox-nano"):
+        outcome = oculox("train", recipe, *quick, *words, "--output", output)
+        assert outcome.code == code, outcome.err
+        return outcome
+
+    return run
+
+
+def test_summary_as_json(train, tmp_path):
+    outcome = train(tmp_path / "run", *ONE_STEP, "--json")
+    assert outcome.json == json.loads((tmp_path / "run/summary.json").read_text("utf-8"))
+    assert outcome.json["steps"] == 1
+    assert outcome.json["stopped_early"] is True
+    assert len(outcome.json["figures"]) == 12
+    assert "Traceback" not in outcome.err
+
+
+def test_summary_for_people(train, tmp_path):
+    out = train(tmp_path / "run", *ONE_STEP).out
+    assert f"next             oculox predict {tmp_path / 'run/best.pt'} YOUR_PICTURES" in out
+    assert "best AP" in out
+
+
+def test_the_default_folder_is_new_every_time(oculox, quick, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("yolox-nano", "yolox-nano-2"):
+        assert oculox("train", "yolox-nano", *quick, *ONE_STEP).code == 0
+        assert (tmp_path / "runs" / folder / "best.pt").is_file()
+
+
+def test_from_weights_of_another_class_count(train, three_classes_pt, tmp_path):
+    outcome = train(tmp_path / "run", *ONE_STEP, "--weights", three_classes_pt)
+    assert "3 classes there, 6 here" in outcome.err
+
+
+def check_usable(path):
+    """A checkpoint is whole: usable for detection and for going on."""
+    build_network(load_weights(path))
+    load_training_state(path)
+
+
+@contextmanager
+def largest_file(size):
+    """Writing beyond `size` bytes of a file fails, as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_older_one(train, tmp_path):
+    output = tmp_path / "run"
+    train(output, "train.max_steps=3")
+    before = {path: path.read_bytes() for path in (output / "last.pt", output / "best.pt")}
+    with largest_file(2 << 20):
+        error = train(output, "--resume", code=1).error
+    assert "last.pt: could not be written" in error or "best.pt: could not be written" in error
+    assert "(File too large); what was there before is unchanged" in error
+    assert {path: path.read_bytes() for path in before} == before
+    assert not list(output.glob("*.part"))
+    assert not list(output.glob(".*.part"))
+    check_usable(output / "last.pt")
+    train(output, "--resume")
+    assert load_training_state(output / "last.pt")[1]["progress"]["step"] == 9
+
+
+def test_a_log_that_cannot_be_written(train, tmp_path):
+    words = ("train.aug_epochs=9", "train.eval_interval=0", "train.checkpoint_interval=100")
+    with largest_file(5 << 10):
+        error = train(tmp_path / "run", *words, code=1).error
+    assert "log.jsonl: could not be written (File too large)" in error
+    assert (tmp_path / "run/log.jsonl").stat().st_size == 5 << 10
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 48 MB, where the system allows mounting one."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = shutil.which("mount")
+    words = (mount, "-t", "tmpfs", "-o", "size=48m", "tmpfs", str(folder))
+    if mount is None or subprocess.run(words, capture_output=True, check=False).returncode:
+        pytest.skip("mounting a small file system is not permitted here")
+    yield folder
+    subprocess.run(("umount", "-l", str(folder)), check=True)
+
+
+@pytest.mark.parametrize("left", [0, 1 << 20])
+def test_a_full_disk(train, small_disk, left):
+    output = small_disk / "run"
+    train(output, "train.max_steps=3")
+    before = (output / "last.pt").read_bytes()
+    free = shutil.disk_usage(small_disk).free
+    with (small_disk / "ballast").open("wb") as ballast:
+        ballast.write(bytes(max(0, free - left)))
+    error = train(output, "--resume", code=1).error
+    assert "No space left on device" in error
+    assert (output / "last.pt").read_bytes() == before
+    check_usable(output / "last.pt")
+    (small_disk / "ballast").unlink()
+    train(output, "--resume")
+
+
+def started(words, output, **options):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "oculox", "train", "yolox-nano", *words, "--output", str(output)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        start_new_session=True,
+        **options,
+    )
+    deadline = time.monotonic() + 120
+    while not (output / "last.pt").exists() or len(read_log(output)) < 4:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    return process
+
+
+@pytest.mark.parametrize("whole_group", [True, False])
+def test_ctrl_c(quick, tmp_path, whole_group):
+    output = tmp_path / "run"
+    words = (*quick, "data.workers=1", "train.aug_epochs=900", "train.eval_interval=0")
+    process = started(words, output)
+    children = psutil.Process(process.pid).children(recursive=True)
+    assert children
+    # A terminal sends it to the whole group, a process manager to the one process.
+    send = os.killpg if whole_group else os.kill
+    send(process.pid, signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert out == ""
+    assert "Traceback" not in err, err
+    assert err.splitlines()[-1] == "interrupted"
+    _, alive = psutil.wait_procs(children, timeout=10)
+    assert not alive
+    check_usable(output / "last.pt")
+    assert not list(output.glob(".*.part"))
+    assert torch.load(output / "last.pt", weights_only=True)["training"]["progress"]["epoch"] > 0
