@@ -11,7 +11,7 @@ from typing import Any, Literal, cast, get_args
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState, PartialState
-from accelerate.utils import gather_object
+from accelerate.utils import gather_object, is_npu_available
 
 from oculox.config.schema import TrainConfig
 from oculox.errors import ConfigError
@@ -45,7 +45,7 @@ def check_device(device: str) -> None:
         "cpu": True,
         "cuda": torch.cuda.is_available(),
         "mps": torch.backends.mps.is_available(),
-        "npu": _npu_is_available(),
+        "npu": is_npu_available(),
     }
     if not present[device]:
         raise ConfigError(
@@ -117,9 +117,4 @@ def gather_lists(items: list[Any]) -> list[Any]:
 
 
 def _has_accelerator() -> bool:
-    return torch.cuda.is_available() or torch.backends.mps.is_available() or _npu_is_available()
-
-
-def _npu_is_available() -> bool:
-    npu = getattr(torch, "npu", None)
-    return npu is not None and bool(npu.is_available())
+    return torch.cuda.is_available() or torch.backends.mps.is_available() or is_npu_available()

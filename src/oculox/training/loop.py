@@ -11,6 +11,7 @@ import torch
 from accelerate import Accelerator
 
 from oculox.config import Config, config_to_yaml
+from oculox.errors import TrainingError
 from oculox.evaluation import evaluate_loader
 from oculox.metrics import CocoFigures
 from oculox.predict.backend import DetectSettings
@@ -51,6 +52,8 @@ def run_training(
         if accelerator.is_main_process:
             claim_output(output, resume=resume)
         torch.use_deterministic_algorithms(config.train.deterministic, warn_only=True)
+        # Input sizes repeat, so that trying convolution algorithms once for each pays.
+        torch.backends.cudnn.benchmark = not config.train.deterministic
         run = build_run(config, accelerator, output=output, weights=None if resume else weights)
         progress = _resume(run, output) if resume else Progress()
         if accelerator.is_main_process and not resume:
@@ -136,19 +139,32 @@ def _train_epoch(
             augment=config.augment,
             native=config.input.size,
         )
-        loss = run.stepper.run(
-            batch,
-            rate=run.rate.at(step),
-            size_hw=size,
-            use_l1=l1_is_on(config.loss, in_tail=in_tail),
-            step=step + 1,
-        )
+        try:
+            loss = run.stepper.run(
+                batch,
+                rate=run.rate.at(step),
+                size_hw=size,
+                use_l1=l1_is_on(config.loss, in_tail=in_tail),
+                step=step + 1,
+            )
+        except torch.cuda.OutOfMemoryError as error:
+            raise _out_of_memory(run, step + 1, size) from error
         step += 1
         meter.step(step, loss, size_hw=size)
         profile.step()
         if step >= limit:
             break
     return dataclasses.replace(progress, epoch=step // steps_per_epoch, step=step)
+
+
+def _out_of_memory(run: Run, step: int, size_hw: tuple[int, int]) -> TrainingError:
+    train = run.config.train
+    return TrainingError(
+        f"out of memory on {run.accelerator.device} at step {step} with "
+        f"{train.batch // run.accelerator.num_processes // train.accumulate} pictures of "
+        f"{size_hw[0]}x{size_hw[1]} at once; lower train.batch, raise train.accumulate "
+        f"(now {train.accumulate}) or lower augment.multiscale; the last checkpoint is good"
+    )
 
 
 def _evaluation_is_due(run: Run, epoch: int) -> bool:
