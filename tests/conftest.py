@@ -16,7 +16,7 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 QUICK = (
     "input.size=64",
-    "augment.multiscale=[64, 96]",
+    "augment.multiscale=[1, 1.5]",
     "augment.multiscale_interval=2",
     "train.batch=4",
     "train.aug_epochs=2",

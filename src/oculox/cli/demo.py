@@ -22,11 +22,11 @@ from oculox.weights.load import load_weights
 
 # Chosen for two CPU cores and a few minutes: small pictures, small batches, many steps.
 SETTINGS = (
-    "input.size=224",
-    "augment.multiscale=[192, 256]",
+    "input.size=192",
+    "augment.multiscale=[0.84, 1.17]",
     "train.batch=16",
     "optimizer.lr=0.04",
-    "train.epochs=30",
+    "train.epochs=45",
     "train.eval_interval=10",
     "train.tail_eval_interval=3",
     "ema.decay=0.998",

@@ -14,6 +14,7 @@ from oculox.cli import data, weights
 from oculox.cli.console import note
 from oculox.cli.demo import demo
 from oculox.cli.evaluate import evaluate
+from oculox.cli.export import export
 from oculox.cli.info import config, models
 from oculox.cli.predict import predict
 from oculox.cli.train import train
@@ -44,6 +45,7 @@ app = typer.Typer(
 app.command()(train)
 app.command("eval")(evaluate)
 app.command()(predict)
+app.command()(export)
 app.command()(config)
 app.command()(models)
 app.command()(demo)

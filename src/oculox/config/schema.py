@@ -121,7 +121,7 @@ class DataConfig(_Section):
     max_labels: Positive = 120
     """Most objects kept in a training picture."""
     cache: Literal["none", "ram", "disk"] = "none"
-    """Keep decoded training pictures: in memory, or in a file beside the run."""
+    """Keep decoded training pictures: in memory, or in a file beside the annotations."""
     workers: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
     """Loader processes for each training process; auto leaves cores for the network."""
 
@@ -149,23 +149,17 @@ class AugmentConfig(_Section):
     """Largest change of hue, saturation and value (of 180, 255, 255)."""
     flip_prob: Fraction = 0.5
     """Probability of a horizontal flip."""
-    multiscale: tuple[int, int] | None = (480, 800)
-    """Smallest and largest height of random input sizes, multiples of 32; null for none."""
+    multiscale: Range | None = (0.75, 1.25)
+    """Smallest and largest random input, as parts of `input.size`; null for none."""
     multiscale_interval: Positive = 10
     """Steps between changes of the input size."""
 
     @model_validator(mode="after")
     def _ranges(self) -> Self:
-        for key in ("mosaic_scale", "mixup_scale"):
-            low, high = getattr(self, key)
+        for key in ("mosaic_scale", "mixup_scale", "multiscale"):
+            low, high = getattr(self, key) or (1, 1)
             if not 0 < low <= high:
-                raise ValueError(f"{key} must be 0 < low <= high, got [{low}, {high}]")
-        if self.multiscale is not None:
-            low, high = self.multiscale
-            if not 32 <= low <= high or low % 32 or high % 32:
-                raise ValueError(
-                    f"multiscale must be two multiples of 32, low first, got [{low}, {high}]"
-                )
+                raise ValueError(f"{key} must be 0 < low <= high, got [{low:g}, {high:g}]")
         return self
 
 

@@ -53,15 +53,12 @@ class Run:
     notes: tuple[str, ...]
 
 
-def build_run(
-    config: Config, accelerator: Accelerator, *, output: Path, weights: Path | None
-) -> Run:
+def build_run(config: Config, accelerator: Accelerator, *, weights: Path | None) -> Run:
     """Build all parts of a run.
 
     Args:
         config: validated configuration.
         accelerator: device and processes.
-        output: the run's folder; takes a disk cache.
         weights: file to start from; None for a fresh network.
 
     Raises:
@@ -107,7 +104,6 @@ def build_run(
         rank=rank,
         world_size=world_size,
         batch_per_process=config.train.batch // world_size,
-        cache_dir=output,
     )
     plan = plan_epochs(config.train, warmup_epochs=config.schedule.warmup_epochs)
     return Run(

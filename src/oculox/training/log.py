@@ -87,12 +87,12 @@ class RunLog:
         self._board: Any = None
         if not enabled:
             return
+        if tensorboard:
+            self._board = _open_tensorboard(folder, resume_step)
         if resume_step:
             _drop_lines_after(folder / LOG_JSONL, resume_step)
         self._jsonl = _open_lines(folder / LOG_JSONL, append=resume_step > 0)
         self._text = _open_lines(folder / LOG_TEXT, append=resume_step > 0)
-        if tensorboard:
-            self._board = _open_tensorboard(folder, resume_step)
         if sys.stderr.isatty():
             self._progress = Progress(
                 TextColumn("{task.description}"),

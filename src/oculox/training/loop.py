@@ -54,7 +54,7 @@ def run_training(
         torch.use_deterministic_algorithms(config.train.deterministic, warn_only=True)
         # Input sizes repeat, so that trying convolution algorithms once for each pays.
         torch.backends.cudnn.benchmark = not config.train.deterministic
-        run = build_run(config, accelerator, output=output, weights=None if resume else weights)
+        run = build_run(config, accelerator, weights=None if resume else weights)
         progress = _resume(run, output) if resume else Progress()
         if accelerator.is_main_process and not resume:
             text = config_to_yaml(run.config)
@@ -163,7 +163,7 @@ def _out_of_memory(run: Run, step: int, size_hw: tuple[int, int]) -> TrainingErr
         f"out of memory on {run.accelerator.device} at step {step} with "
         f"{train.batch // run.accelerator.num_processes // train.accumulate} pictures of "
         f"{size_hw[0]}x{size_hw[1]} at once; lower train.batch, raise train.accumulate "
-        f"(now {train.accumulate}) or lower augment.multiscale; the last checkpoint is good"
+        f"(now {train.accumulate}) or lower augment.multiscale; what was saved before is good"
     )
 
 

@@ -84,7 +84,9 @@ def settled_config(output: Path, config: Config) -> Config:
 
 def trim_checkpoints(output: Path, *, keep: int) -> None:
     """Delete all but the newest `keep` of the numbered checkpoints."""
-    for path in sorted(output.glob("epoch-*.pt"))[:-keep]:
+    # Shorter names first: epoch-10000 comes after epoch-9999.
+    paths = sorted(output.glob("epoch-*.pt"), key=lambda path: (len(path.name), path.name))
+    for path in paths[: max(0, len(paths) - keep)]:
         path.unlink()
 
 

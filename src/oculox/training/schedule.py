@@ -136,7 +136,7 @@ def input_size_at(
     block = step // augment.multiscale_interval
     if augment.multiscale is None or block == 0:
         return native
-    low, high = augment.multiscale
-    rows = int(np.random.default_rng((seed, block)).integers(low // 32, high // 32 + 1))
+    low, high = (max(1, round(part * native[0] / 32)) for part in augment.multiscale)
+    rows = int(np.random.default_rng((seed, block)).integers(low, high + 1))
     columns = max(1, int(rows * native[1] / native[0]))
     return rows * 32, columns * 32

@@ -170,6 +170,6 @@ def _not_finite(loss: StepLoss, batch: Batch, step: int) -> TrainingError:
     ids = ", ".join(str(i) for i in batch.image_ids[:16])
     return TrainingError(
         f"the loss is not finite at step {step} ({terms}); images of the batch: {ids}; stopped "
-        "before the update, the last checkpoint is good. Try a lower optimizer.lr, "
+        "before the update, what was saved before is good. Try a lower optimizer.lr, "
         "optimizer.clip_grad_norm=10, or train.precision=bf16 instead of fp16"
     )
