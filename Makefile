@@ -3,11 +3,12 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help install demo test test-slow check format build clean
+.PHONY: help install demo test test-slow mindspore-env test-mindspore check format build clean
 
 help:
 	@echo "make demo       train, evaluate and use a detector on the built-in data"
 	@echo "make test       run the tests (test-slow: the long proofs)"
+	@echo "make test-mindspore  the tests that need MindSpore, in an environment of their own"
 	@echo "make check      formatting, lint, types and import order"
 	@echo "make install    $(VENV) with the package and its dev extra"
 	@echo "make format     format the code"
@@ -29,6 +30,20 @@ test: install
 
 test-slow: install
 	$(BIN)/python -m pytest -q -m slow
+
+MINDSPORE_VENV ?= .venv-mindspore
+MINDSPORE_STAMP := $(MINDSPORE_VENV)/.installed
+
+mindspore-env: $(MINDSPORE_STAMP)
+
+$(MINDSPORE_STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(MINDSPORE_VENV)
+	$(MINDSPORE_VENV)/bin/pip install --disable-pip-version-check -q -c constraints.txt torch
+	$(MINDSPORE_VENV)/bin/pip install --disable-pip-version-check -q -c constraints.txt -e '.[dev,mindspore]'
+	touch $@
+
+test-mindspore: mindspore-env
+	$(MINDSPORE_VENV)/bin/python -m pytest -q -m 'mindspore and not slow'
 
 check: install
 	$(BIN)/ruff format --check src tests benchmarks

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from oculox.config.schema import ModelConfig
 from oculox.errors import UsageError
 from oculox.export.graph import DetectionGraph, for_export
 from oculox.models.yolox import YOLOX
@@ -78,12 +79,14 @@ class Job:
 
     Attributes:
         network: in float32, as the weights have it.
+        model: its shape.
         metadata: goes into the file.
         calibration: float32 (n, 3, H, W), network inputs for int8; empty otherwise.
         opset: of ONNX.
     """
 
     network: YOLOX
+    model: ModelConfig
     metadata: ExportMetadata
     calibration: FloatArray
     opset: int
@@ -130,7 +133,13 @@ def make_job(weights: Weights, options: ExportOptions, *, calibration: FloatArra
         oculox=__version__,
         licence=options.licence,
     )
-    return Job(network=network, metadata=metadata, calibration=calibration, opset=options.opset)
+    return Job(
+        network=network,
+        model=weights.model,
+        metadata=metadata,
+        calibration=calibration,
+        opset=options.opset,
+    )
 
 
 def calibration_feeds(job: Job) -> Iterator[Array]:

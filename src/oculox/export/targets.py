@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import platform
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
 from oculox.errors import UsageError
 from oculox.export.job import ExportOptions, Job
+from oculox.export.to_coreml import write_coreml
+from oculox.export.to_litert import write_litert
+from oculox.export.to_mindir import write_mindir
+from oculox.export.to_ncnn import write_ncnn
 from oculox.export.to_onnx import write_onnx
 from oculox.export.to_openvino import write_openvino
+from oculox.export.to_tensorrt import write_tensorrt
 from oculox.export.to_torch import write_pt2, write_torchscript
 from oculox.predict.exported import Precision
 
@@ -27,8 +33,10 @@ class Target:
         precisions: that can be written.
         dynamic_batch: whether the batch can be left free.
         dynamic_size: whether the input size can be left free.
-        parts: whether letterbox and suppression can be put inside.
-        runs: whether Oculox can run the file, and so prove it, on the processor.
+        batches: the only fixed batch size; None for any.
+        nms: whether suppression can be put inside.
+        letterbox: whether preprocessing can be put inside.
+        runs: whether Oculox can run the file on this machine, and so prove it.
     """
 
     title: str
@@ -37,7 +45,9 @@ class Target:
     precisions: tuple[Precision, ...] = ("fp32", "fp16")
     dynamic_batch: bool = False
     dynamic_size: bool = False
-    parts: bool = False
+    batches: int | None = None
+    nms: bool = False
+    letterbox: bool = False
     runs: bool = True
 
 
@@ -50,7 +60,8 @@ TARGETS: Mapping[str, Target] = MappingProxyType(
             precisions=("fp32", "fp16", "int8"),
             dynamic_batch=True,
             dynamic_size=True,
-            parts=True,
+            nms=True,
+            letterbox=True,
         ),
         "openvino": Target(
             title="OpenVINO",
@@ -59,7 +70,8 @@ TARGETS: Mapping[str, Target] = MappingProxyType(
             precisions=("fp32", "fp16", "int8"),
             dynamic_batch=True,
             dynamic_size=True,
-            parts=True,
+            nms=True,
+            letterbox=True,
         ),
         "torchscript": Target(
             title="TorchScript",
@@ -75,6 +87,33 @@ TARGETS: Mapping[str, Target] = MappingProxyType(
             dynamic_batch=True,
             dynamic_size=True,
             precisions=("fp32",),
+        ),
+        "ncnn": Target(
+            title="ncnn",
+            suffix=".ncnn",
+            convert=write_ncnn,
+            precisions=("fp32",),
+            batches=1,
+        ),
+        "litert": Target(
+            title="LiteRT", suffix=".tflite", convert=write_litert, precisions=("fp32",)
+        ),
+        "coreml": Target(
+            title="Core ML",
+            suffix=".mlpackage",
+            convert=write_coreml,
+            runs=platform.system() == "Darwin",
+        ),
+        "tensorrt": Target(
+            title="TensorRT",
+            suffix=".engine",
+            convert=write_tensorrt,
+            precisions=("fp32", "fp16", "int8"),
+            dynamic_batch=True,
+            nms=True,
+        ),
+        "mindir": Target(
+            title="MindIR", suffix=".mindir", convert=write_mindir, precisions=("fp32",)
         ),
     }
 )
@@ -95,8 +134,13 @@ def find_target(options: ExportOptions) -> Target:
     asked: tuple[tuple[bool, str, Callable[[Target], bool]], ...] = (
         (options.batch is None, "a free batch size", lambda t: t.dynamic_batch),
         (options.dynamic_size, "a free input size", lambda t: t.dynamic_size),
-        (options.nms is not None, "suppression inside", lambda t: t.parts),
-        (options.letterbox, "preprocessing inside", lambda t: t.parts),
+        (options.nms is not None, "suppression inside", lambda t: t.nms),
+        (options.letterbox, "preprocessing inside", lambda t: t.letterbox),
+        (
+            options.batch is not None,
+            f"a batch of {options.batch}",
+            lambda t: t.batches in (None, options.batch),
+        ),
         (True, f"precision {options.precision}", lambda t: options.precision in t.precisions),
     )
     for wanted, feature, able in asked:

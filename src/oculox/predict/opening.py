@@ -7,6 +7,9 @@ from pathlib import Path
 from oculox.errors import UsageError
 from oculox.predict.backend import Backend
 from oculox.predict.backends.torch_backend import Precision, TorchBackend
+from oculox.predict.exported import METADATA_KEY
+from oculox.weights.download import locate_weights
+from oculox.weights.onnx_graph import read_metadata
 
 FORMATS: dict[str, tuple[str, ...]] = {
     "torch": (".pt", ".pth", ".safetensors", ".ckpt"),
@@ -14,6 +17,11 @@ FORMATS: dict[str, tuple[str, ...]] = {
     "openvino": (".xml",),
     "torchscript": (".torchscript",),
     "pt2": (".pt2",),
+    "ncnn": (".ncnn",),
+    "litert": (".tflite",),
+    "coreml": (".mlpackage",),
+    "tensorrt": (".engine",),
+    "mindir": (".mindir",),
 }
 """Each kind of backend and the suffixes of its files."""
 
@@ -29,7 +37,8 @@ def open_backend(
     """Open a model.
 
     Args:
-        path: a model file; its suffix tells the format.
+        path: a model file, its suffix tells the format; or the name of published weights that
+            have been downloaded.
         device: ``cpu``, ``cuda``, ``cuda:1``, ``mps``, ... or ``auto``.
         precision: of the network, where the format leaves the choice.
         backend: one of `FORMATS` where the suffix does not tell.
@@ -41,7 +50,7 @@ def open_backend(
         MissingExtraError: when the format's runtime is not installed.
         CheckpointError: when the file is missing, damaged or no such model.
     """
-    path = Path(path)
+    path = locate_weights(path)
     kind = backend or _kind_of(path)
     if kind == "torch":
         return TorchBackend.from_file(path, device=device, precision=precision)
@@ -69,12 +78,36 @@ def _open_export(kind: str, path: Path, *, device: str, threads: int | None) -> 
         from oculox.predict.backends.torch_export_backend import TorchScriptBackend
 
         return TorchScriptBackend.from_file(path, device=device)
-    from oculox.predict.backends.torch_export_backend import Pt2Backend
+    if kind == "pt2":
+        from oculox.predict.backends.torch_export_backend import Pt2Backend
 
-    return Pt2Backend.from_file(path, device=device)
+        return Pt2Backend.from_file(path, device=device)
+    if kind == "tensorrt":
+        from oculox.predict.backends.tensorrt_backend import TensorrtBackend
+
+        return TensorrtBackend.from_file(path, device=device)
+    if device not in ("auto", "cpu"):
+        raise UsageError(f"{path}: device {device!r}: Oculox runs {kind} models on the processor")
+    if kind == "mindir":
+        from oculox.predict.backends.mindir_backend import MindirBackend
+
+        return MindirBackend.from_file(path)
+    if kind == "ncnn":
+        from oculox.predict.backends.ncnn_backend import NcnnBackend
+
+        return NcnnBackend.from_file(path, threads=threads)
+    if kind == "litert":
+        from oculox.predict.backends.litert_backend import LitertBackend
+
+        return LitertBackend.from_file(path, threads=threads)
+    from oculox.predict.backends.coreml_backend import CoremlBackend
+
+    return CoremlBackend.from_file(path)
 
 
 def _kind_of(path: Path) -> str:
+    if path.suffix == ".onnx" and path.is_file() and METADATA_KEY not in read_metadata(path):
+        return "torch"  # another project's export: its weights are taken out
     for kind, suffixes in FORMATS.items():
         if path.suffix.lower() in suffixes:
             return kind

@@ -57,18 +57,23 @@ class Graph:
     output_name: str
 
 
-def metadata_keys(path: Path) -> frozenset[str]:
-    """The keys of an ONNX file's metadata, read without its weights.
+def read_metadata(path: Path) -> dict[str, str]:
+    """The texts kept with a model, by key; its weights are not read.
+
+    ONNX and MindIR files keep them in the same way: field 14 of the model, with key (1) and
+    value (2).
 
     Raises:
-        CheckpointError: when the file is damaged or no ONNX file.
+        CheckpointError: when the file is damaged or of another kind.
     """
     with path.open("rb") as file:
         model = WireReader(file, start=0, end=file.seek(0, 2), where=str(path))
-        entries = [model.inside(field) for field in model if field.number == 14]
-        return frozenset(
-            entry.text(field) for entry in entries for field in entry if field.number == 1
-        )
+        texts: dict[str, str] = {}
+        for field in model:
+            if field.number == 14:
+                entry = {f.number: model.text(f) for f in model.inside(field)}
+                texts[entry.get(1, "")] = entry.get(2, "")
+        return texts
 
 
 def read_graph(file: BinaryIO, *, where: str) -> Graph:

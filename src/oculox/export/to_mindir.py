@@ -1,0 +1,65 @@
+"""MindIR, MindSpore's own format, for MindSpore and MindSpore Lite."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from oculox.errors import ExportError
+from oculox.export.job import Job
+from oculox.ops.points import level_sizes_of
+from oculox.predict.backends.extras import require
+from oculox.predict.exported import METADATA_KEY
+from oculox.weights.protobuf_wire import bytes_field
+
+_USER_INFO = 14
+
+
+def write_mindir(job: Job, path: Path) -> None:
+    """Write a `.mindir` of one batch and input size.
+
+    Raises:
+        MissingExtraError: when MindSpore is not installed.
+        ExportError: when it fails.
+    """
+    mindspore = require("mindspore", extra="mindspore", purpose="a MindIR export")
+    from oculox.export.mindspore_network import DetectionNetwork, load_arrays
+
+    metadata, graph = job.metadata, job.graph()
+    sizes = level_sizes_of(*metadata.size_hw, metadata.strides)
+    network = DetectionNetwork(
+        job.model,
+        classes=len(metadata.names),
+        sizes=(sizes[0], sizes[1]),
+        corners=graph.corners.numpy(),
+        strides=graph.cell_strides.numpy(),
+    )
+    # The focus, folded into one convolution, is a sequence of its own there.
+    focus = "backbone.stem.0." if job.model.backbone == "csp_darknet" else None
+    arrays = {
+        name.replace(focus, "backbone.stem.conv.") if focus else name: value.numpy()
+        for name, value in graph.network.state_dict().items()
+    }
+    load_arrays(network, arrays)
+    network.set_train(False)
+    example = np.zeros((metadata.batch or 1, 3, *metadata.size_hw), np.float32)
+    with tempfile.TemporaryDirectory() as scratch:
+        try:
+            mindspore.export(
+                network,
+                mindspore.Tensor(example),
+                file_name=str(Path(scratch) / "model"),
+                file_format="MINDIR",
+            )
+        except (RuntimeError, ValueError, TypeError) as error:
+            raise ExportError(f"MindSpore could not export: {_first_line(error)}") from error
+        content = (Path(scratch) / "model.mindir").read_bytes()
+    # Messages are merged by writing them one behind the other: this adds one `user_info`.
+    entry = bytes_field(1, METADATA_KEY.encode()) + bytes_field(2, metadata.to_json().encode())
+    path.write_bytes(content + bytes_field(_USER_INFO, entry))
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
