@@ -179,7 +179,8 @@ def _number(text: str) -> str | float:
 def _unknown_source(source: str) -> str:
     close = difflib.get_close_matches(source, recipe_names(), n=1, cutoff=0.4)
     hint = f"; did you mean '{close[0]}'?" if close else ""
-    return f"'{source}' is neither a recipe nor a YAML file{hint} (recipes: {', '.join(recipe_names())})"
+    known = ", ".join(recipe_names())
+    return f"'{source}' is neither a recipe nor a YAML file{hint} (recipes: {known})"
 
 
 def _nearest_key(key: str) -> str:

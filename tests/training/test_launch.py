@@ -1,0 +1,97 @@
+"""Several processes of one machine; small programs stand in for the training ones."""
+
+import os
+import signal
+import sys
+
+import psutil
+import pytest
+
+from oculox.training import launch as module
+from oculox.training.launch import is_launched, launch, speaks_for_the_run
+
+
+@pytest.fixture
+def program(tmp_path, monkeypatch):
+    """Replaces the interpreter that `launch` starts by a shell script."""
+
+    def install(text):
+        path = tmp_path / "program"
+        path.write_text(f"#!/bin/sh\ncd '{tmp_path}'\necho $$ > pid-$RANK\n{text}\n")
+        path.chmod(0o700)
+        monkeypatch.setattr(sys, "executable", str(path))
+
+    return install
+
+
+def pids(folder):
+    return [int(path.read_text()) for path in sorted(folder.glob("pid-*"))]
+
+
+def test_every_process_knows_its_place(program, tmp_path):
+    program('echo "$@" > words-$RANK; env > env-$RANK')
+    assert launch(["train", "a b"], processes=3) == 0
+    ports = set()
+    for rank in range(3):
+        assert (tmp_path / f"words-{rank}").read_text() == "-m oculox train a b\n"
+        lines = (tmp_path / f"env-{rank}").read_text().splitlines()
+        values = dict(line.split("=", 1) for line in lines if "=" in line)
+        assert values["RANK"] == values["LOCAL_RANK"] == str(rank)
+        assert values["WORLD_SIZE"] == values["LOCAL_WORLD_SIZE"] == "3"
+        assert values["MASTER_ADDR"] == "127.0.0.1"
+        assert int(values["OMP_NUM_THREADS"]) >= 1
+        ports.add(values["MASTER_PORT"])
+    assert len(ports) == 1
+
+
+@pytest.mark.parametrize(("end", "code"), [("exit 7", 7), ("kill -9 $$", 1)])
+def test_one_failure_ends_all(program, tmp_path, end, code):
+    program(f'if [ "$RANK" = 1 ]; then sleep 0.3; {end}; fi; exec sleep 60')
+    assert launch([], processes=3) == code
+    assert len(pids(tmp_path)) == 3
+    assert not any(psutil.pid_exists(pid) for pid in pids(tmp_path))
+
+
+def test_a_process_that_does_not_listen_is_killed(program, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "_GRACE_SECONDS", 0.3)
+    program(
+        'if [ "$RANK" = 1 ]; then sleep 0.3; exit 1; fi; trap "" TERM; while :; do sleep 0.1; done'
+    )
+    assert launch([], processes=2) == 1
+    assert not any(psutil.pid_exists(pid) for pid in pids(tmp_path))
+
+
+def test_an_interruption_ends_all(program, tmp_path):
+    def interrupt(number, frame):
+        raise KeyboardInterrupt
+
+    program("exec sleep 60")
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, 0.5)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            launch([], processes=2)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert len(pids(tmp_path)) == 2
+    assert not any(psutil.pid_exists(pid) for pid in pids(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("variables", "launched", "speaks"),
+    [
+        ({}, False, True),
+        ({"RANK": "0", "LOCAL_RANK": "0"}, True, True),
+        ({"RANK": "1", "LOCAL_RANK": "1"}, True, False),
+        ({"RANK": "0", "LOCAL_RANK": "0", "OCULOX_CHILD": "1"}, True, False),
+    ],
+)
+def test_who_speaks(monkeypatch, variables, launched, speaks):
+    for name in ("RANK", "LOCAL_RANK", "OCULOX_CHILD"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert is_launched() is launched
+    assert speaks_for_the_run() is speaks
+    assert os.environ.get("RANK") == variables.get("RANK")
