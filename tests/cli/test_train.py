@@ -48,9 +48,11 @@ def test_summary_for_people(train, tmp_path):
 
 def test_the_default_folder_is_new_every_time(oculox, quick, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for folder in ("yolox-nano", "yolox-nano-2"):
-        assert oculox("train", "yolox-nano", *quick, *ONE_STEP).code == 0
-        assert (tmp_path / "runs" / folder / "best.pt").is_file()
+    (tmp_path / "runs/yolox-nano").mkdir(parents=True)
+    (tmp_path / "runs/yolox-nano-2").mkdir()
+    assert oculox("train", "yolox-nano", *quick, *ONE_STEP).code == 0
+    assert (tmp_path / "runs/yolox-nano-3/best.pt").is_file()
+    assert not list((tmp_path / "runs/yolox-nano").iterdir())
 
 
 def test_from_weights_of_another_class_count(train, three_classes_pt, tmp_path):
@@ -87,8 +89,6 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_older_one(train, tmp_pat
     assert not list(output.glob("*.part"))
     assert not list(output.glob(".*.part"))
     check_usable(output / "last.pt")
-    train(output, "--resume")
-    assert load_training_state(output / "last.pt")[1]["progress"]["step"] == 9
 
 
 def test_a_log_that_cannot_be_written(train, tmp_path):
@@ -112,20 +112,20 @@ def small_disk(tmp_path):
     subprocess.run(("umount", "-l", str(folder)), check=True)
 
 
-@pytest.mark.parametrize("left", [0, 1 << 20])
-def test_a_full_disk(train, small_disk, left):
+def test_a_full_disk(train, small_disk):
     output = small_disk / "run"
     train(output, "train.max_steps=3")
     before = (output / "last.pt").read_bytes()
     free = shutil.disk_usage(small_disk).free
     with (small_disk / "ballast").open("wb") as ballast:
-        ballast.write(bytes(max(0, free - left)))
+        ballast.write(bytes(free - (1 << 20)))
     error = train(output, "--resume", code=1).error
     assert "No space left on device" in error
     assert (output / "last.pt").read_bytes() == before
     check_usable(output / "last.pt")
     (small_disk / "ballast").unlink()
     train(output, "--resume")
+    assert load_training_state(output / "last.pt")[1]["progress"]["step"] == 9
 
 
 def started(words, output, **options):
