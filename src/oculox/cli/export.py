@@ -29,9 +29,7 @@ def export(  # the options are the command's surface
     format: Annotated[str, typer.Option("--format", help=f"One of {', '.join(TARGETS)}.")],  # noqa: A002
     imgsz: Annotated[
         str | None,
-        typer.Option(
-            "--imgsz", help="Input size: 640 or height,width; the model's own by default."
-        ),
+        typer.Option("--imgsz", help="Input size: 640 or height,width; by default the model's."),
     ] = None,
     dynamic_size: Annotated[
         bool, typer.Option("--dynamic-size", help="Take any multiple of 32 as input size.")
@@ -82,7 +80,7 @@ def export(  # the options are the command's surface
     precision: Precision = "int8" if int8 else "fp16" if half else "fp32"
     options = ExportOptions(
         format=format,
-        size_hw=_size(imgsz),
+        size_hw=input_size(imgsz),
         dynamic_size=dynamic_size,
         batch=_batch(batch),
         precision=precision,
@@ -98,7 +96,7 @@ def export(  # the options are the command's surface
         raise UsageError(
             f"--output {final}: a file of format {format} ends in {find_target(options).suffix}"
         )
-    index = _index(data, images)
+    index = data_index(data, images)
     try:
         report = export_model(
             load_weights(weights),
@@ -157,7 +155,12 @@ def _as_json(report: ExportReport) -> dict[str, object]:
     }
 
 
-def _size(text: str | None) -> tuple[int, int] | None:
+def input_size(text: str | None) -> tuple[int, int] | None:
+    """``640`` or ``480,640`` as height and width.
+
+    Raises:
+        UsageError: for any other text.
+    """
     if text is None:
         return None
     sides = text.replace("x", ",").split(",")
@@ -179,7 +182,13 @@ def _default_output(weights: Path, options: ExportOptions) -> Path:
     return weights.with_name(f"{weights.stem}{tail}{find_target(options).suffix}")
 
 
-def _index(data: Path | None, images: Path | None) -> CocoIndex | None:
+def data_index(data: Path | None, images: Path | None) -> CocoIndex | None:
+    """The validation split of a data set folder, or a COCO file with its folder of pictures.
+
+    Raises:
+        UsageError: when the folder of the pictures is not named.
+        DataError: when the data cannot be read.
+    """
     if data is None:
         return None
     if data.is_dir():

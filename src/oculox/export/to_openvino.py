@@ -40,7 +40,7 @@ def write_openvino(job: Job, path: Path) -> None:
 
 
 def _quantized(model: Any, job: Job) -> Any:
-    nncf = require("nncf", extra="openvino-int8", purpose="an int8 OpenVINO export")
+    nncf = require("nncf", extra="openvino", purpose="an int8 OpenVINO export")
     feeds = list(calibration_feeds(job))
     with quiet():
         return nncf.quantize(
