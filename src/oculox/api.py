@@ -17,11 +17,11 @@ from oculox.data.image import read_image
 from oculox.errors import TrainingError, UsageError
 from oculox.evaluation import Evaluation, Gather
 from oculox.evaluation import evaluate as evaluate_backend
+from oculox.export.fast import open_with
 from oculox.models import build_model
 from oculox.predict.backend import Backend, DetectSettings
 from oculox.predict.backends.torch_backend import Precision
 from oculox.predict.inputs import ColorOrder, as_bgr
-from oculox.predict.opening import open_backend
 from oculox.predict.pipeline import Pipeline, class_filter
 from oculox.training.launch import is_launched, launch
 from oculox.training.loop import run_training
@@ -48,7 +48,9 @@ class Detector:
         imgsz: input size; the model's own by default.
         device: ``auto`` takes the best present.
         precision: of the network, for PyTorch weights.
-        backend: the runtime, where the file leaves a choice.
+        backend: the runtime for a checkpoint: ``torch``, ``onnx``, ``openvino``, or ``auto`` for
+            the quickest one installed (`self.backend.kind` tells which); exported files tell
+            their own.
         batch: most pictures at once.
 
     Raises:
@@ -73,8 +75,12 @@ class Detector:
         self.backend: Backend
         if isinstance(model, str | Path):
             self.path = Path(model)
-            self.backend = open_backend(
-                self.path, device=device, precision=precision, backend=backend
+            self.backend = open_with(
+                self.path,
+                backend=backend,
+                device=device,
+                precision=precision,
+                size_hw=(imgsz, imgsz) if isinstance(imgsz, int) else imgsz,
             )
         else:
             self.backend = model

@@ -24,7 +24,8 @@ ImageSize = Annotated[
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps or npu.")]
 PrecisionOption = Annotated[Precision, typer.Option(help="Of the network, for PyTorch weights.")]
 BackendName = Annotated[
-    str | None, typer.Option("--backend", help="Runtime, where the file leaves a choice.")
+    str | None,
+    typer.Option("--backend", help="For checkpoints: torch, onnx, openvino or auto (quickest)."),
 ]
 
 
@@ -70,6 +71,8 @@ def evaluate(
         detector = Detector(
             weights, device=device, precision=precision, backend=backend, imgsz=imgsz
         )
+        if backend == "auto" and rank == 0:
+            note(f"backend: {detector.backend.kind}, the quickest one installed")
         result = detector.evaluate(
             data,
             images=images,

@@ -11,6 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from oculox.cli import data, weights
+from oculox.cli.benchmark import benchmark
 from oculox.cli.console import note
 from oculox.cli.demo import demo
 from oculox.cli.evaluate import evaluate
@@ -46,6 +47,7 @@ app.command()(train)
 app.command("eval")(evaluate)
 app.command()(predict)
 app.command()(export)
+app.command()(benchmark)
 app.command()(config)
 app.command()(models)
 app.command()(demo)

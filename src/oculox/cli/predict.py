@@ -65,6 +65,8 @@ def predict(
         backend=backend,
         batch=batch,
     )
+    if backend == "auto":
+        note(f"backend: {detector.backend.kind}, the quickest one installed")
     with progress_bar("predicting") as progress:
         summary = predict_to_folder(
             detector.pipeline,

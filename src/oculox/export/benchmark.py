@@ -1,0 +1,266 @@
+"""How large, how quick and how exact a network is in every format, on this machine."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import platform
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from oculox.data.coco import CocoIndex
+from oculox.data.demo_scene import render_scene
+from oculox.data.image import decode_image
+from oculox.errors import DataError, OculoxError, UsageError
+from oculox.evaluation import evaluate
+from oculox.export.job import ExportOptions
+from oculox.export.run import export_model
+from oculox.export.targets import TARGETS
+from oculox.predict.backend import Backend
+from oculox.predict.backends.torch_backend import TorchBackend
+from oculox.predict.opening import open_backend
+from oculox.predict.pipeline import Pipeline
+from oculox.predict.timing import StageTimes, Stopwatch
+from oculox.version import __version__
+from oculox.weights import Weights
+from oculox.weights.checkpoint import save_checkpoint
+
+TORCH = "torch"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """One format.
+
+    Attributes:
+        format: its name, ``torch`` for the checkpoint itself, with ``-int8`` or ``-fp16`` behind.
+        megabytes: size of the files.
+        median_ms: of a picture, from JPEG to detections.
+        p95_ms: what 19 of 20 pictures stay below.
+        stages_ms: mean milliseconds of each stage and of their ``total``.
+        images_per_second: one picture after the other.
+        parity: the largest error of the gate as a fraction of what is allowed; None for PyTorch
+            itself and where the file cannot be run here.
+        ap: COCO AP, where data was given.
+    """
+
+    format: str
+    megabytes: float
+    median_ms: float
+    p95_ms: float
+    stages_ms: dict[str, float]
+    images_per_second: float
+    parity: float | None
+    ap: float | None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Benchmark:
+    """All measurements, and what the machine was.
+
+    Attributes:
+        model: the network's name.
+        size_hw: input height and width.
+        measurements: one a format.
+        skipped: format -> why it was not measured.
+        machine: processor, cores, threads, versions.
+    """
+
+    model: str
+    size_hw: tuple[int, int]
+    measurements: tuple[Measurement, ...]
+    skipped: dict[str, str]
+    machine: dict[str, str]
+
+
+def run_benchmark(
+    weights: Weights,
+    formats: Sequence[str],
+    *,
+    size_hw: tuple[int, int] | None = None,
+    pictures: int = 50,
+    threads: int | None = None,
+    data: CocoIndex | None = None,
+    calibration: Path | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> Benchmark:
+    """Export to each format, prove it, and time it.
+
+    Args:
+        weights: the network.
+        formats: names of `TARGETS` or ``torch``, with ``-fp16`` or ``-int8`` behind.
+        size_hw: input size; None for that of the weights.
+        pictures: timed in each format, after a tenth as many to warm up.
+        threads: of the processor, for PyTorch in the whole process; None for one a core.
+        data: to measure AP on.
+        calibration: pictures for int8 (see `ExportOptions`).
+        progress: told what is being done.
+
+    Raises:
+        UsageError: when a format is unknown.
+    """
+    for name in formats:
+        if name.split("-")[0] not in (TORCH, *TARGETS):
+            raise UsageError(f"unknown format {name!r} (formats: {TORCH}, {', '.join(TARGETS)})")
+    say = progress or (lambda _: None)
+    size = size_hw or weights.input.size
+    jpegs = _jpegs(data, pictures)
+    measured: list[Measurement] = []
+    skipped: dict[str, str] = {}
+    if threads is not None:
+        torch.set_num_threads(threads)
+    for name in formats:
+        say(f"{name}: exporting and timing")
+        with tempfile.TemporaryDirectory(prefix="oculox-") as folder:
+            try:
+                made = _make(name, weights, Path(folder), size, calibration, threads)
+            except OculoxError as error:
+                skipped[name] = str(error)
+                continue
+            times, latencies = time_pipeline(made.backend, jpegs, size)
+            ap = None if data is None else evaluate(made.backend, data, size_hw=size).figures.ap
+            measured.append(
+                Measurement(
+                    format=name,
+                    megabytes=_size(Path(folder)) / 1e6,
+                    median_ms=float(np.median(latencies)),
+                    p95_ms=float(np.percentile(latencies, 95)),
+                    stages_ms=times.milliseconds(),
+                    images_per_second=1000 / float(latencies.mean()),
+                    parity=made.parity,
+                    ap=ap,
+                )
+            )
+    return Benchmark(
+        model=weights.model.name,
+        size_hw=size,
+        measurements=tuple(measured),
+        skipped=skipped,
+        machine=describe_machine(threads),
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Made:
+    backend: Backend
+    parity: float | None
+
+
+def _make(
+    name: str,
+    weights: Weights,
+    folder: Path,
+    size_hw: tuple[int, int],
+    calibration: Path | None,
+    threads: int | None,
+) -> _Made:
+    format_name, _, precision = name.partition("-")
+    if format_name == TORCH:
+        if precision:
+            raise UsageError(f"{name}: PyTorch is measured in float32")
+        save_checkpoint(folder / "model.pt", weights)
+        return _Made(backend=TorchBackend.from_weights(weights), parity=None)
+    if precision not in ("", "fp16", "int8"):
+        raise UsageError(f"{name}: precision {precision!r} is none of fp16 and int8")
+    options = ExportOptions(
+        format=format_name,
+        size_hw=size_hw,
+        precision="int8" if precision == "int8" else "fp16" if precision == "fp16" else "fp32",
+        calibration=calibration if precision == "int8" else None,
+    )
+    target = TARGETS[format_name]
+    report = export_model(weights, options, folder / f"model{target.suffix}")
+    if not target.runs:
+        raise UsageError(f"converts, but cannot be run on {platform.system()}")
+    return _Made(
+        backend=open_backend(report.path, device="auto", threads=threads),
+        parity=max(row.error / row.tolerance for row in report.parity),
+    )
+
+
+def time_pipeline(
+    backend: Backend, jpegs: Sequence[bytes], size_hw: tuple[int, int]
+) -> tuple[StageTimes, npt.NDArray[np.float64]]:
+    """Time a backend on encoded pictures, one after the other.
+
+    Args:
+        backend: opened; warmed up with the first tenth of the pictures.
+        jpegs: encoded pictures.
+        size_hw: input height and width.
+
+    Returns:
+        The sum of the stages, and milliseconds of each picture from bytes to detections.
+    """
+    pipeline = Pipeline(backend, size_hw=size_hw, batch=1)
+    for jpeg in jpegs[: max(len(jpegs) // 10, 1)]:
+        pipeline([decode_image(jpeg, where="benchmark")])
+    watch = Stopwatch()
+    latencies = []
+    for jpeg in jpegs:
+        start = time.perf_counter()
+        with watch.stage("decode"):
+            image = decode_image(jpeg, where="benchmark")
+        pipeline([image], watch=watch)
+        latencies.append(1000 * (time.perf_counter() - start))
+    return watch.times(), np.array(latencies)
+
+
+def _jpegs(data: CocoIndex | None, count: int) -> list[bytes]:
+    """The data set's first pictures as they lie on the disk, or rendered scenes."""
+    if data is not None:
+        try:
+            return [data.image_path(i % len(data)).read_bytes() for i in range(count)]
+        except OSError as error:
+            raise DataError(f"{data.images}: a picture cannot be read ({error})") from error
+    encoded = []
+    for i in range(count):
+        scene = render_scene(np.random.default_rng((11, i % 10)), (480, 640)).image
+        encoded.append(cv2.imencode(".jpg", scene)[1].tobytes())
+    return encoded
+
+
+def _size(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
+def describe_machine(threads: int | None) -> dict[str, str]:
+    """What figures depend on: processor, threads, versions."""
+    import importlib.metadata
+
+    versions = {}
+    for package in ("torch", "onnxruntime", "openvino", "ncnn", "ai-edge-litert", "tensorrt"):
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return {
+        "processor": _processor(),
+        "cores": str(os.cpu_count()),
+        "threads": "one a core" if threads is None else str(threads),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "oculox": __version__,
+        **versions,
+    }
+
+
+def _processor() -> str:
+    """The processor's name, with the extensions that int8 and bfloat16 live on."""
+    info = Path("/proc/cpuinfo")
+    if not info.is_file():
+        return platform.processor() or platform.machine()
+    fields: dict[str, str] = {}
+    for line in info.read_text("utf-8").splitlines():
+        key, _, value = line.partition(":")
+        fields.setdefault(key.strip(), value.strip())
+    flags = set(fields.get("flags", "").split())
+    known = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8")
+    extensions = ", ".join(flag for flag in known if flag in flags)
+    return f"{fields.get('model name', platform.machine())} ({extensions or 'no AVX'})"

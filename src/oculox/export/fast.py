@@ -1,0 +1,92 @@
+"""Checkpoints through a quicker runtime than PyTorch, converted on the way in."""
+
+from __future__ import annotations
+
+import importlib.util
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from oculox.errors import UsageError
+from oculox.export.job import ExportOptions, make_job
+from oculox.export.targets import find_target
+from oculox.predict.backend import Backend
+from oculox.predict.backends.torch_backend import Precision, usable_device
+from oculox.predict.opening import FORMATS, open_backend
+from oculox.weights import load_weights
+from oculox.weights.download import locate_weights
+
+RUNTIMES = ("auto", "torch", "onnx", "openvino")
+"""What a checkpoint can be run with."""
+
+# Quickest first, on processors; docs/deploy.md has the figures.
+_PREFERRED: dict[str, tuple[str, ...]] = {
+    "openvino": ("openvino", "onnx", "onnxscript"),
+    "onnx": ("onnxruntime", "onnx", "onnxscript"),
+}
+
+
+def quickest_runtime(device: str) -> str:
+    """The quickest runtime installed: a compiled one on the processor, else PyTorch."""
+    if usable_device(device).type == "cpu":
+        for name, packages in _PREFERRED.items():
+            if all(importlib.util.find_spec(package) for package in packages):
+                return name
+    return "torch"
+
+
+def open_with(
+    path: str | Path,
+    *,
+    backend: str | None = None,
+    device: str = "auto",
+    precision: Precision = "fp32",
+    size_hw: tuple[int, int] | None = None,
+    threads: int | None = None,
+) -> Backend:
+    """Open a model, a checkpoint with a runtime of choice.
+
+    An exported file tells its own runtime. The conversion of a checkpoint takes some seconds and
+    is not kept: `oculox export` writes a file to keep, and proves it first.
+
+    Args:
+        path: a checkpoint, or an exported file.
+        backend: for checkpoints one of `RUNTIMES`, ``auto`` takes `quickest_runtime`; None for
+            what the file tells.
+        device: where to run.
+        precision: of the network; PyTorch alone takes another than ``fp32``.
+        size_hw: the input size, fixed by a conversion; None for the checkpoint's own.
+        threads: of the processor.
+
+    Raises:
+        UsageError: when the runtime is unknown or does not do what is asked.
+        MissingExtraError: when it is not installed.
+        CheckpointError: when the file cannot be used.
+    """
+    exported = any(Path(path).suffix in FORMATS[kind] for kind in FORMATS if kind != "torch")
+    if backend is None or exported:
+        named = None if backend == "auto" else backend
+        return open_backend(
+            path, device=device, precision=precision, backend=named, threads=threads
+        )
+    if backend not in RUNTIMES:
+        raise UsageError(
+            f"a checkpoint cannot be run with {backend!r}; there are {', '.join(RUNTIMES)}"
+        )
+    runtime = backend
+    if runtime == "auto":
+        runtime = quickest_runtime(device) if precision == "fp32" else "torch"
+    if runtime == "torch":
+        return open_backend(path, device=device, precision=precision)
+    if precision != "fp32":
+        raise UsageError(f"precision {precision} is for PyTorch; {runtime} converts to fp32")
+    weights = load_weights(locate_weights(path))
+    options = ExportOptions(format=runtime, size_hw=size_hw)
+    target = find_target(options)
+    size = size_hw or weights.input.size
+    job = make_job(weights, options, calibration=np.empty((0, 3, *size), np.float32))
+    with tempfile.TemporaryDirectory(prefix="oculox-") as folder:
+        converted = Path(folder) / f"model{target.suffix}"
+        target.convert(job, converted)
+        return open_backend(converted, device=device, threads=threads)

@@ -1,0 +1,89 @@
+"""Checkpoints through other runtimes, and benchmarks."""
+
+import importlib.util
+import json
+
+import numpy as np
+import pytest
+
+from oculox.api import Detector
+from oculox.errors import UsageError
+from oculox.export.benchmark import run_benchmark
+from oculox.export.benchmark_report import as_json, as_table, write_plot
+from oculox.export.fast import open_with, quickest_runtime
+from oculox.export.parity import sample_inputs
+from oculox.predict.timing import STAGES
+
+HAS_ONNX = all(map(importlib.util.find_spec, ("onnx", "onnxscript", "onnxruntime")))
+HAS_OPENVINO = HAS_ONNX and importlib.util.find_spec("openvino") is not None
+
+
+@pytest.fixture
+def scenes():
+    return [image.transpose(1, 2, 0) for image in sample_inputs(2, (64, 96))]
+
+
+@pytest.mark.skipif(not HAS_ONNX, reason="onnx, onnxscript or onnxruntime is not installed")
+def test_a_checkpoint_through_onnx_runtime(lively_pt, scenes):
+    plain = Detector(lively_pt, imgsz=(64, 96))
+    other = Detector(lively_pt, imgsz=(64, 96), backend="onnx")
+    assert (plain.backend.kind, other.backend.kind) == ("torch", "onnx")
+    for a, b in zip(plain(scenes), other(scenes), strict=True):
+        assert abs(len(a) - len(b)) <= 1
+        assert a.scores[0] == pytest.approx(b.scores[0], abs=1e-4)
+    with pytest.raises(UsageError, match="built for 64 x 96"):
+        Detector(other.backend, imgsz=128)
+
+
+def test_auto_takes_the_quickest_installed():
+    expected = "openvino" if HAS_OPENVINO else "onnx" if HAS_ONNX else "torch"
+    assert quickest_runtime("cpu") == expected
+
+
+def test_auto_stays_with_pytorch_for_other_precisions(lively_pt):
+    assert open_with(lively_pt, backend="auto", precision="bf16", device="cpu").kind == "torch"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"backend": "tensorflow"}, "cannot be run with 'tensorflow'; there are auto, torch"),
+        ({"backend": "onnx", "precision": "bf16"}, "precision bf16 is for PyTorch"),
+    ],
+)
+def test_what_a_checkpoint_cannot_be_run_with(options, message, lively_pt):
+    with pytest.raises(UsageError, match=message):
+        open_with(lively_pt, device="cpu", **options)
+
+
+def test_an_export_opens_with_its_own_runtime(exports):
+    path = exports(format="torchscript", batch=None).path
+    assert open_with(path, backend="auto").kind == "torchscript"
+
+
+def test_a_benchmark_measures_exports_and_says_what_it_skipped(lively_weights, tmp_path):
+    result = run_benchmark(
+        lively_weights, ["torch", "torchscript", "tensorrt", "pt2-int8"], pictures=3
+    )
+    assert [m.format for m in result.measurements] == ["torch", "torchscript"]
+    assert set(result.skipped) == {"tensorrt", "pt2-int8"}
+    plain, exported = result.measurements
+    assert plain.parity is None
+    assert exported.parity is not None
+    assert 0 <= exported.parity <= 1
+    for m in result.measurements:
+        assert m.p95_ms >= m.median_ms > 0
+        assert set(m.stages_ms) == {*STAGES, "total"}
+        assert np.isclose(sum(m.stages_ms[stage] for stage in STAGES), m.stages_ms["total"])
+        assert m.megabytes > 1
+    table = as_table(result)
+    assert table.count("\n| torch") == 2
+    assert "tensorrt: not measured: " in table
+    json.dumps(as_json(result))
+    write_plot(result, tmp_path / "bars.svg")
+    assert "<svg" in (tmp_path / "bars.svg").read_text()
+
+
+def test_a_benchmark_of_an_unknown_format(lively_weights):
+    with pytest.raises(UsageError, match="unknown format 'caffe'"):
+        run_benchmark(lively_weights, ["torch", "caffe"])
