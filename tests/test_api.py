@@ -198,8 +198,8 @@ def test_training_calls_that_make_no_sense(quick, tmp_path):
         train(Config(), "train.batch=3", output=tmp_path)
     with pytest.raises(UsageError, match="resuming needs the folder"):
         train("yolox-nano", *quick, resume=True)
+    (tmp_path / "config.yaml").write_text("")
     with pytest.raises(OculoxError, match="holds another run"):
-        (tmp_path / "config.yaml").write_text("")
         train("yolox-nano", *quick, output=tmp_path, devices=2)
     with pytest.raises(DataError, match="is no folder"):
         train("yolox-nano", *quick, "data.root=absent", output=tmp_path / "new", devices=2)

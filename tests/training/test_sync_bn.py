@@ -48,7 +48,7 @@ def test_two_processes_equal_the_whole_batch(tmp_path):
     torch.save(task, tmp_path / "task.pt")
     running = [
         subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, str(tmp_path), str(rank)],
+            [sys.executable, "-W", "error::FutureWarning", "-c", PROGRAM, str(tmp_path), str(rank)],
             env={**os.environ, "OMP_NUM_THREADS": "1"},
             stderr=subprocess.PIPE,
         )

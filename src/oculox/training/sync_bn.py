@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
-import torch.distributed.nn.functional as dist_functional
 from torch import Tensor, nn
 
 
@@ -45,8 +46,29 @@ class CpuSyncBatchNorm(nn.BatchNorm2d):
         self.running_var.lerp_(variance, self.momentum)
 
 
+class _SumOverProcesses(torch.autograd.Function):
+    """Sum of a tensor over all processes.
+
+    Every process's result depends on every process's input, so the gradient is the sum too.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        del ctx
+        total = values.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        del ctx
+        total = grads[0].contiguous().clone()
+        dist.all_reduce(total)
+        return total
+
+
 def _sum_over_processes(values: Tensor) -> Tensor:
-    total: Tensor = dist_functional.all_reduce(values)  # type: ignore[no-untyped-call]
+    total: Tensor = _SumOverProcesses.apply(values)  # type: ignore[no-untyped-call]
     return total
 
 
