@@ -24,15 +24,17 @@ class StepMeter:
         self._phase = ""
         self._losses: list[StepLoss] = []
         self._waited = 0.0
+        self._paused = 0.0
         self._since = self._started
+        self._last = self._started
 
     def start_epoch(self, epoch: int, *, phase: str) -> None:
         """Note the epoch (from 0); time spent since the last step does not count."""
         self._epoch = epoch + 1
         self._phase = phase
-        self._losses.clear()
-        self._waited = 0.0
-        self._since = time.perf_counter()
+        pause = time.perf_counter() - self._last
+        self._since += pause
+        self._paused += pause
 
     def timed(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         """Pass batches on, counting the time spent waiting for each."""
@@ -47,11 +49,11 @@ class StepMeter:
     def step(self, step: int, loss: StepLoss, *, size_hw: tuple[int, int]) -> None:
         """Count a finished step (from 1)."""
         self._losses.append(loss)
+        now = self._last = time.perf_counter()
         if step % self._run.config.train.log_interval and step < self._run.rate.total_steps:
             return
-        now = time.perf_counter()
         count, elapsed = len(self._losses), now - self._since
-        pace = (now - self._started) / (step - self._first_step)
+        pace = (now - self._started - self._paused) / (step - self._first_step)
         mean = {
             name: sum(getattr(entry, name) for entry in self._losses) / count
             for name in (*TERM_NAMES, "total", "gradient_norm")
