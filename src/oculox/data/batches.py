@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from types import TracebackType
 from typing import Any, Literal, NamedTuple
 
 import cv2
@@ -200,3 +201,16 @@ def _start_worker(worker: int) -> None:
     cv2.setNumThreads(0)
     # Ctrl-C is for the main process, which ends these.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.excepthook = _unless_abandoned
+
+
+def _unless_abandoned(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    """Say nothing when the main process left while it was being handed a batch.
+
+    The thread that hands batches over reports through this hook, and on Ctrl-C the other end of
+    its connection is gone.
+    """
+    if not issubclass(kind, (EOFError, ConnectionError)):
+        sys.__excepthook__(kind, error, trace)
