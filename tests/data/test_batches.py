@@ -12,7 +12,7 @@ def _fail(error):
     batches._start_worker(0)
     try:
         raise error
-    except Exception:
+    except (ArithmeticError, EOFError, OSError):
         sys.excepthook(*sys.exc_info())
 
 
