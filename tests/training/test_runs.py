@@ -138,12 +138,13 @@ def test_resume_after_a_kill_equals_uninterrupted(quick, tmp_path):
 
 
 def test_two_processes_train_like_one(quick, shared, tmp_path):
-    # Trained weights: in a fresh network the smallest rounding error grows a thousandfold a step.
+    # Trained weights: in a fresh network the smallest rounding error grows a thousandfold a step;
+    # a low rate, since a cell that changes its object moves the loss by percents.
     settings = (
         *quick,
         "input.size=256",
         "augment.multiscale=null",
-        "optimizer.lr=0.001",
+        "optimizer.lr=0.0001",
         "train.max_steps=10",
         "train.aug_epochs=4",
         "train.eval_interval=0",
@@ -167,8 +168,7 @@ def test_two_processes_train_like_one(quick, shared, tmp_path):
         losses.append([r["loss"] for r in read_log(output) if r["kind"] == "train"])
         assert json.loads(done.stdout)["steps"] == 10
     assert len(losses[0]) == 10
-    assert losses[1][:5] == pytest.approx(losses[0][:5], rel=1e-4)
-    assert losses[1] == pytest.approx(losses[0], rel=1e-2)
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
 
 
 def test_torchrun_works_too(quick, tmp_path):
