@@ -64,11 +64,20 @@ def open_accelerator(train: TrainConfig) -> Iterator[Accelerator]:
     on_cpu = train.device == "cpu" or not _has_accelerator()
     if train.precision == "fp16" and on_cpu:
         raise ConfigError("train.precision=fp16 needs an accelerator; use bf16 or fp32 on a CPU")
-    accelerator = Accelerator(mixed_precision=_MIXED[train.precision], cpu=on_cpu)
     wanted = int(os.environ.get("WORLD_SIZE", "1"))
-    # Processes that do not find each other would each train alone into the same folder.
-    assert accelerator.num_processes == wanted, (accelerator.num_processes, wanted)
+    if wanted > 1 and not {"RANK", "LOCAL_RANK", "MASTER_ADDR"} <= os.environ.keys():
+        raise ConfigError(
+            f"WORLD_SIZE is {wanted}, but nothing tells this process its place among them; start "
+            "several with --devices, torchrun or accelerate launch"
+        )
+    accelerator = Accelerator(mixed_precision=_MIXED[train.precision], cpu=on_cpu)
     try:
+        if accelerator.num_processes != wanted:
+            # Each would train alone into the same folder.
+            raise ConfigError(
+                f"WORLD_SIZE is {wanted}, but {accelerator.num_processes} processes found each "
+                "other; start them with --devices, torchrun or accelerate launch"
+            )
         yield accelerator
     finally:
         if accelerator.num_processes > 1 and torch.distributed.is_initialized():
