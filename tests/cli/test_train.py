@@ -136,6 +136,8 @@ def started(words, output, **options):
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         start_new_session=True,
+        # Under a background job of a shell SIGINT would be ignored from birth.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         **options,
     )
     deadline = time.monotonic() + 120
