@@ -31,6 +31,33 @@ def test_int8_files_are_smaller_and_pass_the_gate(format_name, lively_weights, t
     parameters = sum(value.numel() for value in lively_weights.state.values())
     weights = report.path if format_name == "onnx" else report.path.with_suffix(".bin")
     assert weights.stat().st_size < 4 * parameters
+    quantised = (onnx_quantised if format_name == "onnx" else openvino_quantised)(report.path)
+    assert any("backbone" in name for name in quantised)
+    assert not [name for name in quantised if "decoding/" in name or "_preds." in name]
+
+
+def onnx_quantised(path):
+    """Names of what reads quantised values."""
+    import onnx
+
+    nodes = onnx.load(path).graph.node
+    values = {n.output[0] for n in nodes if n.op_type == "DequantizeLinear"}
+    assert any(n.name.startswith("decoding/") for n in nodes)
+    return [n.name for n in nodes if values.intersection(n.input)]
+
+
+def openvino_quantised(path):
+    """Names of what reads quantised values."""
+    import openvino
+
+    operations = openvino.Core().read_model(path).get_ops()
+    assert any("decoding/" in o.get_friendly_name() for o in operations)
+    return [
+        consumer.get_node().get_friendly_name()
+        for operation in operations
+        if operation.get_type_name() == "FakeQuantize"
+        for consumer in operation.output(0).get_target_inputs()
+    ]
 
 
 @pytest.mark.slow

@@ -111,7 +111,7 @@ def run_benchmark(
             raise UsageError(f"unknown format {name!r} (formats: {TORCH}, {', '.join(TARGETS)})")
     say = progress or (lambda _: None)
     size = size_hw or weights.input.size
-    jpegs = _jpegs(data, pictures)
+    jpegs = sample_jpegs(data, pictures)
     measured: list[Measurement] = []
     skipped: dict[str, str] = {}
     if threads is not None:
@@ -212,8 +212,12 @@ def time_pipeline(
     return watch.times(), np.array(latencies)
 
 
-def _jpegs(data: CocoIndex | None, count: int) -> list[bytes]:
-    """The data set's first pictures as they lie on the disk, or rendered scenes."""
+def sample_jpegs(data: CocoIndex | None, count: int) -> list[bytes]:
+    """The data set's first pictures as they lie on the disk, or rendered scenes, as JPEG.
+
+    Raises:
+        DataError: when a picture cannot be read.
+    """
     if data is not None:
         try:
             return [data.image_path(i % len(data)).read_bytes() for i in range(count)]

@@ -20,6 +20,8 @@ from oculox.predict.exported import METADATA_KEY, ExportMetadata
 if TYPE_CHECKING:
     import onnx
 
+PREDICTOR = "_preds."
+"""In the names of the head's last convolutions; what follows them is called ``decoding/...``."""
 OPSETS = range(18, 24)
 """Operator sets that can be asked for."""
 
@@ -136,7 +138,8 @@ def _tidy(model: onnx.ModelProto, metadata: ExportMetadata) -> None:
     del model.graph.value_info[:]
     del model.graph.metadata_props[:]
     weights = {initializer.name for initializer in model.graph.initializer}
-    for node in model.graph.node:
+    predicted: set[str] = set()
+    for node in model.graph.node:  # in topological order
         del node.metadata_props[:]
         node.doc_string = ""
         # A convolution is called after the module it came from, so that people and the
@@ -144,6 +147,10 @@ def _tidy(model: onnx.ModelProto, metadata: ExportMetadata) -> None:
         owners = [name for name in node.input if name in weights and name.endswith(".weight")]
         if node.op_type == "Conv" and owners:
             node.name = owners[0].removesuffix(".weight")
+        if PREDICTOR in node.name or predicted.intersection(node.input):
+            predicted.update(node.output)
+            if PREDICTOR not in node.name:
+                node.name = f"decoding/{node.name}"
 
 
 def _with_letterbox(

@@ -1,0 +1,159 @@
+"""How many times quicker than plain PyTorch each runtime is, from JPEG to detections.
+
+The baseline is what the official code runs on a processor: batch norms folded, memory contiguous,
+space-to-depth by slices, pyramid pooling by three separate pools. All runtimes take turns on every
+picture, so that whatever else the machine does slows all of them alike; figures are lower
+quartiles over pictures, which other programs disturb least.
+
+    python benchmarks/speed.py yolox_nano.pth --data coco --calib coco
+    python benchmarks/speed.py yolox-s --untrained --imgsz 640
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from oculox.config import load_config
+from oculox.config.schema import DataConfig
+from oculox.data.coco import load_split
+from oculox.data.image import decode_image
+from oculox.export.benchmark import describe_machine, sample_jpegs
+from oculox.export.job import ExportOptions
+from oculox.export.run import export_model
+from oculox.export.targets import TARGETS
+from oculox.models import build_model
+from oculox.models.layers import SPP
+from oculox.predict.backends.torch_backend import TorchBackend, spec_of
+from oculox.predict.fusing import fuse
+from oculox.predict.opening import open_backend
+from oculox.predict.pipeline import Pipeline
+from oculox.predict.timing import Stopwatch
+from oculox.weights import Weights, build_network, load_weights
+
+BASELINE = "plain PyTorch"
+
+
+class SeparatePools(nn.Module):
+    """Pyramid pooling as published: three pools side by side."""
+
+    def __init__(self, spp: SPP) -> None:
+        super().__init__()
+        self.conv1, self.conv2 = spp.conv1, spp.conv2
+        self.pools = nn.ModuleList(nn.MaxPool2d(k, 1, k // 2) for k in (5, 9, 13))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in, H, W) -> (B, out, H, W)."""
+        x = self.conv1(x)
+        out: Tensor = self.conv2(torch.cat((x, *(pool(x) for pool in self.pools)), dim=1))
+        return out
+
+
+def plain_backend(weights: Weights) -> TorchBackend:
+    """The baseline."""
+    network = fuse(build_network(weights))
+    for parent in list(network.modules()):
+        for name, child in parent.named_children():
+            if isinstance(child, SPP):
+                setattr(parent, name, SeparatePools(child))
+    return TorchBackend(network, spec_of(weights), owned=True)
+
+
+def read_weights(name: str, *, untrained: bool) -> Weights:
+    """A checkpoint, or fresh weights of a recipe, whose speed is that of trained ones."""
+    if not untrained:
+        return load_weights(name)
+    config = load_config(name)
+    torch.manual_seed(0)
+    network = build_model(config.model, num_classes=80)
+    for predictor in network.head.reg_preds:
+        predictor.weight.data *= 0.1  # calm boxes, which the int8 gate can compare
+    return Weights(
+        model=config.model.model_copy(update={"num_classes": 80}),
+        input=config.input,
+        names=tuple(f"class {i}" for i in range(80)),
+        state=network.state_dict(),
+    )
+
+
+def main() -> None:
+    """Export, take turns, print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("weights", help="a checkpoint, or with --untrained a recipe")
+    parser.add_argument("--untrained", action="store_true")
+    parser.add_argument("--formats", default="onnx,openvino,openvino-int8")
+    parser.add_argument("--imgsz", type=int)
+    parser.add_argument("--data", type=Path, help="data set whose pictures are timed")
+    parser.add_argument("--calib", type=Path, help="pictures for int8")
+    parser.add_argument("--pictures", type=int, default=40)
+    parser.add_argument("--threads", type=int, help="one a core by default")
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    weights = read_weights(arguments.weights, untrained=arguments.untrained)
+    side = arguments.imgsz or weights.input.size[0]
+    index = load_split(DataConfig(root=arguments.data), "val") if arguments.data else None
+    jpegs = sample_jpegs(index, arguments.pictures)
+    with tempfile.TemporaryDirectory() as folder:
+        backends = {BASELINE: plain_backend(weights), "torch": TorchBackend.from_weights(weights)}
+        for name in arguments.formats.split(","):
+            kind, _, precision = name.partition("-")
+            options = ExportOptions(
+                format=kind,
+                size_hw=(side, side),
+                precision="int8" if precision == "int8" else "fp32",
+                calibration=arguments.calib if precision == "int8" else None,
+            )
+            path = Path(folder) / f"{name}{TARGETS[kind].suffix}"
+            backends[name] = open_backend(
+                export_model(weights, options, path).path, threads=arguments.threads
+            )
+        figures = measure(backends, jpegs, side)
+    print(f"{weights.model.name}, {side} x {side}: {describe_machine(arguments.threads)}\n")
+    print("| runtime | ms | network ms | times quicker | network alone |")
+    print("|---|---:|---:|---:|---:|")
+    for name, (total, network, ratio, network_ratio) in figures.items():
+        print(f"| {name} | {total:.1f} | {network:.1f} | {ratio:.2f} | {network_ratio:.2f} |")
+    if arguments.json:
+        arguments.json.write_text(json.dumps(figures, indent=1), "utf-8")
+
+
+def measure(backends: dict, jpegs: list[bytes], side: int) -> dict[str, tuple[float, ...]]:
+    """Milliseconds in all and of the network, and the ratios to the baseline."""
+    totals: dict[str, list[float]] = {name: [] for name in backends}
+    networks: dict[str, list[float]] = {name: [] for name in backends}
+    pipelines = {
+        name: Pipeline(backend, size_hw=(side, side), batch=1) for name, backend in backends.items()
+    }
+    for turn, jpeg in enumerate(jpegs[:3] + jpegs):
+        for name, pipeline in pipelines.items():
+            time.sleep(0.02)  # let the last runtime's threads fall asleep
+            watch = Stopwatch()
+            start = time.perf_counter()
+            pipeline([decode_image(jpeg, where="benchmark")], watch=watch)
+            if turn >= 3:
+                totals[name].append(1000 * (time.perf_counter() - start))
+                networks[name].append(watch.times().milliseconds()["network"])
+    total = {name: float(np.percentile(totals[name], 25)) for name in backends}
+    network = {name: float(np.percentile(networks[name], 25)) for name in backends}
+    return {
+        name: (
+            total[name],
+            network[name],
+            total[BASELINE] / total[name],
+            network[BASELINE] / network[name],
+        )
+        for name in backends
+    }
+
+
+if __name__ == "__main__":
+    main()
