@@ -139,6 +139,7 @@ def _tidy(model: onnx.ModelProto, metadata: ExportMetadata) -> None:
     del model.graph.metadata_props[:]
     weights = {initializer.name for initializer in model.graph.initializer}
     predicted: set[str] = set()
+    shared: dict[str, int] = {}
     for node in model.graph.node:  # in topological order
         del node.metadata_props[:]
         node.doc_string = ""
@@ -147,6 +148,10 @@ def _tidy(model: onnx.ModelProto, metadata: ExportMetadata) -> None:
         owners = [name for name in node.input if name in weights and name.endswith(".weight")]
         if node.op_type == "Conv" and owners:
             node.name = owners[0].removesuffix(".weight")
+            # Equal weights are one initializer: the convolutions that share it are numbered.
+            shared[node.name] = shared.get(node.name, 0) + 1
+            if shared[node.name] > 1:
+                node.name = f"{node.name}/{shared[node.name]}"
         if PREDICTOR in node.name or predicted.intersection(node.input):
             predicted.update(node.output)
             if PREDICTOR not in node.name:
