@@ -1,9 +1,9 @@
 """Fixtures of the prediction tests."""
 
 import pytest
-from red_pictures import RedBackend
 
 from oculox.predict.pipeline import Pipeline
+from red_pictures import RedBackend
 
 
 @pytest.fixture

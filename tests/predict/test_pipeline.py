@@ -1,12 +1,12 @@
 import numpy as np
 import pytest
-from red_pictures import red_picture
 
 from oculox.errors import UsageError
 from oculox.predict.backend import DetectSettings
 from oculox.predict.pipeline import Pipeline, class_filter
 from oculox.predict.timing import Stopwatch
 from oculox.types import Preprocessing
+from red_pictures import red_picture
 
 SHAPES = [
     (48, 120, (40, 12, 80, 36)),  # wide: shrunk

@@ -5,10 +5,10 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image
-from red_pictures import red_picture
 
 from oculox.errors import DataError, UsageError
 from oculox.predict.sources import Picture, Unreadable, find_sources, read_pictures
+from red_pictures import red_picture
 
 
 @pytest.fixture
