@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
 KEYS = frozenset(known_keys())
 KEY = re.compile(rf"\b(?:{'|'.join(Config.model_fields)})(?:\.[a-z_0-9]+)+\b")
-FILE_SUFFIXES = (".md", ".py", ".pt", ".json", ".yaml", ".jsonl", ".txt")
+FILE_SUFFIXES = (".xml", ".md", ".py", ".pt", ".json", ".yaml", ".jsonl", ".txt")
 
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 
