@@ -19,7 +19,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from oculox.weights.storage import write_atomically
+from oculox.weights.storage import write_text
 
 
 def say(text: str = "") -> None:
@@ -44,7 +44,7 @@ def write_json(path: Path, value: Any) -> None:
         OculoxError: when it cannot be written.
     """
     text = json.dumps(value, indent=1, ensure_ascii=False) + "\n"
-    write_atomically(path, lambda temporary: _write(temporary, text))
+    write_text(path, text)
 
 
 @contextmanager
@@ -73,7 +73,3 @@ def progress_bar(title: str) -> Iterator[Callable[[int, int], None]]:
 
 def _ignore(done: int, total: int) -> None:
     del done, total
-
-
-def _write(path: Path, text: str) -> None:
-    path.write_text(text, "utf-8")

@@ -17,7 +17,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from typing_extensions import Self
 
 from oculox.errors import MissingExtraError, TrainingError
-from oculox.weights.storage import write_atomically
+from oculox.weights.storage import write_text
 
 LOG_JSONL = "log.jsonl"
 LOG_TEXT = "log.txt"
@@ -221,11 +221,7 @@ def _append(file: TextIO, line: str) -> None:
 def _drop_lines_after(path: Path, step: int) -> None:
     kept = [row for row in read_log(path.parent) if row.get("step", 0) <= step]
     text = "".join(json.dumps(row) + "\n" for row in kept)
-    write_atomically(path, lambda temporary: _write_whole(temporary, text))
-
-
-def _write_whole(path: Path, text: str) -> None:
-    path.write_text(text, "utf-8")
+    write_text(path, text)
 
 
 def _open_tensorboard(folder: Path, resume_step: int) -> object:

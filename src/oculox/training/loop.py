@@ -28,7 +28,7 @@ from oculox.training.schedule import input_size_at, l1_is_on
 from oculox.training.state import BEST, LAST, Progress, restore_run, save_run
 from oculox.training.summary import TrainSummary, write_summary
 from oculox.weights.checkpoint import load_training_state
-from oculox.weights.storage import write_atomically
+from oculox.weights.storage import write_text
 
 
 def run_training(
@@ -58,7 +58,7 @@ def run_training(
         progress = _resume(run, output) if resume else Progress()
         if accelerator.is_main_process and not resume:
             text = config_to_yaml(run.config)
-            write_atomically(output / "config.yaml", lambda p: _write_text(p, text))
+            write_text(output / "config.yaml", text)
         log = RunLog(
             output,
             total_steps=run.rate.total_steps,
@@ -273,7 +273,3 @@ def _greet(run: Run, progress: Progress, output: Path, log: RunLog) -> None:
 def _where(accelerator: Accelerator) -> str:
     count, device = accelerator.num_processes, accelerator.device
     return f"{count} processes ({device.type})" if count > 1 else str(device)
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, "utf-8")

@@ -10,7 +10,7 @@ from typing import Any
 
 from oculox.errors import TrainingError
 from oculox.training.state import BEST
-from oculox.weights.storage import write_atomically
+from oculox.weights.storage import write_text
 
 SUMMARY = "summary.json"
 
@@ -57,7 +57,7 @@ def write_summary(summary: TrainSummary) -> None:
         OculoxError: when it cannot be written.
     """
     text = json.dumps(summary.as_dict(), indent=1) + "\n"
-    write_atomically(summary.output / SUMMARY, lambda path: _write(path, text))
+    write_text(summary.output / SUMMARY, text)
 
 
 def read_summary(output: Path) -> TrainSummary:
@@ -72,7 +72,3 @@ def read_summary(output: Path) -> TrainSummary:
         return TrainSummary(**{**values, "output": output})
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise TrainingError(f"{output / SUMMARY}: no readable summary ({error})") from None
-
-
-def _write(path: Path, text: str) -> None:
-    path.write_text(text, "utf-8")

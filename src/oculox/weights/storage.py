@@ -72,6 +72,19 @@ def _reason(error: BaseException) -> str:
     return (str(error) or type(error).__name__).splitlines()[0]
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text, atomically.
+
+    Raises:
+        OculoxError: when it cannot be written.
+    """
+    write_atomically(path, lambda temporary: _put(temporary, text))
+
+
+def _put(path: Path, text: str) -> None:
+    path.write_text(text, "utf-8")
+
+
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
