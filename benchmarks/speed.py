@@ -1,9 +1,9 @@
-"""How many times quicker than plain PyTorch each runtime is, from JPEG to detections.
+"""How many times faster than plain PyTorch each runtime is, from JPEG to detections.
 
-The baseline is what the official code runs on a processor: batch norms folded, memory contiguous,
+The baseline is what the official code runs on a CPU: batch norms folded, memory contiguous,
 space-to-depth by slices, pyramid pooling by three separate pools. Runtimes take turns in several
-rounds, one open at a time, so that whatever else the machine does slows all of them alike; figures
-are lower quartiles over pictures, which other programs disturb least.
+rounds, one open at a time, so that whatever else the machine does slows all of them alike; metrics
+are lower quartiles over images, which other programs disturb least.
 
     python benchmarks/speed.py yolox_nano.pth --data coco --calib coco
     python benchmarks/speed.py yolox-s --untrained --imgsz 640
@@ -94,11 +94,11 @@ def main() -> None:
     parser.add_argument("--untrained", action="store_true")
     parser.add_argument("--formats", default="onnx,openvino,openvino-int8")
     parser.add_argument("--imgsz", type=int)
-    parser.add_argument("--data", type=Path, help="data set whose pictures are timed")
-    parser.add_argument("--calib", type=Path, help="pictures for int8")
+    parser.add_argument("--data", type=Path, help="data set whose images are timed")
+    parser.add_argument("--calib", type=Path, help="images for int8")
     parser.add_argument("--rounds", type=int, default=4)
-    parser.add_argument("--pictures", type=int, default=20)
-    parser.add_argument("--threads", type=int, help="one a core by default")
+    parser.add_argument("--images", type=int, default=20)
+    parser.add_argument("--threads", type=int, help="one per core by default")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     if arguments.threads:
@@ -106,7 +106,7 @@ def main() -> None:
     weights = read_weights(arguments.weights, untrained=arguments.untrained)
     side = arguments.imgsz or weights.input.size[0]
     index = load_split(DataConfig(root=arguments.data), "val") if arguments.data else None
-    jpegs = sample_jpegs(index, arguments.pictures)
+    jpegs = sample_jpegs(index, arguments.images)
     with tempfile.TemporaryDirectory() as folder:
         openers: dict[str, Callable[[], Backend]] = {
             BASELINE: lambda: plain_backend(weights),
@@ -123,14 +123,14 @@ def main() -> None:
             path = Path(folder) / f"{name}{TARGETS[kind].suffix}"
             export_model(weights, options, path)
             openers[name] = partial(open_backend, path, threads=arguments.threads)
-        figures = measure(openers, jpegs, side, rounds=arguments.rounds)
+        metrics = measure(openers, jpegs, side, rounds=arguments.rounds)
     print(f"{weights.model.name}, {side} x {side}: {describe_machine(arguments.threads)}\n")
-    print("| runtime | ms | network ms | times quicker | network alone |")
+    print("| runtime | ms | network ms | times faster | network alone |")
     print("|---|---:|---:|---:|---:|")
-    for name, (total, network, ratio, network_ratio) in figures.items():
+    for name, (total, network, ratio, network_ratio) in metrics.items():
         print(f"| {name} | {total:.1f} | {network:.1f} | {ratio:.2f} | {network_ratio:.2f} |")
     if arguments.json:
-        arguments.json.write_text(json.dumps(figures, indent=1), "utf-8")
+        arguments.json.write_text(json.dumps(metrics, indent=1), "utf-8")
 
 
 def measure(

@@ -20,7 +20,7 @@ QUICK = (
     "augment.multiscale_interval=2",
     "train.batch=4",
     "train.aug_epochs=2",
-    "train.no_aug_epochs=1",
+    "train.tail_epochs=1",
     "train.eval_interval=2",
     "train.log_interval=1",
     "train.device=cpu",
@@ -38,7 +38,7 @@ def shared() -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_data(tmp_path_factory) -> Path:
-    """Twelve training and four validation pictures of the demo data set."""
+    """Twelve training and four validation images of the demo data set."""
     folder = tmp_path_factory.mktemp("tiny") / "data"
     write_demo(folder, train=12, val=4, size=(96, 72))
     return folder
@@ -61,7 +61,7 @@ def eager_weights() -> Weights:
     state = network.state_dict()
     for level, favourite in enumerate(("leaf", "ball", "fish")):
         state[f"head.obj_preds.{level}.bias"].fill_(3.0)
-        # Its class tells the level it came from; score and box depend on the picture.
+        # Its class tells the level it came from; score and box depend on the image.
         state[f"head.cls_preds.{level}.weight"].zero_()
         state[f"head.obj_preds.{level}.weight"].mul_(0.2)
         state[f"head.cls_preds.{level}.bias"][names.index(favourite)] = 3.0
@@ -75,7 +75,7 @@ def eager_weights() -> Weights:
 
 
 def _settle_batch_norms(network: torch.nn.Module) -> None:
-    """Fresh statistics damp every layer until the output hardly depends on the picture."""
+    """Fresh statistics damp every layer until the output hardly depends on the image."""
     norms = [m for m in network.modules() if isinstance(m, torch.nn.BatchNorm2d)]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:

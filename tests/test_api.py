@@ -33,7 +33,7 @@ def test_the_public_names_are_there():
     assert all(hasattr(oculox, name) for name in oculox.__all__)
 
 
-def test_a_picture_in_every_form(detector, paths):
+def test_a_image_in_every_form(detector, paths):
     image = cv2.imread(str(paths[0]))
     expected = detector(paths[0])
     assert isinstance(expected, Detections)
@@ -84,7 +84,7 @@ def test_arguments_are_left_alone(detector, paths):
 @pytest.mark.parametrize(
     ("image", "error", "message"),
     [
-        ("absent.jpg", DataError, "no such picture"),
+        ("absent.jpg", DataError, "no such image"),
         (None, UsageError, "got NoneType"),
         (3, UsageError, "got int"),
         (np.zeros((4, 4, 3)), UsageError, "uint8"),
@@ -93,7 +93,7 @@ def test_arguments_are_left_alone(detector, paths):
         (np.zeros((4, 4, 2), np.uint8), UsageError, "shape"),
     ],
 )
-def test_what_is_no_picture(detector, image, error, message):
+def test_what_is_no_image(detector, image, error, message):
     for given in (image, [image]):
         with pytest.raises(error, match=message):
             detector(given)
@@ -111,7 +111,7 @@ def test_options(eager_pt, paths):
     same(by_name, Detector(eager_pt, device="cpu", classes=[3])(paths[0]))
     assert set(by_name.class_ids.tolist()) == {3}
     assert Detector(eager_pt, device="cpu", imgsz=(96, 128)).size_hw == (96, 128)
-    assert len(Detector(eager_pt, device="cpu", nms=0.05)(paths[0])) < len(everything)
+    assert len(Detector(eager_pt, device="cpu", iou=0.05)(paths[0])) < len(everything)
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ def test_options(eager_pt, paths):
         ({"classes": [6]}, "the model has 0-5"),
         ({"batch": 0}, "batch must be at least 1"),
         ({"conf": 1.5}, "conf"),
-        ({"nms": -0.1}, "nms"),
+        ({"iou": -0.1}, "iou"),
         ({"device": "toaster"}, "toaster"),
         ({"precision": "int8"}, "precision must be one of"),
         ({"precision": "fp16"}, "fp16 needs an accelerator"),
@@ -162,7 +162,7 @@ def test_evaluation(detector, tiny_data, three_classes_pt):
     assert calls == [(1, 1)]
     annotations = tiny_data / "annotations/instances_val2017.json"
     again = detector.evaluate(annotations, images=tiny_data / "val2017", workers=0)
-    assert again.figures.as_dict() == result.figures.as_dict()
+    assert again.metrics.as_dict() == result.metrics.as_dict()
     with pytest.raises(UsageError, match="split must be train or val"):
         detector.evaluate(tiny_data, split="test")
     with pytest.raises(UsageError, match="name the data"):
@@ -189,7 +189,7 @@ def test_training_in_its_three_forms(quick, tiny_data, three_classes_pt, tmp_pat
         assert load_config(summary.output / "config.yaml") == config
     # The checkpoint knows the data of its run.
     found = Detector(summary.best, device="cpu").evaluate(workers=0)
-    assert found.figures.as_dict() == pytest.approx(summary.figures)
+    assert found.metrics.as_dict() == pytest.approx(summary.metrics)
     tuned = Detector(three_classes_pt, device="cpu").train(*ways["name"], output=tmp_path / "tuned")
     assert len(load_weights(tuned.best).names) == 6
 

@@ -1,4 +1,4 @@
-"""Pictures with boxes on them and contact sheets."""
+"""Images with boxes on them and contact sheets."""
 
 import numpy as np
 import pytest
@@ -19,14 +19,14 @@ def test_box_is_drawn_on_a_copy_in_its_class_colour():
     assert not drawn[60, 40].any()  # the inside stays visible
 
 
-def test_nothing_found_leaves_the_picture():
+def test_nothing_found_leaves_the_image():
     image = np.random.default_rng(0).integers(0, 256, (10, 12, 3), np.uint8)
     drawn = draw_boxes(image, np.zeros((0, 4), np.float32), np.zeros(0, np.int64), captions=[])
     np.testing.assert_array_equal(drawn, image)
     assert not np.shares_memory(drawn, image)
 
 
-def test_box_outside_the_picture():
+def test_box_outside_the_image():
     image = np.zeros((50, 50, 3), np.uint8)
     boxes = np.array([[-20, -20, 200, 200], [60, 60, 90, 90]], np.float32)
     drawn = draw_boxes(image, boxes, np.array([0, 5]), captions=["a", "b"])
@@ -43,7 +43,7 @@ def test_contact_sheet_size(count, columns, expected):
     assert (sheet == 200).sum() > 1000 * count
 
 
-def test_contact_sheet_of_a_thin_picture():
+def test_contact_sheet_of_a_thin_image():
     assert contact_sheet([np.zeros((1, 5000, 3), np.uint8)]).shape == (240, 320, 3)
 
 

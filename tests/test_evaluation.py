@@ -1,4 +1,4 @@
-"""Evaluation: figures, sharding, class matching, and agreement with the official detections."""
+"""Evaluation: metrics, sharding, class matching, and agreement with the official detections."""
 
 import json
 import pickle
@@ -17,19 +17,19 @@ from oculox.evaluation import evaluate, evaluate_loader, match_classes
 from oculox.predict.backend import DetectSettings, ModelSpec
 from oculox.predict.opening import open_backend
 from oculox.types import Preprocessing
-from red_pictures import RedBackend, red_picture
+from red_images import RedBackend, red_image
 
 NAMES = ("square", "disc")
 
 
-@pytest.fixture(params=[int, "pictures/{}".format], ids=["numbers", "texts"])
+@pytest.fixture(params=[int, "images/{}".format], ids=["numbers", "texts"])
 def index(request, tmp_path):
-    """Seven pictures with a red square each, but for one; ids are numbers or texts."""
+    """Seven images with a red square each, but for one; ids are numbers or texts."""
     images, annotations = [], []
     for i in range(7):
         box = (10 + 5 * i, 8, 50 + 5 * i, 40)
-        picture = np.full((48, 120, 3), 20, np.uint8) if i == 3 else red_picture(box=box)
-        cv2.imwrite(str(tmp_path / f"{i}.png"), picture)
+        image = np.full((48, 120, 3), 20, np.uint8) if i == 3 else red_image(box=box)
+        cv2.imwrite(str(tmp_path / f"{i}.png"), image)
         images.append(
             {"id": request.param(90 - i), "file_name": f"{i}.png", "width": 120, "height": 48}
         )
@@ -62,7 +62,7 @@ def test_finds_everything(index, color, placement, batch, workers):
     result = evaluate(
         backend, index, batch=batch, workers=workers, progress=lambda *n: seen.append(n)
     )
-    assert result.figures.ap50 == pytest.approx(1)
+    assert result.metrics.ap50 == pytest.approx(1)
     assert len(result.results) == 6
     assert {r["category_id"] for r in result.results} == {30}
     assert {r["image_id"] for r in result.results} <= set(index.image_ids)
@@ -72,7 +72,7 @@ def test_finds_everything(index, color, placement, batch, workers):
     assert result.notes == ()
 
 
-def test_every_process_gets_the_figures_of_all(index):
+def test_every_process_gets_the_metrics_of_all(index):
     alone = evaluate(RedBackend(), index)
     barrier, shares, results = threading.Barrier(3), {}, {}
 
@@ -96,7 +96,7 @@ def test_every_process_gets_the_figures_of_all(index):
         return str(row["image_id"])
 
     for rank in range(3):
-        assert results[rank].figures.as_dict() == alone.figures.as_dict()
+        assert results[rank].metrics.as_dict() == alone.metrics.as_dict()
         assert sorted(results[rank].results, key=key) == sorted(alone.results, key=key)
         assert results[rank].images == 7
 
@@ -110,7 +110,7 @@ def test_loader_can_be_kept(index):
     backend = RedBackend()
     loader = EvalLoader(index, size_hw=(96, 128), preprocessing=backend.spec.preprocessing, batch=4)
     first, second = (evaluate_loader(backend, loader) for _ in range(2))
-    assert first.figures.as_dict() == second.figures.as_dict()
+    assert first.metrics.as_dict() == second.metrics.as_dict()
     assert backend.batches == [(4, 3, 96, 128), (3, 3, 96, 128)] * 2
 
 
@@ -123,8 +123,8 @@ def test_loader_of_another_preprocessing(index):
 def test_nothing_found(index):
     result = evaluate(RedBackend(), index, settings=DetectSettings(conf=0.99))
     assert result.results == []
-    assert result.figures.ap == 0
-    assert result.figures.classes[1].ap == -1
+    assert result.metrics.ap == 0
+    assert result.metrics.classes[1].ap == -1
 
 
 @pytest.mark.parametrize(
@@ -171,7 +171,7 @@ def test_wrong_class_count_names_both(index):
 
 
 def unmatched(rows, others):
-    """Rows without a partner among `others`: same picture and class, score, box."""
+    """Rows without a partner among `others`: same image and class, score, box."""
     candidates = defaultdict(list)
     for other in others:
         candidates[other["image_id"], other["category_id"]].append(other)
@@ -195,7 +195,7 @@ def test_agrees_with_the_official_pipeline(shared):
     index = load_coco(data / "annotations/instances_val2017.json", data / "val2017")
     result = evaluate(open_backend(shared / "weights/yolox_nano.pth"), index)
     np.testing.assert_allclose(
-        list(result.figures.as_dict().values()), golden["stats"], atol=1e-3, rtol=0
+        list(result.metrics.as_dict().values()), golden["stats"], atol=1e-3, rtol=0
     )
     # One pair of boxes overlaps by 0.6500 to float precision: whether the weaker goes is a tie.
     assert abs(len(result.results) - len(golden["detections"])) <= 1

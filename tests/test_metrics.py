@@ -1,4 +1,4 @@
-"""COCO figures against pycocotools, and the cases it does not take."""
+"""COCO metrics against pycocotools, and the cases it does not take."""
 
 import contextlib
 import copy
@@ -11,7 +11,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from oculox.errors import DataError
-from oculox.metrics import FIGURES, evaluate_boxes
+from oculox.metrics import METRICS, evaluate_boxes
 
 
 def make_data(seed=0, *, images=12, classes=3, crowds=True):
@@ -71,11 +71,11 @@ def reference(content, results):
 def test_agrees_with_pycocotools(seed):
     content, results = make_data(seed)
     evaluator, text = reference(content, results)
-    figures = evaluate_boxes(content, results)
-    np.testing.assert_allclose(list(figures.as_dict().values()), evaluator.stats, atol=1e-12)
-    assert figures.table() == "\n".join(text.splitlines()[-12:])
+    metrics = evaluate_boxes(content, results)
+    np.testing.assert_allclose(list(metrics.as_dict().values()), evaluator.stats, atol=1e-12)
+    assert metrics.table() == "\n".join(text.splitlines()[-12:])
     precision, recall = evaluator.eval["precision"], evaluator.eval["recall"]
-    for k, row in enumerate(figures.classes):
+    for k, row in enumerate(metrics.classes):
         assert row.name == f"kind-{k}"
         assert row.ap == pytest.approx(precision[:, :, k, 0, 2].mean())
         assert row.ap50 == pytest.approx(precision[0, :, k, 0, 2].mean())
@@ -139,14 +139,14 @@ def test_annotation_id_zero_counts_like_any_other():
     assert evaluate_boxes(content, results).ap == pytest.approx(1)
 
 
-def test_text_ids_give_the_same_figures():
+def test_text_ids_give_the_same_metrics():
     content, results = make_data()
     renamed = copy.deepcopy(content)
     for image in renamed["images"]:
-        image["id"] = f"pictures/{image['id']:03d}"
+        image["id"] = f"images/{image['id']:03d}"
     for row in renamed["annotations"]:
-        row["image_id"] = f"pictures/{row['image_id']:03d}"
-    rows = [{**r, "image_id": f"pictures/{r['image_id']:03d}"} for r in results]
+        row["image_id"] = f"images/{row['image_id']:03d}"
+    rows = [{**r, "image_id": f"images/{r['image_id']:03d}"} for r in results]
     assert evaluate_boxes(renamed, rows).as_dict() == evaluate_boxes(content, results).as_dict()
 
 
@@ -159,33 +159,33 @@ def test_text_ids_give_the_same_figures():
         ({"images": [], "annotations": []}, "none", -1),
         ({"images": [], "annotations": [], "categories": []}, "none", -1),
     ],
-    ids=["no detections", "no objects", "nothing at all", "no pictures", "no categories"],
+    ids=["no detections", "no objects", "nothing at all", "no images", "no categories"],
 )
 def test_empty_cases(change, results, expected, capfd):
     content, rows = make_data()
     content = {**content, **change}
-    figures = evaluate_boxes(content, rows if results == "all" else [])
-    assert set(figures.as_dict().values()) == {expected}
-    assert tuple(figures.as_dict()) == FIGURES
-    assert {c.ap for c in figures.classes} <= {expected}
-    assert {c.f1 for c in figures.classes} <= {expected}
-    assert figures.confusion.shape == (len(content["categories"]) + 1,) * 2
-    assert figures.table().count("\n") == 11
+    metrics = evaluate_boxes(content, rows if results == "all" else [])
+    assert set(metrics.as_dict().values()) == {expected}
+    assert tuple(metrics.as_dict()) == METRICS
+    assert {c.ap for c in metrics.classes} <= {expected}
+    assert {c.f1 for c in metrics.classes} <= {expected}
+    assert metrics.confusion.shape == (len(content["categories"]) + 1,) * 2
+    assert metrics.table().count("\n") == 11
     assert capfd.readouterr() == ("", "")
 
 
 def test_class_without_objects_is_minus_one_and_left_out_of_the_mean():
     content, results = make_data()
     more = {**content, "categories": [*content["categories"], {"id": 99, "name": "unseen"}]}
-    figures = evaluate_boxes(more, results)
-    assert figures.as_dict() == evaluate_boxes(content, results).as_dict()
-    unseen = figures.classes[-1]
+    metrics = evaluate_boxes(more, results)
+    assert metrics.as_dict() == evaluate_boxes(content, results).as_dict()
+    unseen = metrics.classes[-1]
     assert (unseen.name, unseen.objects) == ("unseen", 0)
     assert (unseen.ap, unseen.ar, unseen.f1) == (-1, -1, -1)
-    assert "unseen" in figures.class_table()
+    assert "unseen" in metrics.class_table()
 
 
-def test_chosen_pictures_alone_count():
+def test_chosen_images_alone_count():
     content, results = make_data()
     chosen = {1, 2, 3}
     part = {
@@ -194,9 +194,9 @@ def test_chosen_pictures_alone_count():
         "annotations": [a for a in content["annotations"] if a["image_id"] in chosen],
     }
     rows = [r for r in results if r["image_id"] in chosen]
-    figures = evaluate_boxes(content, rows, image_ids=chosen)
-    assert figures.images == 3
-    assert figures.as_dict() == evaluate_boxes(part, rows).as_dict()
+    metrics = evaluate_boxes(content, rows, image_ids=chosen)
+    assert metrics.images == 3
+    assert metrics.as_dict() == evaluate_boxes(part, rows).as_dict()
 
 
 def test_reads_a_file_quietly_and_changes_nothing(tmp_path, capfd):
@@ -212,8 +212,8 @@ def test_reads_a_file_quietly_and_changes_nothing(tmp_path, capfd):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"image_id": 999}, "result 0: picture 999"),
-        ({"image_id": "1"}, "picture '1'"),
+        ({"image_id": 999}, "result 0: image 999"),
+        ({"image_id": "1"}, "image '1'"),
         ({"category_id": 6}, "category 6"),
         ({"bbox": [0, 0, float("nan"), 1]}, "finite"),
         ({"score": float("inf")}, "finite"),
@@ -238,11 +238,11 @@ def test_wrong_files_are_named(tmp_path, text, message):
     assert str(path) in str(caught.value)
 
 
-def test_official_detections_give_the_official_figures(shared):
+def test_official_detections_give_the_official_metrics(shared):
     golden = json.loads((shared / "golden/eval_nano416_val2017.json").read_text())
     path = shared / "coco_mini/annotations/instances_val2017.json"
-    figures = evaluate_boxes(path, golden["detections"])
-    np.testing.assert_allclose(list(figures.as_dict().values()), golden["stats"], atol=1e-9)
+    metrics = evaluate_boxes(path, golden["detections"])
+    np.testing.assert_allclose(list(metrics.as_dict().values()), golden["stats"], atol=1e-9)
     # Crowds are no objects to be found, and ask for the file rather than loaded boxes.
     objects = [a for a in json.loads(path.read_text())["annotations"] if not a["iscrowd"]]
-    assert sum(c.objects for c in figures.classes) == len(objects)
+    assert sum(c.objects for c in metrics.classes) == len(objects)

@@ -31,18 +31,18 @@ ROWS = [
 
 
 @pytest.mark.parametrize(
-    ("name", "conf", "nms", "class_agnostic"),
+    ("name", "conf", "iou", "agnostic_nms"),
     [("eval", 0.01, 0.65, False), ("demo", 0.3, 0.45, False), ("agnostic", 0.3, 0.45, True)],
 )
-def test_official_detections(shared, name, conf, nms, class_agnostic):
+def test_official_detections(shared, name, conf, iou, agnostic_nms):
     golden = np.load(shared / "golden/postprocess.npz")
     pred = torch.from_numpy(golden["pred"])
     found = select_detections(
         DecodedPredictions(cxcywh_to_xyxy(pred[..., :4]), pred[..., 4], pred[..., 5:]),
         conf=conf,
-        nms=nms,
-        max_detections=2000,
-        class_agnostic=class_agnostic,
+        iou=iou,
+        max_det=2000,
+        agnostic_nms=agnostic_nms,
     )
     assert len(found) == 2
     for i, detections in enumerate(found):
@@ -56,8 +56,8 @@ def test_official_detections(shared, name, conf, nms, class_agnostic):
         np.testing.assert_allclose(detections.scores[ours], scores[order], rtol=1e-6)
 
 
-def test_best_class_threshold_and_suppression():
-    (found,) = select_detections(make_decoded(ROWS), conf=0.1, nms=0.5, names=("a", "b", "c"))
+def test_best_class_threshold_and_NMS():
+    (found,) = select_detections(make_decoded(ROWS), conf=0.1, iou=0.5, names=("a", "b", "c"))
     np.testing.assert_allclose(found.scores, [0.81, 0.49, 0.45], rtol=1e-6)
     assert found.class_ids.tolist() == [1, 2, 0]
     assert found.xyxy.tolist() == [[1, 0, 11, 10], [50, 50, 60, 60], [0, 0, 10, 10]]
@@ -68,37 +68,37 @@ def test_best_class_threshold_and_suppression():
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ({"class_agnostic": True}, [1, 2]),
+        ({"agnostic_nms": True}, [1, 2]),
         ({"class_ids": [0, 2]}, [2, 0]),
         ({"class_ids": []}, []),
-        ({"max_detections": 1}, [1]),
+        ({"max_det": 1}, [1]),
         ({"conf": 0.0}, [1, 2, 0, 2]),
         ({"conf": 1.0}, []),
-        ({"nms": 1.0}, [1, 1, 2, 0]),
+        ({"iou": 1.0}, [1, 1, 2, 0]),
     ],
 )
 def test_options(options, expected):
-    (found,) = select_detections(make_decoded(ROWS), **{"conf": 0.1, "nms": 0.5, **options})
+    (found,) = select_detections(make_decoded(ROWS), **{"conf": 0.1, "iou": 0.5, **options})
     assert found.class_ids.tolist() == expected
 
 
 def test_a_score_on_the_threshold_stays():
-    (found,) = select_detections(make_decoded([(0, 0, 9, 9, 0.5, 1, 0.5)]), conf=0.25, nms=0.5)
+    (found,) = select_detections(make_decoded([(0, 0, 9, 9, 0.5, 1, 0.5)]), conf=0.25, iou=0.5)
     assert found.scores.tolist() == [0.25]
 
 
 def test_nothing_to_find():
-    (found,) = select_detections(make_decoded([]), conf=0.0, nms=0.5)
+    (found,) = select_detections(make_decoded([]), conf=0.0, iou=0.5)
     assert len(found) == 0
     nobody = DecodedPredictions(torch.zeros(0, 9, 4), torch.zeros(0, 9), torch.zeros(0, 9, 3))
-    assert select_detections(nobody, conf=0.1, nms=0.5) == []
+    assert select_detections(nobody, conf=0.1, iou=0.5) == []
 
 
 def test_images_do_not_mix():
     one = make_decoded(ROWS)
     two = make_decoded([(0, 0, 10, 10, 0.1, 0, 0.1)] * 4 + [(0, 0, 5, 5, 1, 2, 1)])
     both = DecodedPredictions(*(torch.cat(t) for t in zip(one, two, strict=True)))
-    first, second = select_detections(both, conf=0.1, nms=0.5)
+    first, second = select_detections(both, conf=0.1, iou=0.5)
     assert first.class_ids.tolist() == [1, 2, 0]
     assert second.class_ids.tolist() == [2]
 
@@ -108,7 +108,7 @@ def test_images_do_not_mix():
 def test_predictions_that_are_not_finite_do_not_survive(field, value):
     decoded = make_decoded(ROWS)
     getattr(decoded, field)[0, 1] = value
-    (found,) = select_detections(decoded, conf=0.1, nms=0.5)
+    (found,) = select_detections(decoded, conf=0.1, iou=0.5)
     assert found.class_ids.tolist() == [1, 2, 0]
     np.testing.assert_allclose(found.scores, [0.64, 0.49, 0.45], rtol=1e-6)
     assert np.isfinite(found.xyxy).all()
@@ -118,15 +118,15 @@ def test_predictions_that_are_not_finite_do_not_survive(field, value):
     ("options", "message"),
     [
         ({"conf": 1.5}, r"conf must be between 0 and 1, got 1\.5"),
-        ({"nms": -0.1}, r"nms must be between 0 and 1, got -0\.1"),
-        ({"nms": math.nan}, r"nms must be between 0 and 1, got nan"),
-        ({"max_detections": 0}, r"max_detections must be at least 1, got 0"),
+        ({"iou": -0.1}, r"iou must be between 0 and 1, got -0\.1"),
+        ({"iou": math.nan}, r"iou must be between 0 and 1, got nan"),
+        ({"max_det": 0}, r"max_det must be at least 1, got 0"),
         ({"class_ids": [0, 3]}, r"class_ids must be between 0 and 2 .*3 classes\), got \[3\]"),
     ],
 )
 def test_wrong_options(options, message):
     with pytest.raises(UsageError, match=message):
-        select_detections(make_decoded(ROWS), **{"conf": 0.1, "nms": 0.5, **options})
+        select_detections(make_decoded(ROWS), **{"conf": 0.1, "iou": 0.5, **options})
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])

@@ -35,7 +35,7 @@ Split = Literal["train", "val"]
 
 
 class Detector:
-    """A trained network, ready to use on pictures.
+    """A trained network, ready to use on images.
 
     >>> detector = Detector("best.pt")              # doctest: +SKIP
     >>> detector("street.jpg").to_dicts()           # doctest: +SKIP
@@ -43,15 +43,15 @@ class Detector:
     Args:
         model: a weights file (Oculox's or another project's), an exported model, or a backend.
         conf: lowest score kept.
-        nms: IoU above which the weaker of two boxes of a class goes.
+        iou: IoU above which the weaker of two boxes of a class goes.
         classes: keep only these, by name or number.
         imgsz: input size; the model's own by default.
         device: ``auto`` takes the best present.
         precision: of the network, for PyTorch weights.
         backend: the runtime for a checkpoint: ``torch``, ``onnx``, ``openvino``, or ``auto`` for
-            the quickest one installed (`self.backend.kind` tells which); exported files tell
+            the fastest one installed (`self.backend.kind` tells which); exported files tell
             their own.
-        batch: most pictures at once.
+        batch: most images at once.
 
     Raises:
         CheckpointError: the file is missing, damaged or no such model.
@@ -63,7 +63,7 @@ class Detector:
         model: str | Path | Backend,
         *,
         conf: float = 0.3,
-        nms: float = 0.45,
+        iou: float = 0.45,
         classes: Sequence[str | int] | None = None,
         imgsz: int | tuple[int, int] | None = None,
         device: str = "auto",
@@ -87,7 +87,7 @@ class Detector:
         spec = self.backend.spec
         settings = DetectSettings(
             conf=conf,
-            nms=nms,
+            iou=iou,
             class_ids=None if classes is None else class_filter(spec, classes),
         )
         self.size_hw = (imgsz, imgsz) if isinstance(imgsz, int) else imgsz
@@ -110,11 +110,11 @@ class Detector:
             color: channel order of arrays: BGR, as OpenCV reads, unless said otherwise.
 
         Returns:
-            Detections in the picture's own pixels; a list for a list.
+            Detections in the image's own pixels; a list for a list.
 
         Raises:
-            DataError: a file is no readable picture.
-            UsageError: an array is no picture.
+            DataError: a file is no readable image.
+            UsageError: an array is no image.
         """
         if isinstance(images, list):
             return self.pipeline([_loaded(image, color) for image in images], color="bgr")
@@ -127,7 +127,7 @@ class Detector:
         images: str | Path | None = None,
         split: str = "val",
         conf: float = 0.01,
-        nms: float = 0.65,
+        iou: float = 0.65,
         batch: int = 8,
         workers: int = 1,
         rank: int = 0,
@@ -135,17 +135,17 @@ class Detector:
         gather: Gather | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> Evaluation:
-        """COCO figures on a data set, with the thresholds of the official evaluation.
+        """COCO metrics on a data set, with the thresholds of the official evaluation.
 
         Args:
             data: a data set folder or COCO JSON; by default what the model was trained on.
-            images: folder of the pictures when `data` is a JSON file.
+            images: folder of the images when `data` is a JSON file.
             split: ``val`` or ``train``.
             conf: lowest score kept.
-            nms: IoU above which the weaker of two boxes of a class goes.
-            batch: pictures at once.
+            iou: IoU above which the weaker of two boxes of a class goes.
+            batch: images at once.
             workers: loader processes.
-            rank: number of this process, where several share the pictures.
+            rank: number of this process, where several share the images.
             world_size: how many processes do.
             gather: collects lists over processes.
             progress: called with the numbers of batches done and in all.
@@ -157,7 +157,7 @@ class Detector:
         return evaluate_backend(
             self.backend,
             self._index(data, images, split),
-            settings=DetectSettings(conf=conf, nms=nms),
+            settings=DetectSettings(conf=conf, iou=iou),
             size_hw=self.size_hw,
             batch=batch,
             workers=workers,
@@ -289,7 +289,7 @@ def list_models() -> list[dict[str, Any]]:
 
 
 def _loaded(image: Any, color: ColorOrder) -> Any:
-    """A picture that the pipeline takes as BGR: files are read, arrays put into that order."""
+    """An image that the pipeline takes as BGR: files are read, arrays put into that order."""
     if isinstance(image, str | Path):
         return read_image(Path(image))
     return as_bgr(image, color=color)

@@ -1,4 +1,4 @@
-"""Pictures with boxes on them. Works on plain arrays, so that every part may use it."""
+"""Images with boxes on them. Works on plain arrays, so that every part may use it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def draw_boxes(
     *,
     captions: Sequence[str],
 ) -> npt.NDArray[np.uint8]:
-    """Draw labelled boxes on a copy of a picture.
+    """Draw labelled boxes on a copy of an image.
 
     Args:
         image: uint8 (H, W, 3), BGR; not modified.
@@ -50,18 +50,18 @@ def contact_sheet(
     columns: int = 4,
     cell_hw: tuple[int, int] = (240, 320),
 ) -> npt.NDArray[np.uint8]:
-    """Tile pictures into one, each fitted into a cell of `cell_hw` on a dark background.
+    """Tile images into one, each fitted into a cell of `cell_hw` on a dark background.
 
     Returns:
         uint8 (rows * height, columns * width, 3), BGR.
 
     Raises:
-        ValueError: when there is no picture.
+        ValueError: when there is no image.
     """
     import cv2
 
     if not images:
-        raise ValueError("a contact sheet needs at least one picture")
+        raise ValueError("a contact sheet needs at least one image")
     height, width = cell_hw
     columns = min(columns, len(images))
     rows = -(-len(images) // columns)

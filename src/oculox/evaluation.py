@@ -1,4 +1,4 @@
-"""A network over a data set: detections, COCO figures and speed, on one or many processes."""
+"""A network over a data set: detections, COCO metrics and speed, on one or many processes."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from oculox.data.coco import CocoIndex
 from oculox.data.loader import EvalLoader
 from oculox.data.transforms import boxes_to_source, letterbox_geometry
 from oculox.errors import DataError, UsageError
-from oculox.metrics import CocoFigures, evaluate_boxes
+from oculox.metrics import CocoMetrics, evaluate_boxes
 from oculox.predict.backend import Backend, DetectSettings, ModelSpec
 from oculox.predict.pipeline import check_classes, check_size
 from oculox.predict.timing import StageTimes, Stopwatch
 from oculox.types import Batch, Detections
 
-OFFICIAL_SETTINGS = DetectSettings(conf=0.01, nms=0.65, max_detections=1000)
+OFFICIAL_SETTINGS = DetectSettings(conf=0.01, iou=0.65, max_det=1000)
 """Thresholds of the official evaluation; it has no limit, and COCO counts 100 detections."""
 
 Gather = Callable[[list[Any]], list[Any]]
@@ -29,15 +29,15 @@ class Evaluation:
     """What an evaluation found.
 
     Attributes:
-        figures: the COCO figures.
+        metrics: the COCO metrics.
         results: all detections as COCO results, in the data set's image and category ids.
         times: seconds by stage over all processes; `decode` is the wait for the loader.
-        seconds: wall time of the slowest process, without the counting of figures.
-        images: number of pictures.
-        notes: what a reader of the figures should know, in sentences.
+        seconds: wall time of the slowest process, without the counting of metrics.
+        images: number of images.
+        notes: what a reader of the metrics should know, in sentences.
     """
 
-    figures: CocoFigures
+    metrics: CocoMetrics
     results: list[dict[str, Any]]
     times: StageTimes
     seconds: float
@@ -65,15 +65,15 @@ def evaluate(
 ) -> Evaluation:
     """Evaluate a network on a data set, as the official code does: boxes are not clipped.
 
-    With several processes each takes its share of the pictures, `gather` collects what was
-    found, and all return the same figures.
+    With several processes each takes its share of the images, `gather` collects what was
+    found, and all return the same metrics.
 
     Args:
         backend: the network.
-        index: the data; figures are counted against its annotation file.
+        index: the data; metrics are counted against its annotation file.
         settings: thresholds.
         size_hw: input height and width; None for the network's own.
-        batch: pictures at once.
+        batch: images at once.
         workers: loader processes.
         rank: this process's number.
         world_size: number of processes.
@@ -82,7 +82,7 @@ def evaluate(
 
     Raises:
         DataError: when the network predicts another number of classes than the data has, or a
-            picture cannot be read.
+            image cannot be read.
         UsageError: when the network does not take that size.
         ValueError: when there are several processes and no `gather`.
     """
@@ -114,14 +114,14 @@ def evaluate_loader(
 
     Args:
         backend: the network.
-        loader: this process's share of the pictures, with the preprocessing of `backend`.
+        loader: this process's share of the images, with the preprocessing of `backend`.
         settings: thresholds.
         gather: collects lists of plain values over processes; None where there is only one.
         progress: called with the numbers of batches done and in all, of this process.
 
     Raises:
         DataError: as `evaluate`.
-        ValueError: when the loader prepares pictures in another way than the network needs.
+        ValueError: when the loader prepares images in another way than the network needs.
     """
     index, spec = loader.index, backend.spec
     if loader.preprocessing != spec.preprocessing:
@@ -136,7 +136,7 @@ def evaluate_loader(
     results = [row for s in shares for row in s.results]
     times = sum((s.times for s in shares), StageTimes())
     return Evaluation(
-        figures=evaluate_boxes(index.annotations, results, image_ids=index.image_ids),
+        metrics=evaluate_boxes(index.annotations, results, image_ids=index.image_ids),
         results=results,
         times=times,
         seconds=max(s.seconds for s in shares),

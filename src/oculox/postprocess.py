@@ -12,7 +12,7 @@ from torch import Tensor
 
 from oculox.errors import UsageError
 from oculox.ops.boxes import cxcywh_to_xyxy
-from oculox.ops.nms import nms as suppress
+from oculox.ops.nms import nms
 from oculox.ops.points import decode_boxes, make_cells
 from oculox.types import DecodedPredictions, Detections, RawPredictions
 
@@ -37,23 +37,23 @@ def select_detections(
     decoded: DecodedPredictions,
     *,
     conf: float,
-    nms: float,
-    max_detections: int = 1000,
-    class_agnostic: bool = False,
+    iou: float,
+    max_det: int = 1000,
+    agnostic_nms: bool = False,
     class_ids: Sequence[int] | None = None,
     names: tuple[str, ...] = (),
 ) -> list[Detections]:
     """The detections of each image, best first, in pixels of the network's input.
 
     A cell speaks for its most probable class alone. Boxes or scores that are not finite are
-    dropped. Boxes are not clipped to the picture.
+    dropped. Boxes are not clipped to the image.
 
     Args:
         decoded: predictions of B images.
         conf: lowest score (objectness times class probability) that is kept, 0 to 1.
-        nms: IoU above which the weaker of two boxes of a class goes, 0 to 1.
-        max_detections: most detections of an image.
-        class_agnostic: suppress across classes.
+        iou: IoU above which the weaker of two boxes of a class goes, 0 to 1.
+        max_det: most detections of an image.
+        agnostic_nms: suppress across classes.
         class_ids: keep only cells whose most probable class is one of these; None for all.
         names: class names, handed on to the detections.
 
@@ -61,9 +61,9 @@ def select_detections(
         B detections.
 
     Raises:
-        UsageError: when a threshold, `max_detections` or a class is out of range.
+        UsageError: when a threshold, `max_det` or a class is out of range.
     """
-    _check(conf, nms, max_detections, class_ids, num_classes=decoded.classes.shape[-1])
+    _check(conf, iou, max_det, class_ids, num_classes=decoded.classes.shape[-1])
     probabilities, classes = decoded.classes.detach().max(dim=-1)
     scores = decoded.objectness.detach() * probabilities
     boxes = decoded.boxes.detach()
@@ -71,16 +71,16 @@ def select_detections(
     if class_ids is not None:
         chosen = torch.tensor(list(class_ids), dtype=torch.int64, device=classes.device)
         wanted &= torch.isin(classes, chosen)
-    # Few, large transfers: suppression works on the processor.
+    # Few, large transfers: NMS works on the CPU.
     on_cpu = [x.cpu() for x in (boxes, scores, classes, wanted)]
     return [
         _detections(
             box[keep],
             score[keep],
             label[keep],
-            nms=nms,
-            max_detections=max_detections,
-            class_agnostic=class_agnostic,
+            iou=iou,
+            max_det=max_det,
+            agnostic_nms=agnostic_nms,
             names=names,
         )
         for box, score, label, keep in zip(*on_cpu, strict=True)
@@ -92,15 +92,15 @@ def _detections(
     scores: Tensor,
     class_ids: Tensor,
     *,
-    nms: float,
-    max_detections: int,
-    class_agnostic: bool,
+    iou: float,
+    max_det: int,
+    agnostic_nms: bool,
     names: tuple[str, ...],
 ) -> Detections:
     """What stays of one image's candidates, boxes (n, 4), scores (n,), class_ids (n,)."""
-    kept = suppress(
-        boxes, scores, iou_threshold=nms, class_ids=None if class_agnostic else class_ids
-    )[:max_detections]
+    kept = nms(boxes, scores, iou_threshold=iou, class_ids=None if agnostic_nms else class_ids)[
+        :max_det
+    ]
     return Detections(
         boxes[kept].numpy(), scores[kept].numpy(), class_ids[kept].numpy(), tuple(names)
     )
@@ -108,17 +108,17 @@ def _detections(
 
 def _check(
     conf: float,
-    nms: float,
-    max_detections: int,
+    iou: float,
+    max_det: int,
     class_ids: Sequence[int] | None,
     *,
     num_classes: int,
 ) -> None:
-    for name, value in (("conf", conf), ("nms", nms)):
+    for name, value in (("conf", conf), ("iou", iou)):
         if not 0 <= value <= 1:
             raise UsageError(f"{name} must be between 0 and 1, got {value}")
-    if max_detections < 1:
-        raise UsageError(f"max_detections must be at least 1, got {max_detections}")
+    if max_det < 1:
+        raise UsageError(f"max_det must be at least 1, got {max_det}")
     unknown = [c for c in class_ids or () if not 0 <= c < num_classes]
     if unknown:
         raise UsageError(

@@ -34,8 +34,8 @@ ImageId = int | str
 class Preprocessing:
     """How pixels become network input; travels with every checkpoint and export.
 
-    The official weights take BGR 0-255 with the picture in the top-left corner; MindYOLO's take
-    RGB 0-1 with the picture centred. Both pad with 114 (of 255) and resize bilinearly.
+    The official weights take BGR 0-255 with the image in the top-left corner; MindYOLO's take
+    RGB 0-1 with the image centred. Both pad with 114 (of 255) and resize bilinearly.
     """
 
     color: Literal["bgr", "rgb"] = "bgr"
@@ -50,14 +50,14 @@ class Preprocessing:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sample:
-    """One picture with its labels.
+    """One image with its labels.
 
     Attributes:
         image: uint8 (H, W, 3), BGR.
         boxes: float32 (n, 4), xyxy pixels of `image`.
         labels: int64 (n,), contiguous class indices 0..C-1.
         image_id: the data set's own id, returned untouched.
-        source_hw: height and width of the file's picture before any resizing.
+        source_hw: height and width of the file's image before any resizing.
     """
 
     image: ImageArray
@@ -79,7 +79,7 @@ class Targets(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Pictures and labels of a batch.
+    """Images and labels of a batch.
 
     images: uint8 (B, 3, H, W), in the colour order of the preprocessing, 0-255, letterboxed;
     image_ids and source_hw have B entries in the same order.
@@ -146,7 +146,7 @@ class LossTerms(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Detections:
-    """What was found in one picture, best score first, in pixels of the original picture.
+    """What was found in one image, best score first, in pixels of the original image.
 
     Attributes:
         xyxy: float32 (D, 4), left, top, right, bottom.

@@ -63,7 +63,7 @@ def truncate(path):
     path.write_bytes(data[: len(data) * 2 // 3])
 
 
-def first_picture(folder, split="train2017"):
+def first_image(folder, split="train2017"):
     return sorted((folder / split).iterdir())[0]
 
 
@@ -103,7 +103,7 @@ DATA_FAULTS = {
         lambda d: change(d / VAL, lambda t: t["categories"][0].update(name="cube")),
         "same categories",
     ),
-    "image missing": (lambda d: first_picture(d).unlink(), "000001.jpg"),
+    "image missing": (lambda d: first_image(d).unlink(), "000001.jpg"),
     "image folder missing": (lambda d: shutil.rmtree(d / "val2017"), "no val split found"),
     "path that escapes": (
         lambda d: change(d / TRAIN, lambda t: t["images"][0].update(file_name="../../secret.jpg")),
@@ -125,22 +125,22 @@ def test_training_on_faulty_data(start, data, fault):
 
 @pytest.mark.parametrize("workers", [0, 1])
 @pytest.mark.parametrize("damage", ["truncated", "empty", "text", "another size"])
-def test_training_meets_a_damaged_picture(start, data, damage, workers):
-    picture = first_picture(data)
+def test_training_meets_a_damaged_image(start, data, damage, workers):
+    image = first_image(data)
     if damage == "truncated":
-        truncate(picture)
+        truncate(image)
     elif damage == "another size":
-        cv2.imwrite(str(picture), np.zeros((20, 30, 3), np.uint8))
+        cv2.imwrite(str(image), np.zeros((20, 30, 3), np.uint8))
     else:
-        picture.write_bytes(b"" if damage == "empty" else b"this is no picture")
+        image.write_bytes(b"" if damage == "empty" else b"this is no image")
     error = start(f"data.root={data}", f"data.workers={workers}", code=1)
-    assert str(picture) in error or picture.name in error
+    assert str(image) in error or image.name in error
 
 
-def test_training_meets_a_damaged_validation_picture(start, data):
-    truncate(first_picture(data, "val2017"))
+def test_training_meets_a_damaged_validation_image(start, data):
+    truncate(first_image(data, "val2017"))
     assert "truncated" in start(
-        f"data.root={data}", "train.aug_epochs=0", "train.no_aug_epochs=1", code=1
+        f"data.root={data}", "train.aug_epochs=0", "train.tail_epochs=1", code=1
     )
 
 
@@ -170,7 +170,7 @@ ABSENT = next(
         (("augment.multiscale=[64",), "not valid YAML"),
         (("input.size=100",), "multiples of 32"),
         (("model.num_classes=0",), "model.num_classes"),
-        (("train.epochs=2", "train.aug_epochs=0", "train.no_aug_epochs=0"), "nothing to train"),
+        (("train.epochs=2", "train.aug_epochs=0", "train.tail_epochs=0"), "nothing to train"),
         ((f"train.device={ABSENT}",), "no such device here"),
         (("train.device=tpu",), "train.device"),
         (("train.precision=fp16",), "fp16 needs an accelerator"),
@@ -291,11 +291,11 @@ def spoilt(eager_pt, tmp_path_factory):
 def test_files_that_are_no_weights(oculox, quick, tiny_data, spoilt, tmp_path):
     folder, files = spoilt
     output = tmp_path / "out"
-    picture = first_picture(tiny_data)
+    image = first_image(tiny_data)
     for path, message in files.items():
         for command in (
             ("eval", path, "--data", tiny_data, "--workers", 0, "--device", "cpu"),
-            ("predict", path, picture, "--output", output, "--device", "cpu"),
+            ("predict", path, image, "--output", output, "--device", "cpu"),
             ("train", "yolox-nano", *quick, "--weights", path, "--output", output),
         ):
             outcome = oculox(*command)
@@ -335,7 +335,7 @@ def test_weights_for_another_class_count_in_evaluation(oculox, three_classes_pt,
         (("--data", "{data}", "--device", ABSENT), 2, ABSENT),
         (("--data", "{data}", "--device", "toaster"), 2, "toaster"),
         (("--data", "{data}", "--backend", "caffe"), 2, "'caffe'"),
-        (("--data", "{data}/" + VAL), 1, "4 of 4 pictures"),
+        (("--data", "{data}/" + VAL), 1, "4 of 4 images"),
         (("--data", "{data}/" + VAL, "--images", "{tmp}/none"), 1, "none"),
         (("--data", "{data}", "--json", "{data}/x.json/y"), 1, "could not be written"),
         (("--data", "{data}", "--json", "{data}"), 1, "could not be written"),
@@ -352,12 +352,12 @@ def test_evaluation_refuses(oculox, eager_pt, data, tmp_path, words, code, messa
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_evaluation_meets_a_truncated_picture(oculox, eager_pt, data, workers):
-    picture = first_picture(data, "val2017")
-    truncate(picture)
+def test_evaluation_meets_a_truncated_image(oculox, eager_pt, data, workers):
+    image = first_image(data, "val2017")
+    truncate(image)
     outcome = oculox("eval", eager_pt, "--data", data, "--workers", workers)
     assert outcome.code == 1
-    assert f"{picture}: the picture is truncated" in outcome.error
+    assert f"{image}: the image is truncated" in outcome.error
 
 
 @pytest.mark.parametrize(
@@ -365,19 +365,19 @@ def test_evaluation_meets_a_truncated_picture(oculox, eager_pt, data, workers):
     [
         (("{tmp}/none.jpg",), (), 1, "no such file or folder"),
         (("{tmp}/*.jpg",), (), 1, "matches this pattern"),
-        (("{tmp}/empty",), (), 1, "no pictures in this folder"),
-        (("{tmp}/notes.txt",), (), 2, ".txt is no picture or video"),
-        (("{tmp}/bare",), (), 2, "a file without suffix is no picture or video"),
-        (("{picture}",), ("--imgsz", 65), 2, "multiples of 32"),
-        (("{picture}",), ("--imgsz", -32), 2, "multiples of 32"),
-        (("{picture}",), ("--classes", "fisch"), 2, "did you mean 'fish'?"),
-        (("{picture}",), ("--classes", "6"), 2, "the model has 0-5"),
-        (("{picture}",), ("--classes", ""), 2, "class"),
-        (("{picture}",), ("--device", ABSENT), 2, ABSENT),
-        (("{picture}",), ("--backend", "caffe"), 2, "'caffe'"),
-        (("{picture}",), ("--output", "{tmp}/notes.txt"), 2, "must be a folder"),
-        (("{picture}",), ("--output", "{tmp}"), 2, "is not empty"),
-        (("{picture}",), ("--output", "{tmp}/notes.txt/x"), 1, "cannot make the folder"),
+        (("{tmp}/empty",), (), 1, "no images in this folder"),
+        (("{tmp}/notes.txt",), (), 2, ".txt is no image or video"),
+        (("{tmp}/bare",), (), 2, "a file without suffix is no image or video"),
+        (("{image}",), ("--imgsz", 65), 2, "multiples of 32"),
+        (("{image}",), ("--imgsz", -32), 2, "multiples of 32"),
+        (("{image}",), ("--classes", "fisch"), 2, "did you mean 'fish'?"),
+        (("{image}",), ("--classes", "6"), 2, "the model has 0-5"),
+        (("{image}",), ("--classes", ""), 2, "class"),
+        (("{image}",), ("--device", ABSENT), 2, ABSENT),
+        (("{image}",), ("--backend", "caffe"), 2, "'caffe'"),
+        (("{image}",), ("--output", "{tmp}/notes.txt"), 2, "must be a folder"),
+        (("{image}",), ("--output", "{tmp}"), 2, "is not empty"),
+        (("{image}",), ("--output", "{tmp}/notes.txt/x"), 1, "cannot make the folder"),
     ],
 )
 def test_prediction_refuses(oculox, eager_pt, data, tmp_path, sources, words, code, message):
@@ -385,7 +385,7 @@ def test_prediction_refuses(oculox, eager_pt, data, tmp_path, sources, words, co
     (tmp_path / "notes.txt").write_text("mine")
     (tmp_path / "bare").write_text("mine")
     before = contents(tmp_path)
-    fill = {"{tmp}": str(tmp_path), "{picture}": str(first_picture(data))}
+    fill = {"{tmp}": str(tmp_path), "{image}": str(first_image(data))}
     texts = [str(w) for w in ("--output", tmp_path / "out", *sources, *words)]
     for mark, value in fill.items():
         texts = [text.replace(mark, value) for text in texts]
@@ -395,12 +395,12 @@ def test_prediction_refuses(oculox, eager_pt, data, tmp_path, sources, words, co
     assert contents(tmp_path) == before
 
 
-def test_prediction_goes_on_past_a_truncated_picture(oculox, eager_pt, data, tmp_path):
-    picture = first_picture(data)
-    truncate(picture)
+def test_prediction_goes_on_past_a_truncated_image(oculox, eager_pt, data, tmp_path):
+    image = first_image(data)
+    truncate(image)
     outcome = oculox("predict", eager_pt, data / "train2017", "--output", tmp_path / "out")
     assert outcome.code == 1
-    assert f"{picture}: the picture is truncated" in outcome.error
+    assert f"{image}: the image is truncated" in outcome.error
     assert len(json.loads((tmp_path / "out/predictions.json").read_text())) == 11
 
 
@@ -418,7 +418,7 @@ def test_prediction_goes_on_past_a_truncated_picture(oculox, eager_pt, data, tmp
         ("eval", "x.pt", "--batch", "0"),
         ("eval", "x.pt", "--workers", "-1"),
         ("predict", "x.pt"),
-        ("predict", "x.pt", "y.jpg", "--nms", "-1"),
+        ("predict", "x.pt", "y.jpg", "--iou", "-1"),
         ("predict", "x.pt", "y.jpg", "--imgsz", "big"),
         ("config",),
         ("config", "yolox-s", "--yaml"),

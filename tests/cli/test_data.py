@@ -18,7 +18,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data") / "demo"
     result = run("demo", folder, "--train", 8, "--val", 3, "--width", 160, "--height", 120)
     assert result.exit_code == 0, result.output
-    assert "8 training and 3 validation pictures" in result.output
+    assert "8 training and 3 validation images" in result.output
     return folder
 
 
@@ -30,7 +30,7 @@ def test_demo_refuses_then_replaces(tmp_path: Path) -> None:
     assert "--force" in str(again.exception)
     result = run("demo", tmp_path / "d", *size, "--force", "--json", "--seed", 3)
     tree = json.loads(result.stdout)
-    assert tree["pictures"] == {"train": 2, "val": 1}
+    assert tree["images"] == {"train": 2, "val": 1}
     assert tree["classes"] == ["ball", "car", "cup", "fish", "house", "leaf"]
 
 
@@ -56,12 +56,12 @@ def test_check_names_faults_and_fix_repairs(demo: Path, tmp_path: Path) -> None:
     result = run(*options)
     assert result.exit_code == 1
     assert "box-outside (1)" in result.output
-    assert "nowhere.jpg (image 8): no such picture" in result.output
+    assert "nowhere.jpg (image 8): no such image" in result.output
     assert "not sound" in result.output
     fixed = run(*options, "--fix", tmp_path / "clean")
     assert fixed.exit_code == 0, fixed.output
-    assert "7 pictures" in fixed.output
-    assert "1 pictures dropped" in fixed.output
+    assert "7 images" in fixed.output
+    assert "1 images dropped" in fixed.output
     assert run("check", tmp_path / "clean").exit_code == 0
     piped = run(*options, "--json", "-", "--fix", tmp_path / "other")
     assert json.loads(piped.stdout)["counts"]["box-outside"] == 1
@@ -88,7 +88,7 @@ def test_convert_both_ways(demo: Path, tmp_path: Path) -> None:
         *("convert", "--from", "yolo", "--to", "coco", tmp_path / "y", tmp_path / "c", "--json"),
         *("--splits", "train,val:test", "--mode", "symlink"),
     )
-    assert json.loads(back.stdout)["pictures"] == {"train": 8, "test": 3}
+    assert json.loads(back.stdout)["images"] == {"train": 8, "test": 3}
     few = run(
         *("convert", "--from", "coco", demo, tmp_path / "few", "--classes", "leaf, ball"),
         *("--show", 1),

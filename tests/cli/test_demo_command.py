@@ -8,7 +8,7 @@ from oculox.data.demo import write_demo
 
 @pytest.fixture
 def short(monkeypatch):
-    """A demo of one small epoch on a handful of pictures."""
+    """A demo of one small epoch on a handful of images."""
 
     def small(folder):
         write_demo(folder, train=8, val=3, size=(96, 72))
@@ -23,7 +23,7 @@ def short(monkeypatch):
         "data.workers=0",
     )
     monkeypatch.setattr(command, "SETTINGS", settings)
-    monkeypatch.setattr(command, "PICTURES", 2)
+    monkeypatch.setattr(command, "IMAGES", 2)
 
 
 def test_the_whole_job(oculox, short, tmp_path):

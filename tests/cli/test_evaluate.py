@@ -17,24 +17,24 @@ def evaluate(oculox, eager_pt, tiny_data):
     return run
 
 
-def test_figures_as_json(evaluate, tmp_path):
+def test_metrics_as_json(evaluate, tmp_path):
     printed = evaluate("--json", "-").json
-    assert len(printed["figures"]) == 12
+    assert len(printed["metrics"]) == 12
     assert [row["name"] for row in printed["classes"]][:2] == ["ball", "car"]
     assert printed["images"] == 4
     assert len(printed["confusion"]) == 7
-    written = evaluate("--json", tmp_path / "new/figures.json")
-    tree = json.loads((tmp_path / "new/figures.json").read_text("utf-8"))
-    assert tree["figures"] == printed["figures"]
+    written = evaluate("--json", tmp_path / "new/metrics.json")
+    tree = json.loads((tmp_path / "new/metrics.json").read_text("utf-8"))
+    assert tree["metrics"] == printed["metrics"]
     assert tree["classes"] == printed["classes"]
-    assert f"figures in {tmp_path / 'new/figures.json'}" in written.err
+    assert f"metrics in {tmp_path / 'new/metrics.json'}" in written.err
 
 
 def test_a_table_for_people(evaluate):
     out = evaluate().out
     assert "AP50" in out or "0.50" in out
     assert "leaf" in out
-    assert "4 pictures" in out
+    assert "4 images" in out
 
 
 def test_detections_are_coco_results(evaluate, tiny_data, tmp_path):
@@ -56,9 +56,9 @@ def test_detections_are_coco_results(evaluate, tiny_data, tmp_path):
         ("--workers", 1),
     ],
 )
-def test_how_it_runs_does_not_change_the_figures(evaluate, words):
-    plain = evaluate("--json", "-").json["figures"]
-    assert evaluate("--json", "-", *words).json["figures"] == pytest.approx(plain, abs=1e-6)
+def test_how_it_runs_does_not_change_the_metrics(evaluate, words):
+    plain = evaluate("--json", "-").json["metrics"]
+    assert evaluate("--json", "-", *words).json["metrics"] == pytest.approx(plain, abs=1e-6)
 
 
 def test_what_is_evaluated_can_be_chosen(evaluate, tiny_data):
@@ -66,7 +66,7 @@ def test_what_is_evaluated_can_be_chosen(evaluate, tiny_data):
     assert by_folder["images"] == 12
     train = tiny_data / "annotations/instances_train2017.json"
     by_file = evaluate("--images", tiny_data / "train2017", "--json", "-", data=train).json
-    assert by_file["figures"] == by_folder["figures"]
+    assert by_file["metrics"] == by_folder["metrics"]
 
 
 def test_precision_and_size(evaluate):
@@ -75,7 +75,7 @@ def test_precision_and_size(evaluate):
 
 def test_thresholds(evaluate, tmp_path):
     counts = []
-    for words in ((), ("--conf", 0.99), ("--nms", 0.1)):
+    for words in ((), ("--conf", 0.99), ("--iou", 0.1)):
         evaluate("--detections", tmp_path / "found.json", *words)
         counts.append(len(json.loads((tmp_path / "found.json").read_text("utf-8"))))
     assert counts[1] < counts[0]

@@ -13,7 +13,7 @@ import pytest
 
 
 @pytest.fixture
-def pictures(tiny_data):
+def images(tiny_data):
     return sorted((tiny_data / "val2017").iterdir())
 
 
@@ -31,30 +31,30 @@ def entries(folder):
     return json.loads((folder / "predictions.json").read_text("utf-8"))
 
 
-def test_a_folder(predict, pictures, tmp_path):
-    summary = predict(pictures[0].parent, "--json").json
-    assert summary["pictures"] == 4
+def test_a_folder(predict, images, tmp_path):
+    summary = predict(images[0].parent, "--json").json
+    assert summary["images"] == 4
     assert summary["detections"] > 0
     assert summary["unreadable"] == summary["videos"] == []
     found = entries(tmp_path / "out")
-    assert [entry["source"] for entry in found] == [str(p) for p in pictures]
+    assert [entry["source"] for entry in found] == [str(p) for p in images]
     assert sum(len(entry["detections"]) for entry in found) == summary["detections"]
     for entry in found:
-        drawn = cv2.imread(str(tmp_path / "out" / entry["picture"]))
+        drawn = cv2.imread(str(tmp_path / "out" / entry["annotated"]))
         assert drawn.shape == (entry["height"], entry["width"], 3)
         for detection in entry["detections"]:
             assert 0.3 <= detection["score"] <= 1
             assert detection["name"] in ("ball", "fish", "leaf")
 
 
-def test_for_people(predict, pictures, tmp_path):
-    outcome = predict(pictures[0])
-    assert outcome.out.startswith("1 pictures, ")
+def test_for_people(predict, images, tmp_path):
+    outcome = predict(images[0])
+    assert outcome.out.startswith("1 images, ")
     assert f"predictions.json in {tmp_path / 'out'}" in outcome.out
 
 
-def test_without_drawing(predict, pictures, tmp_path):
-    predict(*pictures, "--no-draw", "--batch", 3)
+def test_without_drawing(predict, images, tmp_path):
+    predict(*images, "--no-draw", "--batch", 3)
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["predictions.json"]
     assert len(entries(tmp_path / "out")) == 4
 
@@ -63,54 +63,54 @@ def test_without_drawing(predict, pictures, tmp_path):
     ("classes", "names"),
     [("fish", {"fish"}), (" fish, 0", {"fish", "ball"}), ("car", set())],
 )
-def test_only_some_classes(predict, pictures, tmp_path, classes, names):
-    predict(pictures[0], "--classes", classes)
+def test_only_some_classes(predict, images, tmp_path, classes, names):
+    predict(images[0], "--classes", classes)
     found = entries(tmp_path / "out")[0]["detections"]
     assert {detection["name"] for detection in found} == names
 
 
-def test_overwriting_has_to_be_allowed(predict, pictures, tmp_path):
-    predict(pictures[0])
-    assert "not empty" in predict(pictures[1], code=2).error
-    assert entries(tmp_path / "out")[0]["source"] == str(pictures[0])
-    predict(pictures[1], "--overwrite")
-    assert entries(tmp_path / "out")[0]["source"] == str(pictures[1])
+def test_overwriting_has_to_be_allowed(predict, images, tmp_path):
+    predict(images[0])
+    assert "not empty" in predict(images[1], code=2).error
+    assert entries(tmp_path / "out")[0]["source"] == str(images[0])
+    predict(images[1], "--overwrite")
+    assert entries(tmp_path / "out")[0]["source"] == str(images[1])
 
 
-def test_unreadable_pictures_are_reported_in_json_too(predict, pictures, tmp_path):
+def test_unreadable_images_are_reported_in_json_too(predict, images, tmp_path):
     bad = tmp_path / "bad.jpg"
-    bad.write_bytes(pictures[0].read_bytes()[:500])
-    summary = predict(bad, pictures[1], "--json", code=1).json
-    assert summary["pictures"] == 1
+    bad.write_bytes(images[0].read_bytes()[:500])
+    summary = predict(bad, images[1], "--json", code=1).json
+    assert summary["images"] == 1
     assert [u["source"] for u in summary["unreadable"]] == [str(bad)]
     assert "truncated" in summary["unreadable"][0]["error"]
 
 
-def test_standard_input(predict, pictures, tmp_path, monkeypatch):
-    stream = types.SimpleNamespace(buffer=io.BytesIO(pictures[0].read_bytes()))
+def test_standard_input(predict, images, tmp_path, monkeypatch):
+    stream = types.SimpleNamespace(buffer=io.BytesIO(images[0].read_bytes()))
     monkeypatch.setattr(sys, "stdin", stream)
     predict("-")
-    predict(pictures[0], output=tmp_path / "file")
+    predict(images[0], output=tmp_path / "file")
     [piped], [read] = entries(tmp_path / "out"), entries(tmp_path / "file")
     assert piped["source"] == "stdin"
     assert piped["detections"] == read["detections"]
 
 
-def test_standard_input_of_a_process(eager_pt, pictures, tmp_path):
+def test_standard_input_of_a_process(eager_pt, images, tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "oculox", "predict", eager_pt, "-", "--output", tmp_path, "--json"],
-        input=pictures[0].read_bytes(),
+        input=images[0].read_bytes(),
         capture_output=True,
         timeout=120,
         check=False,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["pictures"] == 1
+    assert json.loads(done.stdout)["images"] == 1
     assert entries(tmp_path)[0]["source"] == "stdin"
 
 
-@pytest.mark.parametrize("data", [b"", b"no picture"])
+@pytest.mark.parametrize("data", [b"", b"no image"])
 def test_nothing_useful_on_standard_input(predict, monkeypatch, data):
     monkeypatch.setattr(sys, "stdin", types.SimpleNamespace(buffer=io.BytesIO(data)))
     assert "standard input" in predict("-", code=1).error

@@ -36,13 +36,13 @@ def test_summary_as_json(train, tmp_path):
     assert outcome.json == json.loads((tmp_path / "run/summary.json").read_text("utf-8"))
     assert outcome.json["steps"] == 1
     assert outcome.json["stopped_early"] is True
-    assert len(outcome.json["figures"]) == 12
+    assert len(outcome.json["metrics"]) == 12
     assert "Traceback" not in outcome.err
 
 
 def test_summary_for_people(train, tmp_path):
     out = train(tmp_path / "run", *ONE_STEP).out
-    assert f"next             oculox predict {tmp_path / 'run/best.pt'} YOUR_PICTURES" in out
+    assert f"next             oculox predict {tmp_path / 'run/best.pt'} YOUR_IMAGES" in out
     assert "best AP" in out
 
 

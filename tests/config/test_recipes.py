@@ -54,7 +54,7 @@ def test_a_recipe_builds_its_network():
 
 def test_the_official_schedule():
     config = Config()
-    assert (config.train.batch, config.train.aug_epochs, config.train.no_aug_epochs) == (
+    assert (config.train.batch, config.train.aug_epochs, config.train.tail_epochs) == (
         64,
         285,
         15,
@@ -63,4 +63,4 @@ def test_the_official_schedule():
     assert config.optimizer.weight_decay == 5e-4
     assert (config.schedule.warmup_epochs, config.schedule.min_lr_ratio) == (5, 0.05)
     assert (config.ema.decay, config.ema.ramp) == (0.9998, 2000)
-    assert (config.eval.conf, config.eval.nms) == (0.01, 0.65)
+    assert (config.eval.conf, config.eval.iou) == (0.01, 0.65)

@@ -24,6 +24,6 @@ def make_coco(tmp_path: Path) -> MakeCoco:
 
 @pytest.fixture(scope="session")
 def coco_train(shared: Path) -> CocoIndex:
-    """369 real training pictures of COCO."""
+    """369 real training images of COCO."""
     root = shared / "coco_mini"
     return load_coco(root / "annotations/instances_train2017.json", root / "train2017")

@@ -19,20 +19,20 @@ def write_coco(
     files: Sequence[str] | None = None,
     category_ids: Sequence[int] = (1, 2),
 ) -> tuple[Path, Path]:
-    """Pictures of smooth noise and their annotations (xywh, category = box number modulo)."""
+    """Images of smooth noise and their annotations (xywh, category = box number modulo)."""
     rng = np.random.default_rng(7)
     ids = list(range(1, len(sizes_hw) + 1)) if ids is None else ids
     files = [f"{i}.png" for i in range(len(sizes_hw))] if files is None else files
     if boxes is None:
         boxes = [[(4, 5, 20, 15), (10, 8, 12, 20)] for _ in sizes_hw]
-    images, annotations = [], []
-    pictures = folder / "pictures"
+    entries, annotations = [], []
+    images = folder / "images"
     for image_id, name, (h, w), rows in zip(ids, files, sizes_hw, boxes, strict=True):
-        path = pictures / name
+        path = images / name
         path.parent.mkdir(parents=True, exist_ok=True)
         coarse = rng.integers(0, 256, (h // 8 + 2, w // 8 + 2, 3), np.uint8)
         cv2.imwrite(str(path), cv2.resize(coarse, (w, h), interpolation=cv2.INTER_CUBIC))
-        images.append({"id": image_id, "file_name": name, "height": h, "width": w})
+        entries.append({"id": image_id, "file_name": name, "height": h, "width": w})
         for k, row in enumerate(rows):
             annotations.append(
                 {
@@ -44,9 +44,9 @@ def write_coco(
                 }
             )
     tree = {
-        "images": images,
+        "images": entries,
         "annotations": annotations,
         "categories": [{"id": c, "name": f"kind{c}"} for c in category_ids],
     }
     (folder / "labels.json").write_text(json.dumps(tree))
-    return folder / "labels.json", pictures
+    return folder / "labels.json", images

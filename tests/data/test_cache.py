@@ -19,7 +19,7 @@ SIZE = (32, 32)
 
 @pytest.fixture
 def index(make_coco: MakeCoco) -> CocoIndex:
-    """Two pictures larger than the input, one smaller."""
+    """Two images larger than the input, one smaller."""
     return make_coco(sizes_hw=[(40, 60), (64, 48), (20, 30)])
 
 
@@ -29,7 +29,7 @@ def files_in(folder: Path) -> list[Path]:
 
 @pytest.mark.parametrize("kind", ["ram", "disk"])
 @pytest.mark.parametrize("placement", ["top_left", "center"])
-def test_cached_pictures_letterbox_to_the_same_pixels(
+def test_cached_images_letterbox_to_the_same_pixels(
     index: CocoIndex, tmp_path: Path, kind, placement
 ) -> None:
     images = build_images(index, cache=kind, size_hw=SIZE, placement=placement, folder=tmp_path)
@@ -43,7 +43,7 @@ def test_cached_pictures_letterbox_to_the_same_pixels(
 
 
 @pytest.mark.parametrize("kind", ["ram", "disk"])
-def test_cached_pictures_need_no_files(index: CocoIndex, tmp_path: Path, kind) -> None:
+def test_cached_images_need_no_files(index: CocoIndex, tmp_path: Path, kind) -> None:
     images = build_images(index, cache=kind, size_hw=SIZE, folder=tmp_path)
     before = [np.array(images(i)) for i in range(3)]
     for i in range(3):
@@ -69,7 +69,7 @@ def test_disk_cache_is_used_again(index: CocoIndex, tmp_path: Path) -> None:
     assert first.stat().st_mtime_ns == time
 
 
-def test_changed_pictures_or_sizes_are_never_served_stale(index: CocoIndex, tmp_path: Path) -> None:
+def test_changed_images_or_sizes_are_never_served_stale(index: CocoIndex, tmp_path: Path) -> None:
     build_images(index, cache="disk", size_hw=SIZE, folder=tmp_path)
     white = np.full((64, 48, 3), 255, np.uint8)
     cv2.imwrite(str(index.image_path(1)), white)
@@ -93,8 +93,8 @@ def test_damaged_disk_cache_is_rebuilt(index: CocoIndex, tmp_path: Path) -> None
 
 
 def test_failed_disk_cache_leaves_nothing(index: CocoIndex, tmp_path: Path) -> None:
-    index.image_path(2).write_bytes(b"no picture")
-    with pytest.raises(DataError, match=r"2\.png: not a picture"):
+    index.image_path(2).write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"2\.png: not an image"):
         build_images(index, cache="disk", size_hw=SIZE, folder=tmp_path / "kept")
     assert [p.suffix for p in (tmp_path / "kept").iterdir()] == [".lock"]
 
@@ -104,7 +104,7 @@ def test_cache_that_does_not_fit_is_refused(
 ) -> None:
     monkeypatch.setattr(cache, "available_memory", lambda: 20_000)
     assert build_images(index, cache="ram", size_hw=SIZE)(0).shape == (21, 32, 3)
-    with pytest.raises(DataError, match=r"data\.cache=ram: 3 pictures need .*4 processes"):
+    with pytest.raises(DataError, match=r"data\.cache=ram: 3 images need .*4 processes"):
         build_images(index, cache="ram", size_hw=SIZE, processes=4)
     full = os.statvfs(tmp_path)
     monkeypatch.setattr(cache.shutil, "disk_usage", lambda _: full_disk(full))
@@ -118,7 +118,7 @@ def full_disk(_: os.statvfs_result):
 
 def test_unwritable_cache_folder_is_refused(index: CocoIndex, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(DataError, match="cannot keep the picture cache"):
+    with pytest.raises(DataError, match="cannot keep the image cache"):
         build_images(index, cache="disk", size_hw=SIZE, folder=tmp_path / "file")
 
 
@@ -128,9 +128,9 @@ def test_available_memory_is_plausible_or_unknown() -> None:
 
 
 @pytest.mark.parametrize(("size", "hint"), [((60, 40), "EXIF"), ((40, 61), "correct")])
-def test_picture_of_another_size_than_annotated_is_refused(
+def test_image_of_another_size_than_annotated_is_refused(
     index: CocoIndex, size: tuple[int, int], hint: str
 ) -> None:
     cv2.imwrite(str(index.image_path(0)), np.zeros((*size, 3), np.uint8))
-    with pytest.raises(DataError, match=rf"0\.png: the picture is {size[1]} x {size[0]}.*{hint}"):
+    with pytest.raises(DataError, match=rf"0\.png: the image is {size[1]} x {size[0]}.*{hint}"):
         FileImages(index)(0)

@@ -21,7 +21,7 @@ NAN = math.nan
 
 
 def tree() -> dict[str, Any]:
-    """Three pictures of 100 x 80, four objects, two classes."""
+    """Three images of 100 x 80, four objects, two classes."""
     return {
         "info": {"description": "kept"},
         "categories": [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}],
@@ -43,8 +43,8 @@ def write(root: Path, split: str, coco: dict[str, Any]) -> tuple[Path, Path]:
     annotations.parent.mkdir(exist_ok=True)
     seed = {"train": 0, "val": 100, "test": 200}[split]
     for i in (1, 2, 3):
-        picture = np.random.default_rng(seed + i).integers(0, 256, (80, 100, 3), np.uint8)
-        cv2.imwrite(str(images / f"{i}.png"), picture)
+        image = np.random.default_rng(seed + i).integers(0, 256, (80, 100, 3), np.uint8)
+        cv2.imwrite(str(images / f"{i}.png"), image)
     annotations.write_text(json.dumps(coco))
     return images, annotations
 
@@ -104,7 +104,7 @@ FAULTS = {
     "escape": (pic(file_name="../1.png"), "path-escape", E, "../1.png", 9),
     "absolute": (pic(file_name="/etc/x.png"), "path-escape", E, "/etc/x.png", 9),
     "drive": (pic(file_name="C:\\x.png"), "path-escape", E, "C:\\x.png", 9),
-    "missing": (pic(file_name="no.png"), "picture-missing", E, "no.png", 9),
+    "missing": (pic(file_name="no.png"), "image-missing", E, "no.png", 9),
     "no name": (pic(file_name=None), "image-malformed", E),
     "image id is a list": (pic(id=[1]), "image-malformed", E),
     "wrong size": (size(50), "size-mismatch", E, "1.png", 1),
@@ -117,7 +117,7 @@ FAULTS = {
     "empty class": (append("categories", {"id": 3, "name": "fox"}), "class-empty", W),
     "no objects": (lambda t: t["annotations"].pop(), "no-objects", I),
     "crowd": (lambda t: t["annotations"][3].update(iscrowd=1), "crowds", I),
-    "no images": (lambda t: t["images"].clear(), "no-pictures", E),
+    "no images": (lambda t: t["images"].clear(), "no-images", E),
 }
 
 
@@ -158,19 +158,19 @@ def test_faults_do_not_hide_each_other(tmp_path: Path) -> None:
         "image-unknown",
         "category-unknown",
         "path-escape",
-        "picture-missing",
+        "image-missing",
     }
     assert expected <= set(counts)
 
 
 @pytest.mark.parametrize("damage", ["truncated", "text", "empty"])
-def test_damaged_pictures_are_found_by_decoding_alone(tmp_path: Path, damage: str) -> None:
+def test_damaged_images_are_found_by_decoding_alone(tmp_path: Path, damage: str) -> None:
     images, annotations = write(tmp_path, "train", tree())
     data = (images / "2.png").read_bytes()
-    broken = {"truncated": data[: len(data) // 2], "text": b"no picture at all", "empty": b""}
+    broken = {"truncated": data[: len(data) // 2], "text": b"no image at all", "empty": b""}
     (images / "2.png").write_bytes(broken[damage])
     (fault,) = (f for f in check_split(images, annotations).faults if f.severity == "error")
-    assert (fault.code, fault.file, fault.image_id) == ("picture-unreadable", "2.png", 2)
+    assert (fault.code, fault.file, fault.image_id) == ("image-unreadable", "2.png", 2)
     assert check_split(images, annotations, deep=False).faults == ()
 
 
@@ -189,7 +189,7 @@ def test_copies_within_and_between_splits(tmp_path: Path) -> None:
     shutil.copy(train[0] / "1.png", train[0] / "3.png")
     shutil.copy(train[0] / "2.png", val[0] / "1.png")
     report = check_data({"train": train, "val": val})
-    assert count_faults(report.faults) == {"picture-duplicate": 1, "split-leak": 1}
+    assert count_faults(report.faults) == {"image-duplicate": 1, "split-leak": 1}
     assert report.between[0].file == "val/1.png"
     assert "2.png" in report.between[0].message
     assert report.ok
@@ -278,9 +278,9 @@ def test_the_clean_copy_is_sound_and_the_source_untouched(tmp_path: Path) -> Non
     assert by_id[1]["area"] == 300  # smaller than its box, as of a mask: kept
     assert sorted(by_id) == [1, 2, 3, 5, 9, 12]
     assert by_id[12]["bbox"] == [1, 1, 8, 8]
-    assert (summary.pictures, summary.objects, summary.clipped) == (2, 6, 1)
+    assert (summary.images, summary.objects, summary.clipped) == (2, 6, 1)
     assert (summary.renumbered, summary.merged, summary.resized) == (1, 1, 1)
-    assert (summary.dropped_pictures, summary.dropped_objects) == (4, 6)
+    assert (summary.dropped_images, summary.dropped_objects) == (4, 6)
     index = load_coco(
         tmp_path / "out/annotations/instances_train2017.json", tmp_path / "out/train2017"
     )
@@ -302,7 +302,7 @@ def test_a_clean_copy_needs_room_and_something_sound(tmp_path: Path) -> None:
         write_clean(report, tmp_path / "a")
     coco["images"].clear()
     report = check_data({"train": write(tmp_path / "b", "train", coco)})
-    with pytest.raises(DataError, match="no usable picture"):
+    with pytest.raises(DataError, match="no usable image"):
         write_clean(report, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -382,7 +382,7 @@ def test_whatever_is_in_the_file_the_clean_copy_loads(tmp_path: Path, seed: int)
     report = check_data({"train": write(tmp_path / "source", "train", coco)})
     json.dumps(report.as_dict())
     out = tmp_path / "out"
-    if not report.splits["train"].scan.pictures or not report.splits["train"].scan.categories:
+    if not report.splits["train"].scan.images or not report.splits["train"].scan.categories:
         with pytest.raises(DataError):
             write_clean(report, out)
         return

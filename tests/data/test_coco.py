@@ -15,11 +15,11 @@ MakeCoco = Callable[..., CocoIndex]
 
 
 def edited(folder: Path, change: Callable[[dict[str, Any]], object]) -> tuple[Path, Path]:
-    annotations, pictures = write_coco(folder)
+    annotations, images = write_coco(folder)
     tree = json.loads(annotations.read_text())
     change(tree)
     annotations.write_text(json.dumps(tree))
-    return annotations, pictures
+    return annotations, images
 
 
 def test_index_of_a_small_set(make_coco: MakeCoco) -> None:
@@ -76,8 +76,8 @@ def test_names_may_hold_folders_and_any_letters(make_coco: MakeCoco) -> None:
 
 
 def test_crowds_are_left_out(tmp_path: Path) -> None:
-    annotations, pictures = edited(tmp_path, lambda t: t["annotations"][0].update(iscrowd=1))
-    assert load_coco(annotations, pictures).num_objects(0) == 1
+    annotations, images = edited(tmp_path, lambda t: t["annotations"][0].update(iscrowd=1))
+    assert load_coco(annotations, images).num_objects(0) == 1
 
 
 @pytest.mark.parametrize(
@@ -138,12 +138,12 @@ def test_missing_annotations_and_folder_are_refused(tmp_path: Path) -> None:
         load_coco(annotations, tmp_path / "elsewhere")
 
 
-def test_missing_pictures_are_counted_and_the_first_named(tmp_path: Path) -> None:
-    annotations, pictures = write_coco(tmp_path, files=["a/0.png", "1.png", "b/2.png"])
-    (pictures / "a/0.png").unlink()
-    (pictures / "b/2.png").rename(pictures / "2.png")
-    with pytest.raises(DataError, match=r"2 of 3 pictures are missing .*'a/0\.png' and 1 more"):
-        load_coco(annotations, pictures)
+def test_missing_images_are_counted_and_the_first_named(tmp_path: Path) -> None:
+    annotations, images = write_coco(tmp_path, files=["a/0.png", "1.png", "b/2.png"])
+    (images / "a/0.png").unlink()
+    (images / "b/2.png").rename(images / "2.png")
+    with pytest.raises(DataError, match=r"2 of 3 images are missing .*'a/0\.png' and 1 more"):
+        load_coco(annotations, images)
 
 
 def test_packed_strings_round_trip() -> None:
@@ -197,8 +197,8 @@ def test_stated_paths_win_and_may_be_relative_to_the_root(tmp_path: Path) -> Non
         tmp_path / "train",
         labels,
     )
-    pictures = SplitConfig(images=Path("other"))
-    assert find_split(DataConfig(root=tmp_path, train=pictures), "train") == (
+    images = SplitConfig(images=Path("other"))
+    assert find_split(DataConfig(root=tmp_path, train=images), "train") == (
         tmp_path / "other",
         tmp_path / "annotations/train.json",
     )

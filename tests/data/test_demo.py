@@ -52,21 +52,21 @@ def test_same_seed_same_bytes_and_larger_sets_start_alike(demo: Path, tmp_path: 
     write_demo(tmp_path / "again", train=24, val=6)
     assert digests(tmp_path / "again") == digests(demo)
     write_demo(tmp_path / "less", train=3, val=1)
-    pictures = {k: v for k, v in digests(tmp_path / "less").items() if k.endswith(".jpg")}
-    assert len(pictures) == 4
-    assert pictures.items() <= digests(demo).items()
+    images = {k: v for k, v in digests(tmp_path / "less").items() if k.endswith(".jpg")}
+    assert len(images) == 4
+    assert images.items() <= digests(demo).items()
     write_demo(tmp_path / "other", train=3, val=1, seed=1)
     assert not set(digests(tmp_path / "other").values()) & set(digests(demo).values())
 
 
-def test_boxes_lie_inside_and_pictures_agree(demo: Path) -> None:
+def test_boxes_lie_inside_and_images_agree(demo: Path) -> None:
     coco = json.loads((demo / "annotations/instances_train2017.json").read_text())
     by_id = {i["id"]: i for i in coco["images"]}
     assert len(by_id) == 24
-    for image in coco["images"]:
-        picture = cv2.imread(str(demo / "train2017" / image["file_name"]))
-        assert picture.shape == (image["height"], image["width"], 3) == (240, 320, 3)
-        assert picture.std() > 5
+    for entry in coco["images"]:
+        image = cv2.imread(str(demo / "train2017" / entry["file_name"]))
+        assert image.shape == (entry["height"], entry["width"], 3) == (240, 320, 3)
+        assert image.std() > 5
     assert {a["category_id"] for a in coco["annotations"]} == set(range(1, 7))
     for annotation in coco["annotations"]:
         x, y, w, h = annotation["bbox"]

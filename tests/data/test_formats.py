@@ -16,7 +16,7 @@ from oculox.data.formats.yolo import label_path
 from oculox.errors import DataError, UsageError
 
 
-def picture(path: Path, *, seed: int = 0, hw: tuple[int, int] = (80, 100)) -> None:
+def image(path: Path, *, seed: int = 0, hw: tuple[int, int] = (80, 100)) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = np.random.default_rng(seed).integers(0, 256, (*hw, 3), np.uint8)
     assert cv2.imwrite(str(path), pixels)
@@ -36,7 +36,7 @@ def voc(root: Path, stem: str, *objects: str, size: str | None = None) -> None:
     xml = root / "Annotations" / f"{stem}.xml"
     xml.parent.mkdir(parents=True, exist_ok=True)
     xml.write_text(f"<annotation>{stated}{''.join(objects)}</annotation>")
-    picture(root / "JPEGImages" / f"{stem}.jpg", seed=len(stem))
+    image(root / "JPEGImages" / f"{stem}.jpg", seed=len(stem))
 
 
 def voc_list(root: Path, name: str, stems: Sequence[str]) -> None:
@@ -90,14 +90,14 @@ def test_faulty_voc_objects_are_left_out_and_told(tmp_path: Path, case: tuple[An
     assert len(boxes(tmp_path / "c")) == summary.objects["train"] == kept
 
 
-def test_faulty_voc_pictures_are_left_out_and_told(tmp_path: Path) -> None:
+def test_faulty_voc_images_are_left_out_and_told(tmp_path: Path) -> None:
     root = tmp_path / "v"
     good = voc_object("cat", 11, 21, 30, 60)
     voc(root, "good", good)
     voc(root, "gone", good)
     (root / "JPEGImages/gone.jpg").unlink()
     voc(root, "broken", good)
-    (root / "JPEGImages/broken.jpg").write_bytes(b"no picture")
+    (root / "JPEGImages/broken.jpg").write_bytes(b"no image")
     voc(root, "other-size", good, size="<size><width>50</width><height>50</height></size>")
     voc(root, "no-size", good, size="")
     voc(root, "swapped", good, size="<size><width>80</width><height>100</height></size>")
@@ -110,8 +110,8 @@ def test_faulty_voc_pictures_are_left_out_and_told(tmp_path: Path) -> None:
     summary = from_voc(root, tmp_path / "c")
     told = {(Path(f.file).stem, f.code, f.severity) for f in summary.faults}
     assert told == {
-        ("gone", "picture-missing", "error"),
-        ("broken", "picture-unreadable", "error"),
+        ("gone", "image-missing", "error"),
+        ("broken", "image-unreadable", "error"),
         ("other-size", "size-mismatch", "error"),
         ("no-size", "size-missing", "warning"),
         ("swapped", "size-mismatch", "warning"),
@@ -132,7 +132,7 @@ def test_voc_lists_classes_and_difficult_objects(tmp_path: Path) -> None:
     voc_list(root, "test", ["bb"])
     plain = from_voc(root, tmp_path / "plain")
     assert plain.classes == ("ant", "cat", "dog")
-    assert plain.pictures == {"train": 2, "test": 1}
+    assert plain.images == {"train": 2, "test": 1}
     assert plain.objects == {"train": 2, "test": 1}
     chosen = from_voc(
         root,
@@ -141,7 +141,7 @@ def test_voc_lists_classes_and_difficult_objects(tmp_path: Path) -> None:
         splits={"test": "val", "trainval": "train"},
     )
     assert chosen.classes == ("dog", "cat")
-    assert chosen.pictures == {"val": 1, "train": 2}
+    assert chosen.images == {"val": 1, "train": 2}
     assert chosen.objects == {"val": 0, "train": 2}
     assert [(f.code, Path(f.file).name) for f in chosen.faults] == [("class-unknown", "bb.xml")]
     easy = from_voc(root, tmp_path / "easy", skip_difficult=True)
@@ -178,7 +178,7 @@ def test_xml_is_read_with_its_encoding() -> None:
 
 
 def yolo(root: Path, split: str, stem: str, *lines: str) -> None:
-    picture(root / "images" / split / f"{stem}.png", seed=len(stem))
+    image(root / "images" / split / f"{stem}.png", seed=len(stem))
     labels = root / "labels" / split / f"{stem}.txt"
     labels.parent.mkdir(parents=True, exist_ok=True)
     labels.write_text("".join(f"{line}\n" for line in lines))
@@ -221,13 +221,13 @@ def test_yolo_lines(tmp_path: Path, case: tuple[Any, ...]) -> None:
         np.testing.assert_allclose(found[0], box, atol=1e-3)
 
 
-def test_yolo_pictures_without_labels_are_background(tmp_path: Path) -> None:
+def test_yolo_images_without_labels_are_background(tmp_path: Path) -> None:
     yolo(tmp_path / "y", "train", "a")
-    picture(tmp_path / "y/images/train/b.png")
+    image(tmp_path / "y/images/train/b.png")
     (tmp_path / "y/images/train/c.png").write_bytes(b"")
     summary = from_yolo(tmp_path / "y", tmp_path / "c", classes=["cat"])
-    assert summary.pictures == {"train": 2}
-    assert count_faults(summary.faults) == {"picture-unreadable": 1}
+    assert summary.images == {"train": 2}
+    assert count_faults(summary.faults) == {"image-unreadable": 1}
     assert (
         len(
             load_coco(tmp_path / "c/annotations/instances_train2017.json", tmp_path / "c/train2017")
@@ -255,13 +255,13 @@ def test_yolo_layouts(tmp_path: Path, text: str) -> None:
     for i, source in enumerate((root, root / "data.yaml")):
         summary = from_yolo(source, tmp_path / f"c{i}")
         assert summary.classes == ("cat", "dog")
-        assert summary.objects == summary.pictures == {"train": 1, "val": 1}
+        assert summary.objects == summary.images == {"train": 1, "val": 1}
 
 
 def test_yolo_roboflow_layout_takes_each_split_once(tmp_path: Path) -> None:
     root = tmp_path / "y"
     for split in ("train", "valid"):
-        picture(root / split / "images" / "sub" / "a.png")
+        image(root / split / "images" / "sub" / "a.png")
         label = root / split / "labels" / "sub" / "a.txt"
         label.parent.mkdir(parents=True)
         label.write_text("0 0.5 0.5 0.2 0.5")
@@ -270,7 +270,7 @@ def test_yolo_roboflow_layout_takes_each_split_once(tmp_path: Path) -> None:
     assert summary.objects == {"train": 1, "val": 1}
     assert (tmp_path / "c/val2017/sub/a.png").is_file()
     renamed = from_yolo(root, tmp_path / "d", splits={"train": "train", "valid": "train"})
-    assert renamed.pictures == {"train": 2}
+    assert renamed.images == {"train": 2}
     assert [i["file_name"] for i in coco_tree(tmp_path / "d")["images"]] == [
         "sub/a.png",
         "sub/a-2.png",
@@ -284,7 +284,7 @@ def test_yolo_roboflow_layout_takes_each_split_once(tmp_path: Path) -> None:
         ("- a", "expected keys"),
         ("train: images/train", "no class names"),
         ("names: {1: cat}", "without gaps"),
-        ("names: [cat]", "no pictures found"),
+        ("names: [cat]", "no images found"),
         ("!!python/object/apply:os.getcwd []", "cannot be read as YAML"),
     ],
 )
@@ -296,7 +296,7 @@ def test_yolo_refusals(tmp_path: Path, text: str, message: str) -> None:
 
 def test_label_path_replaces_the_last_images_folder() -> None:
     assert label_path(Path("images/x/images/a.b.jpg")) == Path("images/x/labels/a.b.txt")
-    assert label_path(Path("pictures/a.jpg")) == Path("pictures/a.txt")
+    assert label_path(Path("images/a.jpg")) == Path("images/a.txt")
 
 
 def test_coco_to_yolo_and_back_keeps_boxes_and_bytes(tmp_path: Path) -> None:
@@ -305,8 +305,8 @@ def test_coco_to_yolo_and_back_keeps_boxes_and_bytes(tmp_path: Path) -> None:
     to_yolo = convert(source, tmp_path / "y", source_format="coco", target_format="yolo")
     assert to_yolo.faults == () or set(count_faults(to_yolo.faults)) == {"box-tiny"}
     back = from_yolo(tmp_path / "y", tmp_path / "c")
-    assert (back.pictures, back.objects, back.classes) == (
-        to_yolo.pictures,
+    assert (back.images, back.objects, back.classes) == (
+        to_yolo.images,
         to_yolo.objects,
         to_yolo.classes,
     )
@@ -389,14 +389,14 @@ def test_bccd(shared: Path, tmp_path: Path) -> None:
     source = shared / "bccd" / "BCCD"
     summary = from_voc(source, tmp_path / "c")
     assert summary.classes == ("Platelets", "RBC", "WBC")
-    assert summary.pictures == {"train": 205, "val": 87, "test": 72}
+    assert summary.images == {"train": 205, "val": 87, "test": 72}
     # 4888 boxes, of which two are single clicks.
     assert sum(summary.objects.values()) == 4886
     assert [(f.code, Path(f.file).name) for f in summary.faults] == [
         ("box-empty", "BloodImage_00343.xml"),
         ("box-empty", "BloodImage_00338.xml"),
     ]
-    for split, count in summary.pictures.items():
+    for split, count in summary.images.items():
         index = load_coco(
             tmp_path / f"c/annotations/instances_{split}2017.json", tmp_path / f"c/{split}2017"
         )

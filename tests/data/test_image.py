@@ -12,7 +12,7 @@ HEIGHT, WIDTH = 48, 80
 
 
 @pytest.fixture(scope="module")
-def picture() -> np.ndarray:
+def photo() -> np.ndarray:
     """Smooth, with a bright left half, so that turns and colours show."""
     image = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
     image[..., 0] = np.linspace(0, 255, WIDTH)
@@ -34,23 +34,23 @@ def with_exif_orientation(jpeg: bytes, orientation: int) -> bytes:
 
 
 @pytest.mark.parametrize("extension", [".png", ".bmp", ".webp", ".tiff", ".jpg"])
-def test_reads_common_formats(tmp_path: Path, picture: np.ndarray, extension: str) -> None:
-    path = tmp_path / f"ä picture{extension}"
-    path.write_bytes(encode(extension, picture))
+def test_reads_common_formats(tmp_path: Path, photo: np.ndarray, extension: str) -> None:
+    path = tmp_path / f"ä image{extension}"
+    path.write_bytes(encode(extension, photo))
     image = read_image(path)
     assert image.shape == (HEIGHT, WIDTH, 3)
     assert image.dtype == np.uint8
-    assert np.abs(image.astype(int) - picture).mean() < 8
+    assert np.abs(image.astype(int) - photo).mean() < 8
 
 
-def test_grey_alpha_and_16_bits_become_8_bit_bgr(picture: np.ndarray) -> None:
-    grey = cv2.cvtColor(picture, cv2.COLOR_BGR2GRAY)
+def test_grey_alpha_and_16_bits_become_8_bit_bgr(photo: np.ndarray) -> None:
+    grey = cv2.cvtColor(photo, cv2.COLOR_BGR2GRAY)
     from_grey = decode_image(encode(".png", grey), where="x")
     assert np.array_equal(from_grey, np.repeat(grey[..., None], 3, axis=2))
-    alpha = np.dstack((picture, np.zeros((HEIGHT, WIDTH), np.uint8)))
-    assert np.array_equal(decode_image(encode(".png", alpha), where="x"), picture)
-    deep = picture.astype(np.uint16) * 257
-    difference = decode_image(encode(".png", deep), where="x").astype(int) - picture
+    alpha = np.dstack((photo, np.zeros((HEIGHT, WIDTH), np.uint8)))
+    assert np.array_equal(decode_image(encode(".png", alpha), where="x"), photo)
+    deep = photo.astype(np.uint16) * 257
+    difference = decode_image(encode(".png", deep), where="x").astype(int) - photo
     assert np.abs(difference).max() <= 1
 
 
@@ -64,8 +64,8 @@ def test_cmyk_jpeg_is_converted() -> None:
     assert np.abs(image[8, 16].astype(int) - (60, 30, 250)).max() < 40
 
 
-def test_exif_orientation_is_honoured(picture: np.ndarray) -> None:
-    upright = encode(".jpg", picture)
+def test_exif_orientation_is_honoured(photo: np.ndarray) -> None:
+    upright = encode(".jpg", photo)
     turned = decode_image(with_exif_orientation(upright, 6), where="x")
     expected = cv2.rotate(decode_image(upright, where="x"), cv2.ROTATE_90_CLOCKWISE)
     assert np.array_equal(turned, expected)
@@ -74,9 +74,9 @@ def test_exif_orientation_is_honoured(picture: np.ndarray) -> None:
 @pytest.mark.parametrize("extension", [".jpg", ".png", ".bmp", ".webp", ".tiff"])
 @pytest.mark.parametrize("part", [0.5, 0.9, 0.99])
 def test_truncated_files_are_refused(
-    tmp_path: Path, picture: np.ndarray, extension: str, part: float
+    tmp_path: Path, photo: np.ndarray, extension: str, part: float
 ) -> None:
-    data = encode(extension, picture)
+    data = encode(extension, photo)
     path = tmp_path / f"half{extension}"
     path.write_bytes(data[: int(len(data) * part)])
     with pytest.raises(DataError, match=r"half\."):
@@ -85,45 +85,45 @@ def test_truncated_files_are_refused(
 
 @pytest.mark.parametrize("options", [(), (cv2.IMWRITE_JPEG_PROGRESSIVE, 1)])
 def test_truncated_jpeg_is_found_by_its_missing_end(
-    picture: np.ndarray, options: tuple[int, ...]
+    photo: np.ndarray, options: tuple[int, ...]
 ) -> None:
-    jpeg = encode(".jpg", picture, *options)
+    jpeg = encode(".jpg", photo, *options)
     thumbnail_with_an_end = with_exif_orientation(jpeg, 1).replace(b"Exif\0\0", b"Exif\xff\xd9")
     assert not read_header(thumbnail_with_an_end).truncated
     assert not read_header(jpeg + b"\0\0maker's trailer").truncated
     for data in (jpeg[:-2], thumbnail_with_an_end[:-2], jpeg[: len(jpeg) // 2], jpeg[:3]):
         assert read_header(data).truncated
-    with pytest.raises(DataError, match="picture x: the picture is truncated"):
-        decode_image(jpeg[:-2], where="picture x")
+    with pytest.raises(DataError, match="image x: the image is truncated"):
+        decode_image(jpeg[:-2], where="image x")
 
 
 @pytest.mark.parametrize(
     ("data", "message"),
     [
         (b"", "empty"),
-        (b"<html>not found</html>", "not a picture"),
+        (b"<html>not found</html>", "not an image"),
         (b"\xff\xd8\xff\xe0", "truncated"),
         (b"\x89PNG\r\n\x1a\n", "truncated"),
-        (b"BM", "not a picture"),
-        (b"RIFF\0\0\0\0WEBP", "not a picture"),
-        (b"GIF89a", "too large|not a picture"),
+        (b"BM", "not an image"),
+        (b"RIFF\0\0\0\0WEBP", "not an image"),
+        (b"GIF89a", "too large|not an image"),
     ],
 )
-def test_what_is_no_picture_is_refused(data: bytes, message: str) -> None:
+def test_what_is_no_image_is_refused(data: bytes, message: str) -> None:
     with pytest.raises(DataError, match=rf"upload\.jpg: .*({message})"):
         decode_image(data, where="upload.jpg")
 
 
 def test_missing_file_and_folder_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"gone\.jpg: no such picture"):
+    with pytest.raises(DataError, match=r"gone\.jpg: no such image"):
         read_image(tmp_path / "gone.jpg")
     with pytest.raises(DataError, match="cannot read"):
         read_image(tmp_path)
 
 
 @pytest.mark.parametrize("extension", [".png", ".bmp", ".webp", ".jpg"])
-def test_header_tells_the_size(picture: np.ndarray, extension: str) -> None:
-    assert read_header(encode(extension, picture)).size_hw == (HEIGHT, WIDTH)
+def test_header_tells_the_size(photo: np.ndarray, extension: str) -> None:
+    assert read_header(encode(extension, photo)).size_hw == (HEIGHT, WIDTH)
 
 
 def test_header_of_a_gif() -> None:
@@ -131,22 +131,22 @@ def test_header_of_a_gif() -> None:
     assert read_header(data).size_hw == (HEIGHT, WIDTH)
 
 
-def test_lossless_and_extended_webp_sizes(picture: np.ndarray) -> None:
-    lossless = encode(".webp", picture, cv2.IMWRITE_WEBP_QUALITY, 101)
+def test_lossless_and_extended_webp_sizes(photo: np.ndarray) -> None:
+    lossless = encode(".webp", photo, cv2.IMWRITE_WEBP_QUALITY, 101)
     assert read_header(lossless).size_hw == (HEIGHT, WIDTH)
     extended = b"RIFF\x16\0\0\0WEBPVP8X\x0a\0\0\0\0\0\0\0" + b"\x4f\0\0" + b"\x2f\0\0"
     assert read_header(extended) == ((HEIGHT, WIDTH), False)
 
 
-def test_huge_picture_is_refused_before_decoding() -> None:
+def test_huge_image_is_refused_before_decoding() -> None:
     header = b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR" + struct.pack(">II", 60_000, 60_000)
     with pytest.raises(DataError, match="too large"):
         decode_image(header + b"\x08\x02\0\0\0IEND", where="bomb.png")
 
 
 @pytest.mark.parametrize("extension", [".jpg", ".tiff"])
-def test_pixel_limit_is_a_parameter(picture: np.ndarray, extension: str) -> None:
-    data = encode(extension, picture)
+def test_pixel_limit_is_a_parameter(photo: np.ndarray, extension: str) -> None:
+    data = encode(extension, photo)
     assert decode_image(data, where="x", max_pixels=HEIGHT * WIDTH).size
     with pytest.raises(DataError, match=f"{WIDTH} x {HEIGHT}"):
         decode_image(data, where="x", max_pixels=HEIGHT * WIDTH - 1)

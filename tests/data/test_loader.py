@@ -149,7 +149,7 @@ def test_resuming_within_an_epoch_gives_the_rest_of_it(index: CocoIndex, workers
     assert list(train_loader(index).iterate(2, mosaic=True, start_step=4)) == []
 
 
-def test_fewer_pictures_than_a_batch(make_coco: MakeCoco) -> None:
+def test_fewer_images_than_a_batch(make_coco: MakeCoco) -> None:
     loader = train_loader(make_coco(sizes_hw=[(20, 20)], boxes=[[]]), batch=5)
     assert loader.steps_per_epoch == 1
     (batch,) = loader.iterate(0, mosaic=True)
@@ -168,8 +168,8 @@ def test_loading_leaves_the_global_generators_alone(index: CocoIndex) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_bad_picture_reaches_the_user_as_its_own_error(index: CocoIndex, workers: int) -> None:
-    index.image_path(3).write_bytes(b"no picture")
+def test_bad_image_reaches_the_user_as_its_own_error(index: CocoIndex, workers: int) -> None:
+    index.image_path(3).write_bytes(b"no image")
     with pytest.raises(DataError) as caught:
         list(eval_loader(index, workers=workers))
     assert str(caught.value).startswith(str(index.image_path(3)))
@@ -187,7 +187,7 @@ def test_error_and_close_stop_the_processes_at_once(index: CocoIndex) -> None:
     loader.close()
     assert set(multiprocessing.active_children()) <= before
     assert_same(iter(first), iter(list(loader)))
-    index.image_path(3).write_bytes(b"no picture")
+    index.image_path(3).write_bytes(b"no image")
     start = time.monotonic()
     with pytest.raises(DataError) as caught:
         list(loader)
@@ -218,7 +218,7 @@ def test_killed_worker_is_reported_not_waited_for(index: CocoIndex) -> None:
 
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("placement", ["top_left", "center"])
-def test_evaluation_sees_every_picture_once(index: CocoIndex, workers: int, placement) -> None:
+def test_evaluation_sees_every_image_once(index: CocoIndex, workers: int, placement) -> None:
     preprocessing = Preprocessing(placement=placement, color="rgb")
     loaders = [
         eval_loader(index, preprocessing=preprocessing, workers=workers, rank=r, world_size=2)
@@ -251,15 +251,15 @@ def test_evaluation_passes_repeat_and_may_be_empty(index: CocoIndex) -> None:
 
 
 @pytest.mark.parametrize(
-    ("workers", "pictures", "world_size", "expected"),
+    ("workers", "images", "world_size", "expected"),
     [(3, 5, 1, 3), (0, 10**6, 1, 0), ("auto", 63, 1, 0), ("auto", 10**6, 10**6, 1)],
 )
-def test_choice_of_workers(workers, pictures: int, world_size: int, expected: int) -> None:
-    assert choose_workers(workers, pictures=pictures, world_size=world_size) == expected
+def test_choice_of_workers(workers, images: int, world_size: int, expected: int) -> None:
+    assert choose_workers(workers, image_count=images, world_size=world_size) == expected
 
 
 def test_automatic_workers_stay_in_bounds() -> None:
-    assert 1 <= choose_workers("auto", pictures=1000) <= 8
+    assert 1 <= choose_workers("auto", image_count=1000) <= 8
 
 
 @pytest.mark.parametrize("cache", ["none", "ram", "disk"])

@@ -70,7 +70,7 @@ def slow_mixup(image, other, boxes, plan, size):
 
 
 def smooth(index: CocoIndex, i: int) -> np.ndarray:
-    """A real picture without its finest detail, on which every interpolation agrees."""
+    """A real image without its finest detail, on which every interpolation agrees."""
     return cv2.GaussianBlur(read_image(index.image_path(i)), (0, 0), 4)
 
 
@@ -97,7 +97,7 @@ def test_mosaic_equals_the_two_canvas_process(coco_train: CocoIndex, seed: int) 
 
 
 def test_tiles_meet_without_a_seam() -> None:
-    """Four white pictures that fill the canvas: no grey line may show between them."""
+    """Four white images that fill the canvas: no grey line may show between them."""
     image = np.full((128, 128, 3), 255, np.uint8)
     for seed in range(8):
         rng = np.random.default_rng(seed)
@@ -120,16 +120,16 @@ def test_a_cached_smaller_copy_lands_in_the_same_place(coco_train: CocoIndex) ->
         SIZE, degrees=5, scale=(0.8, 0.8), translate=0.1, shear=2, rng=np.random.default_rng(3)
     )
     outs = []
-    for picture in (image, copy):
+    for shown in (image, copy):
         outs.append(np.full((*SIZE, 3), 114, np.uint8))
-        draw_tiles(outs[-1], tiles, affine, read=[lambda p=picture: p] * 4)
+        draw_tiles(outs[-1], tiles, affine, read=[lambda p=shown: p] * 4)
     difference = np.abs(outs[0].astype(int) - outs[1])
     assert difference.mean() < 0.5
 
 
 def test_unseen_tiles_are_not_read() -> None:
     def refuse() -> np.ndarray:
-        raise AssertionError("read a picture that nobody sees")
+        raise AssertionError("read an image that nobody sees")
 
     image = np.full((64, 64, 3), 9, np.uint8)
     tiles = plan_tiles([(64, 64)] * 4, (90, 90), (64, 64))
@@ -145,7 +145,7 @@ def test_unseen_tiles_are_not_read() -> None:
 @pytest.mark.parametrize(
     ("source", "area"), [((1, 1), 1), ((1, 700), 1 / 64), ((700, 1), 1 / 64), ((2, 3), 2 / 3)]
 )
-def test_tiny_and_thin_pictures_keep_to_their_place(source, area: float) -> None:
+def test_tiny_and_thin_images_keep_to_their_place(source, area: float) -> None:
     image = np.full((*source, 3), 250, np.uint8)
     tiles = plan_tiles([source] * 4, (64, 64), (64, 64))
     out = np.full((100, 100, 3), 114, np.uint8)
@@ -156,7 +156,7 @@ def test_tiny_and_thin_pictures_keep_to_their_place(source, area: float) -> None
     assert (out[:, 84:] == 114).all()
 
 
-def test_warp_into_writes_only_where_the_picture_is() -> None:
+def test_warp_into_writes_only_where_the_image_is() -> None:
     out = np.full((20, 20, 3), 7, np.uint8)
     image = np.full((5, 5, 3), 200, np.uint8)
     warp_into(out, image, np.array([[1.0, 0, 3], [0, 1, 4]]))

@@ -15,12 +15,12 @@ def make(
     owners: list[int],
     *,
     hw: tuple[int, int] = (480, 640),
-    pictures: int = 3,
+    images: int = 3,
     input_size: int = 640,
 ) -> SplitStats:
     return split_stats(
         ["cat", "dog"],
-        sizes_hw=np.array([hw] * pictures, np.int32).reshape(-1, 2),
+        sizes_hw=np.array([hw] * images, np.int32).reshape(-1, 2),
         boxes=np.array(boxes, np.float32).reshape(-1, 4),
         labels=np.array(labels, np.int64),
         owners=np.array(owners, np.int64),
@@ -43,10 +43,10 @@ def test_counts_and_measures() -> None:
     assert json.loads(json.dumps(stats.as_dict()))["sizes"] == {"small": 2, "medium": 2, "large": 1}
 
 
-@pytest.mark.parametrize("pictures", [0, 3])
-def test_nothing_labelled(pictures: int) -> None:
-    stats = make([], [], [], pictures=pictures)
-    assert (stats.images, stats.objects, stats.backgrounds) == (pictures, 0, pictures)
+@pytest.mark.parametrize("images", [0, 3])
+def test_nothing_labelled(images: int) -> None:
+    stats = make([], [], [], images=images)
+    assert (stats.images, stats.objects, stats.backgrounds) == (images, 0, images)
     assert stats.sizes == stats.sizes_at_input == SizeHistogram(0, 0, 0)
     assert stats.aspect == Spread(0, 0, 0, 0, 0)
     assert stats.hints == ("no objects: there is nothing to learn",)
@@ -68,9 +68,9 @@ def test_hints(side: int, hw: tuple[int, int], hint: str) -> None:
     assert any(hint in h for h in stats.hints), stats.hints
 
 
-def test_hints_of_crowded_pictures_and_rare_classes() -> None:
+def test_hints_of_crowded_images_and_rare_classes() -> None:
     stats = make([(0, 0, 50, 50)] * 125, [0] * 121 + [1] * 4, [0] * 125)
-    assert any("1 pictures hold more than 120 objects" in h for h in stats.hints)
+    assert any("1 images hold more than 120 objects" in h for h in stats.hints)
     assert any(h == "fewer than 20 examples of: dog" for h in stats.hints)
 
 

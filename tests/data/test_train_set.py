@@ -52,7 +52,7 @@ def test_sample_is_a_function_of_seed_epoch_and_position(make_coco: MakeCoco, mo
 
 
 @pytest.mark.parametrize("placement", ["top_left", "center"])
-def test_plain_sample_is_the_letterboxed_picture(make_coco: MakeCoco, placement) -> None:
+def test_plain_sample_is_the_letterboxed_image(make_coco: MakeCoco, placement) -> None:
     index = make_coco()
     preprocessing = Preprocessing(placement=placement, pad_value=9)
     sample = train_set(index, PLAIN, preprocessing=preprocessing).sample(0, 0, 1, mosaic=False)
@@ -67,7 +67,7 @@ def test_plain_sample_is_the_letterboxed_picture(make_coco: MakeCoco, placement)
 
 
 @pytest.mark.parametrize("placement", ["top_left", "center"])
-def test_mirrored_boxes_follow_the_picture(make_coco: MakeCoco, placement) -> None:
+def test_mirrored_boxes_follow_the_image(make_coco: MakeCoco, placement) -> None:
     """A box painted white stays white after the flip and the letterbox."""
     index = make_coco(sizes_hw=[(48, 80)], boxes=[[(8, 8, 24, 16)]])
     image = np.zeros((48, 80, 3), np.uint8)
@@ -88,7 +88,7 @@ def test_mirrored_boxes_follow_the_picture(make_coco: MakeCoco, placement) -> No
 
 @pytest.mark.parametrize("mixup", [0.0, 1.0])
 def test_mosaic_boxes_follow_their_objects(make_coco: MakeCoco, mixup: float) -> None:
-    """Every kept box lies on pixels of its object, which alone is bright in its picture."""
+    """Every kept box lies on pixels of its object, which alone is bright in its image."""
     index = make_coco(sizes_hw=[(60, 90)] * 5, boxes=[[(30, 20, 30, 20)]] * 5)
     image = np.zeros((60, 90, 3), np.uint8)
     image[20:40, 30:60] = 255
@@ -124,8 +124,8 @@ def test_the_second_phase_makes_no_mosaics(make_coco: MakeCoco) -> None:
 
 
 @pytest.mark.parametrize("mosaic", [True, False])
-def test_pictures_without_objects_stay_as_background(make_coco: MakeCoco, mosaic: bool) -> None:
-    """Mixup looks for a picture with objects; where there is none it must give up."""
+def test_images_without_objects_stay_as_background(make_coco: MakeCoco, mosaic: bool) -> None:
+    """Mixup looks for an image with objects; where there is none it must give up."""
     samples = train_set(make_coco(boxes=[[], [], []]), AugmentConfig())
     for position in range(5):
         sample = samples.sample(0, position, 0, mosaic=mosaic)
@@ -135,8 +135,8 @@ def test_pictures_without_objects_stay_as_background(make_coco: MakeCoco, mosaic
         assert sample.image.shape == (*SIZE, 3)
 
 
-def test_mixup_gives_up_where_labelled_pictures_are_too_rare(make_coco: MakeCoco) -> None:
-    """One labelled picture in many: the mosaic has labels, the draws find no second one."""
+def test_mixup_gives_up_where_labelled_images_are_too_rare(make_coco: MakeCoco) -> None:
+    """One labelled image in many: the mosaic has labels, the draws find no second one."""
     index = make_coco(sizes_hw=[(40, 40)] * 200, boxes=[[(5, 5, 30, 30)]] + [[]] * 199)
     gentle = {"hsv_prob": 0, "flip_prob": 0, "mosaic_scale": (0.5, 0.5)}
     mixed = train_set(index, AugmentConfig(mixup_prob=1, **gentle))
@@ -157,10 +157,10 @@ def test_at_most_max_labels_are_kept(make_coco: MakeCoco) -> None:
 
 def test_sources_are_never_changed(make_coco: MakeCoco) -> None:
     index = make_coco()
-    pictures = [FileImages(index)(i) for i in range(3)]
-    for picture in pictures:
-        picture.flags.writeable = False
-    samples = train_set(index, AugmentConfig(), images=lambda i: pictures[i])
+    images = [FileImages(index)(i) for i in range(3)]
+    for image in images:
+        image.flags.writeable = False
+    samples = train_set(index, AugmentConfig(), images=lambda i: images[i])
     for position in range(6):
         samples.sample(0, position, position % 3, mosaic=position % 2 == 0)
 

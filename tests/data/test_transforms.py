@@ -84,14 +84,14 @@ def test_boxes_return_from_the_letterbox(source, size, placement, corners) -> No
     assert np.abs(back - boxes).max(initial=0) <= tolerance
 
 
-def test_boxes_to_source_clips_to_the_picture() -> None:
+def test_boxes_to_source_clips_to_the_image() -> None:
     fit = letterbox_geometry((50, 100), (64, 64), "center")
     far = np.array([[-90, -90, 900, 900]], np.float32)
     assert boxes_to_source(far, fit).tolist() == [[0, 0, 100, 50]]
 
 
 @pytest.mark.parametrize("placement", ["top_left", "center"])
-def test_letterboxed_picture_lies_where_the_geometry_says(placement) -> None:
+def test_letterboxed_image_lies_where_the_geometry_says(placement) -> None:
     image = noise(30, 60)
     fit = letterbox_geometry((30, 60), (64, 96), placement)
     out = apply_letterbox(image, fit, pad_value=7)
@@ -104,7 +104,7 @@ def test_letterboxed_picture_lies_where_the_geometry_says(placement) -> None:
     assert (out[outside] == 7).all()
 
 
-def test_a_picture_already_resized_is_only_padded() -> None:
+def test_a_image_already_resized_is_only_padded() -> None:
     image = noise(100, 200)
     fit = letterbox_geometry((100, 200), (64, 64))
     kept = cv2.resize(image, fit.inner_hw[::-1], interpolation=cv2.INTER_LINEAR)

@@ -116,7 +116,7 @@ def small(models):
 
 
 @pytest.fixture(scope="session")
-def odd_pictures(tmp_path_factory):
+def odd_images(tmp_path_factory):
     """Every kind of JPEG and PNG, in all orientations, and sizes that resize differently."""
     folder = tmp_path_factory.mktemp("odd")
     rng = np.random.default_rng(0)
@@ -144,11 +144,11 @@ def image_id(path):
 
 def assert_as_python(rows, detector, folder, *, conf, nms):
     """The same boxes within half a pixel, scores within a thousandth; nothing else."""
-    python = Detector(detector, conf=conf, nms=nms, device="cpu")
+    python = Detector(detector, conf=conf, iou=nms, device="cpu")
     ids = python.backend.spec.category_ids
     left = list(rows)
-    pictures = sorted(folder.iterdir())
-    for path in pictures:
+    images = sorted(folder.iterdir())
+    for path in images:
         for expected in python(path).to_coco(image_id(path), ids):
             same = [
                 row
@@ -181,7 +181,7 @@ def test_finds_what_python_finds_in_photographs(program, shared, tmp_path, optio
     weights = load_weights(shared / "weights" / "yolox_nano.pth")
     model = tmp_path / ("nano.xml" if options.format == "openvino" else "nano.onnx")
     export_model(weights, options, model)
-    folder = tmp_path / "pictures"
+    folder = tmp_path / "images"
     folder.mkdir()
     for path in sorted((shared / "coco_mini" / "val2017").iterdir())[:12]:
         shutil.copy(path, folder)
@@ -189,7 +189,7 @@ def test_finds_what_python_finds_in_photographs(program, shared, tmp_path, optio
     assert (done.returncode, done.stderr) == (0, "")
     rows = found(tmp_path / "out")
     assert len(rows) > 30
-    assert_as_python(rows, model, folder, conf=0.3, nms=0.45)
+    assert_as_python(rows, model, folder, conf=0.3, iou=0.45)
 
 
 @pytest.mark.parametrize(
@@ -201,35 +201,35 @@ def test_finds_what_python_finds_in_photographs(program, shared, tmp_path, optio
         ("unit", {"format": "onnx", "batch": None}, {"pixel_max": 1}),
     ],
 )
-def test_reads_every_kind_of_picture_and_model_as_python_does(
-    program, models, odd_pictures, tmp_path, name, options, preprocessing
+def test_reads_every_kind_of_image_and_model_as_python_does(
+    program, models, odd_images, tmp_path, name, options, preprocessing
 ):
     if options["format"] == "onnx":
         pytest.importorskip("onnxruntime", reason="Python runs ONNX files with onnxruntime")
     model = models(name, ExportOptions(**options), **preprocessing)
     arguments = ("--conf", 0.5, "--nms=0.6", "--no-draw")
-    done = program(model, odd_pictures, "--output", tmp_path / "out", *arguments)
+    done = program(model, odd_images, "--output", tmp_path / "out", *arguments)
     assert (done.returncode, done.stderr) == (0, "")
     rows = found(tmp_path / "out")
     assert len({row["image_id"] for row in rows}) > 15
-    assert_as_python(rows, model, odd_pictures, conf=0.5, nms=0.6)
+    assert_as_python(rows, model, odd_images, conf=0.5, iou=0.6)
     assert {p.name for p in (tmp_path / "out").iterdir()} == {"detections.json", "timing.json"}
 
 
 def test_draws_and_measures(program, small, tmp_path):
-    picture = tmp_path / "grey.png"
-    cv2.imwrite(str(picture), np.full((960, 1280, 3), 128, np.uint8))
-    done = program(small, picture, picture, "--output", tmp_path / "out", "--repeat", 3)
+    image = tmp_path / "grey.png"
+    cv2.imwrite(str(image), np.full((960, 1280, 3), 128, np.uint8))
+    done = program(small, image, image, "--output", tmp_path / "out", "--repeat", 3)
     assert (done.returncode, done.stderr) == (0, "")
     rows = found(tmp_path / "out")
-    assert done.stdout.startswith(f"1 pictures, {len(rows)} detections -> ")
+    assert done.stdout.startswith(f"1 images, {len(rows)} detections -> ")
     drawn = cv2.imread(str(tmp_path / "out" / "grey.jpg"))
     assert drawn.shape == (960, 1280, 3)
     for x, y, width, height in [row["bbox"] for row in rows]:
         edge = drawn[int(y + height / 2), math.ceil(x + width) - 2]
         assert np.abs(edge.astype(int) - 128).max() > 40, "no line at the right edge of a box"
     timing = json.loads((tmp_path / "out" / "timing.json").read_text())
-    assert (timing["pictures"], timing["repeat"], timing["threads"]) == (1, 3, 1)
+    assert (timing["images"], timing["repeat"], timing["threads"]) == (1, 3, 1)
     assert set(timing["milliseconds"]) == STAGES
     for stage in timing["milliseconds"].values():
         assert 0 < stage["median"] <= stage["p95"]
@@ -243,11 +243,11 @@ def test_nothing_is_found_where_nothing_is_certain_enough(program, small, tmp_pa
     assert (tmp_path / "out" / "grey.jpg").is_file()
 
 
-def test_bad_pictures_are_skipped_and_named(program, small, odd_pictures, tmp_path):
-    folder = tmp_path / "pictures"
+def test_bad_images_are_skipped_and_named(program, small, odd_images, tmp_path):
+    folder = tmp_path / "images"
     folder.mkdir()
-    jpeg = (odd_pictures / "progressive.jpeg").read_bytes()
-    png = (odd_pictures / "turned.png").read_bytes()
+    jpeg = (odd_images / "progressive.jpeg").read_bytes()
+    png = (odd_images / "turned.png").read_bytes()
     damage = {
         "empty.jpg": (b"", "empty"),
         "cut.jpg": (jpeg[: len(jpeg) // 2], "truncated"),
@@ -262,18 +262,18 @@ def test_bad_pictures_are_skipped_and_named(program, small, odd_pictures, tmp_pa
     }
     for name, (data, _) in damage.items():
         (folder / name).write_bytes(data)
-    shutil.copy(odd_pictures / "64x64.png", folder / "good.png")
+    shutil.copy(odd_images / "64x64.png", folder / "good.png")
     done = program(small, folder, "--output", tmp_path / "out")
     assert done.returncode == 1
     *skipped, last = done.stderr.splitlines()
-    assert last == "error: 7 of 8 pictures were skipped"
+    assert last == "error: 7 of 8 images were skipped"
     for line, (name, (_, reason)) in zip(skipped, sorted(damage.items()), strict=True):
         assert line.startswith(f"skipped: {folder / name}: ")
         assert any(part in line for part in reason.split("|"))
     assert {row["image_id"] for row in found(tmp_path / "out")} == {"good"}
 
 
-def test_all_pictures_bad(program, small, tmp_path):
+def test_all_images_bad(program, small, tmp_path):
     (tmp_path / "bad.png").write_bytes(b"")
     done = program(small, tmp_path / "bad.png", "--output", tmp_path / "out")
     assert done.returncode == 1
@@ -285,27 +285,27 @@ def test_all_pictures_bad(program, small, tmp_path):
     ("arguments", "code", "message"),
     [
         ("", 2, "expected a model"),
-        ("{model} {picture}", 2, "--output"),
-        ("{model} {picture} --output", 2, "--output needs a value"),
-        ("{model} {picture} --output {new} --confidence 1", 2, "unknown option --confidence"),
-        ("{model} {picture} --output {new} --conf 1.5", 2, "--conf must be between 0 and 1"),
-        ("{model} {picture} --output {new} --nms much", 2, "--nms takes a number, got 'much'"),
-        ("{model} {picture} --output {new} --repeat 0", 2, "--repeat must be a whole number"),
-        ("{model} {picture} --output {new} --device tpu", 2, "'tpu': OpenVINO sees CPU"),
-        ("{model} {picture} --output {full}", 2, "not empty"),
-        ("{model} {picture} --output {picture}", 2, "must be a folder"),
+        ("{model} {image}", 2, "--output"),
+        ("{model} {image} --output", 2, "--output needs a value"),
+        ("{model} {image} --output {new} --confidence 1", 2, "unknown option --confidence"),
+        ("{model} {image} --output {new} --conf 1.5", 2, "--conf must be between 0 and 1"),
+        ("{model} {image} --output {new} --nms much", 2, "--nms takes a number, got 'much'"),
+        ("{model} {image} --output {new} --repeat 0", 2, "--repeat must be a whole number"),
+        ("{model} {image} --output {new} --device tpu", 2, "'tpu': OpenVINO sees CPU"),
+        ("{model} {image} --output {full}", 2, "not empty"),
+        ("{model} {image} --output {image}", 2, "must be a folder"),
         ("{model} {jpeg} --output {full} --overwrite", 2, "would replace a source"),
         ("{model} {full}/text.txt --output {new}", 2, "expected a .jpg or .png"),
-        ("{model} {picture} {jpeg} --output {new}", 2, "same image id, 7;"),
-        ("{full}/text.txt {picture} --output {new}", 2, "expected an .xml or .onnx model"),
-        ("{full}/none.xml {picture} --output {new}", 1, "none.xml: no such file"),
-        ("{full}/alone.xml {picture} --output {new}", 1, "alone.bin: no such file"),
-        ("{full}/text.onnx {picture} --output {new}", 1, "damaged or no model"),
-        ("{foreign} {picture} --output {new}", 1, "holds no metadata of Oculox"),
-        ("{pair} {picture} --output {new}", 1, "export it with --batch 1"),
+        ("{model} {image} {jpeg} --output {new}", 2, "same image id, 7;"),
+        ("{full}/text.txt {image} --output {new}", 2, "expected an .xml or .onnx model"),
+        ("{full}/none.xml {image} --output {new}", 1, "none.xml: no such file"),
+        ("{full}/alone.xml {image} --output {new}", 1, "alone.bin: no such file"),
+        ("{full}/text.onnx {image} --output {new}", 1, "damaged or no model"),
+        ("{foreign} {image} --output {new}", 1, "holds no metadata of Oculox"),
+        ("{pair} {image} --output {new}", 1, "export it with --batch 1"),
         ("{model} {full}/none.jpg --output {new}", 1, "none.jpg: no such file or folder"),
-        ("{model} {empty} --output {new}", 1, "no .jpg or .png pictures"),
-        ("{model} {picture} --output {picture}/below", 1, "cannot make the folder"),
+        ("{model} {empty} --output {new}", 1, "no .jpg or .png images"),
+        ("{model} {image} --output {image}/below", 1, "cannot make the folder"),
     ],
 )
 def test_wrong_usage_ends_in_one_line(program, models, small, tmp_path, arguments, code, message):
@@ -326,7 +326,7 @@ def test_wrong_usage_ends_in_one_line(program, models, small, tmp_path, argument
         "model": small,
         "pair": pair,
         "foreign": tmp_path / "foreign.onnx",
-        "picture": tmp_path / "7.png",
+        "image": tmp_path / "7.png",
         "jpeg": full / "0007.jpg",
         "full": full,
         "empty": empty,

@@ -47,7 +47,7 @@ def test_wrong_usage_is_one_line_and_exit_code_2(words, message, lively_pt, caps
 
 def test_benchmark_prints_a_table_and_writes_json_and_plot(lively_pt, tmp_path, capsys):
     target, plot = tmp_path / "b.json", tmp_path / "b.png"
-    words = ["--formats", "torch,torchscript", "--pictures", "2"]
+    words = ["--formats", "torch,torchscript", "--images", "2"]
     files = ["--json", str(target), "--plot", str(plot)]
     assert main(["benchmark", str(lively_pt), *words, *files]) == 0
     assert "| torchscript |" in capsys.readouterr().out
@@ -56,5 +56,5 @@ def test_benchmark_prints_a_table_and_writes_json_and_plot(lively_pt, tmp_path, 
 
 
 def test_a_benchmark_without_a_result_fails(lively_pt, capsys):
-    assert main(["benchmark", str(lively_pt), "--formats", "pt2-int8", "--pictures", "1"]) == 1
+    assert main(["benchmark", str(lively_pt), "--formats", "pt2-int8", "--images", "1"]) == 1
     assert "not measured" in capsys.readouterr().out

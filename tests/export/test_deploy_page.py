@@ -24,7 +24,7 @@ FILES = {
     "model.ncnn": {"format": "ncnn"},
     "model.tflite": {"format": "litert"},
 }
-NMS = InGraphNms(conf=0.2, iou=0.5, max_detections=50)
+NMS = InGraphNms(conf=0.2, iou=0.5, max_det=50)
 BUILDERS = {
     "onnx": "onnxscript",
     "openvino": "onnxscript",

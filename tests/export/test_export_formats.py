@@ -21,7 +21,7 @@ PACKAGES = {
     "ncnn": ("ncnn", "pnnx"),
     "litert": ("litert_torch", "ai_edge_litert"),
 }
-NMS = InGraphNms(conf=0.2, iou=0.5, max_detections=50)
+NMS = InGraphNms(conf=0.2, iou=0.5, max_det=50)
 CASES = {
     "onnx": {"format": "onnx"},
     "onnx-free": {"format": "onnx", "batch": None, "dynamic_size": True},
@@ -71,21 +71,21 @@ def test_an_export_passes_its_gate_and_detects_what_the_checkpoint_does(
     assert all(file.exists() for file in report.files)
     assert sorted(report.path.parent.glob(".*")) == []  # no scratch left
 
-    detector = Detector(report.path, conf=0.3, nms=0.5)
-    checkpoint = Detector(TorchBackend.from_weights(lively_weights), conf=0.3, nms=0.5)
+    detector = Detector(report.path, conf=0.3, iou=0.5)
+    checkpoint = Detector(TorchBackend.from_weights(lively_weights), conf=0.3, iou=0.5)
     assert detector.names == checkpoint.names
     expected, found = checkpoint(scenes), detector(scenes)
     if "nms" in case:
-        expected = [e[: NMS.max_detections] for e in expected]
+        expected = [e[: NMS.max_det] for e in expected]
     assert all(map(len, found))
     precision = case.get("precision", "fp32")
-    nms = InGraphNms(conf=0.3, iou=0.5, max_detections=NMS.max_detections)
+    nms = InGraphNms(conf=0.3, iou=0.5, max_det=NMS.max_det)
     for row in compare_detections(expected, found, nms=nms, precision=precision, case=""):
         assert row.ok, row
 
 
 @pytest.mark.parametrize("name", ["onnx", "openvino"])
-def test_files_with_suppression_have_named_outputs_of_fixed_length(name, exports, scenes):
+def test_files_with_NMS_have_named_outputs_of_fixed_length(name, exports, scenes):
     needs(name)
     case = CASES[f"{name}-whole"]
     backend = open_backend(exports(**case).path, threads=1)
@@ -102,29 +102,27 @@ def test_files_with_suppression_have_named_outputs_of_fixed_length(name, exports
         assert set(label[:n].tolist()) <= set(range(6))
 
 
-def test_settings_narrow_what_a_file_with_suppression_found(exports, scenes):
+def test_settings_narrow_what_a_file_with_NMS_found(exports, scenes):
     needs("onnx")
     backend = open_backend(exports(**CASES["onnx-whole"]).path)
     images = np.stack(scenes).transpose(0, 3, 1, 2)
-    wide = backend.detect(images, DetectSettings(conf=0.2, nms=0.5))
-    strict = backend.detect(
-        images, DetectSettings(conf=0.5, nms=0.3, class_ids=(0,), max_detections=3)
-    )
+    wide = backend.detect(images, DetectSettings(conf=0.2, iou=0.5))
+    strict = backend.detect(images, DetectSettings(conf=0.5, iou=0.3, class_ids=(0,), max_det=3))
     for many, few in zip(wide, strict, strict=True):
         assert len(few) <= 3
         assert len(few) < len(many)
         assert set(few.class_ids.tolist()) <= {0}
         assert (few.scores >= 0.5).all()
-    agnostic = backend.detect(images, DetectSettings(conf=0.2, nms=0.5, class_agnostic=True))
+    agnostic = backend.detect(images, DetectSettings(conf=0.2, iou=0.5, agnostic_nms=True))
     assert sum(map(len, agnostic)) <= sum(map(len, wide))
 
 
-def test_settings_cannot_widen_what_a_file_with_suppression_found(exports, scenes):
+def test_settings_cannot_widen_what_a_file_with_NMS_found(exports, scenes):
     needs("onnx")
     backend = open_backend(exports(**CASES["onnx-whole"]).path)
     images = np.stack(scenes).transpose(0, 3, 1, 2)
     with pytest.warns(UserWarning, match=r"conf 0\.2, IoU 0\.5 by itself"):
-        backend.detect(images, DetectSettings(conf=0.01, nms=0.5))
+        backend.detect(images, DetectSettings(conf=0.01, iou=0.5))
 
 
 def test_a_fixed_batch_is_filled_up(exports, scenes):

@@ -41,7 +41,7 @@ def test_an_export_that_loses_too_much_leaves_the_old_file(tmp_path, lively_weig
     [
         ({"format": "onxx"}, "unknown format 'onxx'; did you mean 'onnx'"),
         ({"format": "caffe"}, "formats: onnx, openvino"),
-        ({"format": "torchscript", "nms": InGraphNms()}, r"suppression inside .*onnx, openvino"),
+        ({"format": "torchscript", "nms": InGraphNms()}, r"NMS inside .*onnx, openvino"),
         ({"format": "pt2", "letterbox": True}, "preprocessing inside"),
         ({"format": "pt2", "precision": "fp16"}, "precision fp16"),
         ({"format": "litert", "batch": None}, "a free batch size"),
@@ -161,7 +161,7 @@ def test_exports_keep_their_precision(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["folder", "data set"])
-def test_calibration_pictures_are_network_inputs(kind, tiny_data, tmp_path):
+def test_calibration_images_are_network_inputs(kind, tiny_data, tmp_path):
     source = tiny_data / "train2017" if kind == "folder" else tiny_data
     preprocessing = Preprocessing()
     inputs = load_calibration(source, preprocessing=preprocessing, size_hw=(64, 96), limit=5)
@@ -172,13 +172,13 @@ def test_calibration_pictures_are_network_inputs(kind, tiny_data, tmp_path):
     assert abs(scaled[:, ::-1] * 255 - inputs).max() < 1e-3
 
 
-def test_calibration_without_pictures(tmp_path):
-    for source, message in ((tmp_path, "no pictures to calibrate on"), (tmp_path / "x", "no such")):
+def test_calibration_without_images(tmp_path):
+    for source, message in ((tmp_path, "no images to calibrate on"), (tmp_path / "x", "no such")):
         with pytest.raises(DataError, match=message):
             load_calibration(source, preprocessing=Preprocessing(), size_hw=(64, 64), limit=3)
 
 
-def test_feeds_fill_a_fixed_batch_and_turn_into_pictures(tiny_data, lively_weights):
+def test_feeds_fill_a_fixed_batch_and_turn_into_images(tiny_data, lively_weights):
     inputs = load_calibration(tiny_data, preprocessing=Preprocessing(), size_hw=(64, 64), limit=3)
     options = ExportOptions(
         format="onnx", batch=2, precision="int8", calibration=tiny_data, letterbox=True

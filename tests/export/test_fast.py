@@ -10,7 +10,7 @@ from oculox.api import Detector
 from oculox.errors import UsageError
 from oculox.export.benchmark import run_benchmark
 from oculox.export.benchmark_report import as_json, as_table, write_plot
-from oculox.export.fast import open_with, quickest_runtime
+from oculox.export.fast import fastest_runtime, open_with
 from oculox.export.parity import sample_inputs
 from oculox.predict.timing import STAGES
 
@@ -37,7 +37,7 @@ def test_a_checkpoint_through_onnx_runtime(lively_pt, scenes):
 
 def test_auto_takes_the_quickest_installed():
     expected = "openvino" if HAS_OPENVINO else "onnx" if HAS_ONNX else "torch"
-    assert quickest_runtime("cpu") == expected
+    assert fastest_runtime("cpu") == expected
 
 
 def test_auto_stays_with_pytorch_for_other_precisions(lively_pt):
@@ -63,7 +63,7 @@ def test_an_export_opens_with_its_own_runtime(exports):
 
 def test_a_benchmark_measures_exports_and_says_what_it_skipped(lively_weights, tmp_path):
     result = run_benchmark(
-        lively_weights, ["torch", "torchscript", "tensorrt", "pt2-int8"], pictures=3
+        lively_weights, ["torch", "torchscript", "tensorrt", "pt2-int8"], images=3
     )
     assert [m.format for m in result.measurements] == ["torch", "torchscript"]
     assert set(result.skipped) == {"tensorrt", "pt2-int8"}

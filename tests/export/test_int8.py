@@ -1,4 +1,4 @@
-"""Int8: it converts here in seconds, and keeps its AP on real pictures in the slow proof."""
+"""Int8: it converts here in seconds, and keeps its AP on real images in the slow proof."""
 
 import pytest
 

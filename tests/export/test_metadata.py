@@ -16,7 +16,7 @@ PLAIN = ExportMetadata(
     size_hw=(416, 640),
     strides=(8, 16, 32),
     oculox="1.2",
-    licence="Apache-2.0",
+    license="Apache-2.0",
 )
 
 
@@ -25,7 +25,7 @@ PLAIN = ExportMetadata(
     [
         {},
         {"batch": None, "dynamic_size": True, "category_ids": None},
-        {"nms": InGraphNms(conf=0.25, iou=0.5, max_detections=7), "precision": "int8"},
+        {"nms": InGraphNms(conf=0.25, iou=0.5, max_det=7), "precision": "int8"},
         {"letterbox": True},
     ],
 )
@@ -40,9 +40,9 @@ def test_names_of_inputs_and_outputs():
     assert PLAIN.input_name == "images"
     assert PLAIN.output_names == ("boxes", "scores")
     whole = dataclasses.replace(PLAIN, letterbox=True, nms=InGraphNms())
-    assert whole.input_name == "pictures"
+    assert whole.input_name == "images"
     assert whole.output_names == ("boxes", "scores", "classes", "counts")
-    # The graph itself turns BGR pictures into the network's colours.
+    # The graph itself turns BGR images into the network's colours.
     assert whole.spec.preprocessing.color == "bgr"
     assert json.loads(whole.to_json())["outputs"] == list(whole.output_names)
 

@@ -61,9 +61,9 @@ def test_the_official_nano_finds_the_same(shared: Path, tmp_path: Path) -> None:
     path = tmp_path / "nano.mindir"
     weights = load_weights(shared / "weights/yolox_nano.pth")
     export_model(weights, ExportOptions(format="mindir"), path)
-    pictures = sorted((shared / "coco_mini/val2017").iterdir())[:4]
-    expected = Detector(shared / "weights/yolox_nano.pth", device="cpu")(list(pictures))
-    found = Detector(path)(list(pictures))
+    images = sorted((shared / "coco_mini/val2017").iterdir())[:4]
+    expected = Detector(shared / "weights/yolox_nano.pth", device="cpu")(list(images))
+    found = Detector(path)(list(images))
     assert sum(len(detections) for detections in expected) > 5
     for a, b in zip(expected, found, strict=True):
         assert a.class_ids.tolist() == b.class_ids.tolist()

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from oculox.data.transforms import apply_letterbox, letterbox_geometry
-from oculox.export.onnx_parts import letterbox_part, suppression_part
+from oculox.export.onnx_parts import letterbox_part, nms_part
 from oculox.postprocess import select_detections
 from oculox.predict.exported import InGraphNms
 from oculox.types import DecodedPredictions, Preprocessing
@@ -35,26 +35,24 @@ def predictions(batch, cells, classes, *, seed=0, top=1.0):
 @pytest.mark.parametrize(
     ("batch", "cells", "classes", "nms"),
     [
-        (1, 50, 3, InGraphNms(conf=0.5, iou=0.45, max_detections=20)),
-        (3, 200, 5, InGraphNms(conf=0.3, iou=0.65, max_detections=300)),
-        (2, 400, 1, InGraphNms(conf=0.01, iou=0.3, max_detections=10)),
-        (2, 1, 2, InGraphNms(conf=0.0, iou=0.5, max_detections=4)),
+        (1, 50, 3, InGraphNms(conf=0.5, iou=0.45, max_det=20)),
+        (3, 200, 5, InGraphNms(conf=0.3, iou=0.65, max_det=300)),
+        (2, 400, 1, InGraphNms(conf=0.01, iou=0.3, max_det=10)),
+        (2, 1, 2, InGraphNms(conf=0.0, iou=0.5, max_det=4)),
     ],
 )
-def test_suppression_agrees_with_the_post_processing(batch, cells, classes, nms):
+def test_NMS_agrees_with_the_post_processing(batch, cells, classes, nms):
     boxes, scores = predictions(batch, cells, classes)
-    run = session(suppression_part(nms, opset=18, num_classes=classes))
+    run = session(nms_part(nms, opset=18, num_classes=classes))
     found = run.run(None, {"all_boxes": boxes, "all_scores": scores})
     decoded = DecodedPredictions(
         torch.from_numpy(boxes), torch.ones(batch, cells), torch.from_numpy(scores)
     )
-    expected = select_detections(
-        decoded, conf=nms.conf, nms=nms.iou, max_detections=nms.max_detections
-    )
+    expected = select_detections(decoded, conf=nms.conf, iou=nms.iou, max_det=nms.max_det)
     assert [o.shape for o in found] == [
-        (batch, nms.max_detections, 4),
-        (batch, nms.max_detections),
-        (batch, nms.max_detections),
+        (batch, nms.max_det, 4),
+        (batch, nms.max_det),
+        (batch, nms.max_det),
         (batch,),
     ]
     for e, b, s, c, n in zip(expected, *found, strict=True):
@@ -67,10 +65,10 @@ def test_suppression_agrees_with_the_post_processing(batch, cells, classes, nms)
         assert not c[n:].any()
 
 
-def test_suppression_of_nothing_is_all_zeros():
+def test_NMS_of_nothing_is_all_zeros():
     boxes, scores = predictions(2, 30, 4, top=0.2)
-    nms = InGraphNms(conf=0.25, max_detections=5)
-    run = session(suppression_part(nms, opset=18, num_classes=4))
+    nms = InGraphNms(conf=0.25, max_det=5)
+    run = session(nms_part(nms, opset=18, num_classes=4))
     outputs = run.run(None, {"all_boxes": boxes, "all_scores": scores})
     assert not any(output.any() for output in outputs)
 
@@ -78,8 +76,8 @@ def test_suppression_of_nothing_is_all_zeros():
 def test_a_score_at_the_threshold_is_kept():
     boxes = np.array([[[0, 0, 8, 8], [20, 20, 30, 30]]], np.float32)
     scores = np.array([[[0.5], [0.49]]], np.float32)
-    nms = InGraphNms(conf=0.5, max_detections=2)
-    run = session(suppression_part(nms, opset=18, num_classes=1))
+    nms = InGraphNms(conf=0.5, max_det=2)
+    run = session(nms_part(nms, opset=18, num_classes=1))
     assert run.run(["counts"], {"all_boxes": boxes, "all_scores": scores})[0].tolist() == [1]
 
 
@@ -97,7 +95,7 @@ def test_a_score_at_the_threshold_is_kept():
 )
 def test_the_letterbox_agrees_with_the_pipelines(placement, source, size):
     rng = np.random.default_rng(1)
-    pictures = np.stack(
+    images = np.stack(
         [
             np.kron(
                 rng.integers(0, 255, (-(-source[0] // 8), -(-source[1] // 8), 3)),
@@ -108,21 +106,21 @@ def test_the_letterbox_agrees_with_the_pipelines(placement, source, size):
     ).astype(np.uint8)
     preprocessing = Preprocessing(color="rgb", pixel_max=1, placement=placement)
     run = session(letterbox_part(preprocessing, opset=18, size_hw=size))
-    boxed, shift, scale = run.run(None, {"pictures": pictures})
+    boxed, shift, scale = run.run(None, {"images": images})
     geometry = letterbox_geometry(source, size, placement)
     assert shift.tolist() == [geometry.left, geometry.top] * 2
     np.testing.assert_allclose(scale, geometry.scale, rtol=1e-6)
-    for found, picture in zip(boxed, pictures, strict=True):
-        expected = apply_letterbox(picture, geometry)[..., ::-1].transpose(2, 0, 1)
+    for found, image in zip(boxed, images, strict=True):
+        expected = apply_letterbox(image, geometry)[..., ::-1].transpose(2, 0, 1)
         # OpenCV interpolates in fixed point: one grey level either way.
         assert np.abs(found * 255 - expected).max() <= 1.01
 
 
-def test_a_letterboxed_picture_passes_unchanged():
+def test_a_letterboxed_image_passes_unchanged():
     rng = np.random.default_rng(2)
-    pictures = rng.integers(0, 256, (3, 64, 96, 3), np.uint8)
+    images = rng.integers(0, 256, (3, 64, 96, 3), np.uint8)
     run = session(letterbox_part(Preprocessing(), opset=18, size_hw=(64, 96)))
-    boxed, shift, scale = run.run(None, {"pictures": pictures})
-    np.testing.assert_array_equal(boxed, pictures.transpose(0, 3, 1, 2))
+    boxed, shift, scale = run.run(None, {"images": images})
+    np.testing.assert_array_equal(boxed, images.transpose(0, 3, 1, 2))
     assert scale.tolist() == [1.0]
     assert not shift.any()

@@ -8,7 +8,7 @@ from oculox.export.parity import TOLERANCES, ParityRow, compare_cells, compare_d
 from oculox.predict.exported import InGraphNms
 from oculox.types import DecodedPredictions, Detections
 
-NMS = InGraphNms(conf=0.1, iou=0.5, max_detections=4)
+NMS = InGraphNms(conf=0.1, iou=0.5, max_det=4)
 
 
 def cells(seed=0):

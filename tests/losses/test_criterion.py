@@ -121,7 +121,7 @@ def test_the_order_of_objects_changes_nothing():
 
 
 @pytest.mark.parametrize("slots", [0, 4])
-def test_pictures_without_objects_have_objectness_loss_alone(slots):
+def test_images_without_objects_have_objectness_loss_alone(slots):
     raw = make_raw()
     targets = Targets(
         boxes=torch.full((3, slots, 4), math.nan),
@@ -241,7 +241,7 @@ class LargestTensor(TorchDispatchMode):
 
 def test_nothing_depends_on_values_and_memory_is_bounded():
     # Tensors on "meta" have shapes but no values: whatever would wait for the device, or take a
-    # shape from data, fails there. 300 objects in each of 16 pictures of 640 pixels:
+    # shape from data, fails there. 300 objects in each of 16 images of 640 pixels:
     options = {"batch": 16, "size": (640, 640), "classes": 80, "device": "meta"}
     raw, targets = make_raw(**options), make_targets(slots=300, **options)
     predictions = raw.classes.numel()

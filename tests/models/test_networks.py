@@ -84,7 +84,7 @@ def test_every_network_takes_rectangles(name):
 
 
 def test_cells_are_row_major(nano):
-    # A change in the lower right corner of a wide picture moves the last cells of a level most.
+    # A change in the lower right corner of a wide image moves the last cells of a level most.
     images = torch.full((1, 3, 64, 256), 114.0)
     changed = images.clone()
     changed[..., 48:, 224:] = 255

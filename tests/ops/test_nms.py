@@ -1,4 +1,4 @@
-"""Suppression, against the rule written down box by box."""
+"""NMS, against the rule written down box by box."""
 
 import math
 

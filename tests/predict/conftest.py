@@ -3,7 +3,7 @@
 import pytest
 
 from oculox.predict.pipeline import Pipeline
-from red_pictures import RedBackend
+from red_images import RedBackend
 
 
 @pytest.fixture

@@ -42,9 +42,9 @@ def test_spec_without_names():
     ("changes", "message"),
     [
         ({"conf": 1.5}, "conf must be between 0 and 1, got 1.5"),
-        ({"nms": -0.1}, "nms must be between 0 and 1"),
+        ({"iou": -0.1}, "iou must be between 0 and 1"),
         ({"conf": float("nan")}, "conf must be"),
-        ({"max_detections": 0}, "max_detections must be at least 1"),
+        ({"max_det": 0}, "max_det must be at least 1"),
     ],
 )
 def test_settings_check_ranges(changes, message):

@@ -56,11 +56,11 @@ def test_pillow_is_turned_upright():
         (np.zeros(5, np.uint8), r"got \(5,\)"),
         (np.zeros((0, 6, 3), np.uint8), r"empty, its shape is \(0, 6, 3\)"),
         (np.zeros((0, 0), np.uint8), "empty"),
-        ("picture.jpg", "got str"),
+        ("image.jpg", "got str"),
         (None, "got NoneType"),
     ],
 )
-def test_wrong_pictures_are_named(image, message):
+def test_wrong_images_are_named(image, message):
     with pytest.raises(UsageError, match=message) as caught:
         as_bgr(image, where="frame 3")
     assert str(caught.value).startswith("frame 3: ")

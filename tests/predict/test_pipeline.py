@@ -6,7 +6,7 @@ from oculox.predict.backend import DetectSettings
 from oculox.predict.pipeline import Pipeline, class_filter
 from oculox.predict.timing import Stopwatch
 from oculox.types import Preprocessing
-from red_pictures import red_picture
+from red_images import red_image
 
 SHAPES = [
     (48, 120, (40, 12, 80, 36)),  # wide: shrunk
@@ -15,7 +15,7 @@ SHAPES = [
     (20, 20, (5, 5, 15, 15)),  # enlarged
     (7, 900, (300, 0, 600, 7)),  # very thin
 ]
-"""Height and width of a picture and its red block."""
+"""Height and width of an image and its red block."""
 
 
 @pytest.mark.parametrize("placement", ["top_left", "center"])
@@ -23,7 +23,7 @@ SHAPES = [
 @pytest.mark.parametrize(("height", "width", "box"), SHAPES)
 def test_boxes_come_back_in_source_pixels(red_backend, placement, color, height, width, box):
     backend = red_backend(preprocessing=Preprocessing(placement=placement, color=color))
-    found = Pipeline(backend)([red_picture(height, width, box)])[0]
+    found = Pipeline(backend)([red_image(height, width, box)])[0]
     assert len(found) == 1
     scale = min(64 / height, 96 / width)
     # Block edges are found to a pixel of the input, and colours blend over one more.
@@ -34,7 +34,7 @@ def test_boxes_come_back_in_source_pixels(red_backend, placement, color, height,
 
 
 def test_rgb_input_finds_the_same(red_pipeline):
-    image = red_picture()
+    image = red_image()
     as_said = red_pipeline([image[..., ::-1]], color="rgb")[0]
     np.testing.assert_array_equal(as_said.xyxy, red_pipeline([image])[0].xyxy)
     assert len(red_pipeline([image[..., ::-1]])[0]) == 0  # blue, where BGR is taken for granted
@@ -42,13 +42,13 @@ def test_rgb_input_finds_the_same(red_pipeline):
 
 def test_batches_and_order(red_backend):
     backend = red_backend()
-    pictures = [red_picture(*shape) for shape in SHAPES]
-    pictures.insert(2, np.zeros((30, 30, 3), np.uint8))
+    images = [red_image(*shape) for shape in SHAPES]
+    images.insert(2, np.zeros((30, 30, 3), np.uint8))
     watch = Stopwatch()
-    found = Pipeline(backend, batch=4)(pictures, watch=watch)
+    found = Pipeline(backend, batch=4)(images, watch=watch)
     assert [shape[0] for shape in backend.batches] == [4, 2]
     assert [len(f) for f in found] == [1, 1, 0, 1, 1, 1]
-    alone = [Pipeline(red_backend())([p])[0] for p in pictures]
+    alone = [Pipeline(red_backend())([p])[0] for p in images]
     for together, single in zip(found, alone, strict=True):
         np.testing.assert_array_equal(together.xyxy, single.xyxy)
     times = watch.times()
@@ -56,19 +56,19 @@ def test_batches_and_order(red_backend):
     assert min(times.preprocess, times.network, times.postprocess) > 0
 
 
-def test_no_pictures(red_pipeline):
+def test_no_images(red_pipeline):
     assert red_pipeline([]) == []
 
 
-def test_wrong_picture_is_named_by_its_place(red_pipeline):
-    with pytest.raises(UsageError, match="picture 1: expected uint8"):
-        red_pipeline([red_picture(), red_picture().astype(float)])
+def test_wrong_image_is_named_by_its_place(red_pipeline):
+    with pytest.raises(UsageError, match="image 1: expected uint8"):
+        red_pipeline([red_image(), red_image().astype(float)])
 
 
 def test_arguments_are_not_changed(red_pipeline):
-    image = red_picture()
+    image = red_image()
     red_pipeline([image])
-    np.testing.assert_array_equal(image, red_picture())
+    np.testing.assert_array_equal(image, red_image())
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_wrong_size(red_backend, dynamic, size, message):
 @pytest.mark.parametrize(("dynamic", "size"), [(True, (128, 32)), (False, (64, 96))])
 def test_chosen_size_reaches_the_network(red_backend, dynamic, size):
     backend = red_backend(dynamic_size=dynamic)
-    Pipeline(backend, size_hw=size)([red_picture()])
+    Pipeline(backend, size_hw=size)([red_image()])
     assert backend.batches == [(1, 3, *size)]
 
 

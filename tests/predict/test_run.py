@@ -9,12 +9,12 @@ from oculox.errors import DataError, UsageError
 from oculox.predict.run import predict_to_folder
 from oculox.predict.sources import Source, find_sources
 from oculox.predict.video import annotate_video
-from red_pictures import red_picture
+from red_images import red_image
 
 
 def save(path, image=None):
     path.parent.mkdir(parents=True, exist_ok=True)
-    data = cv2.imencode(path.suffix, red_picture() if image is None else image)[1].tobytes()
+    data = cv2.imencode(path.suffix, red_image() if image is None else image)[1].tobytes()
     path.write_bytes(data)
     return path
 
@@ -23,14 +23,14 @@ def entries(folder):
     return json.loads((folder / "predictions.json").read_text())
 
 
-def test_pictures_and_json(red_pipeline, tmp_path):
+def test_images_and_json(red_pipeline, tmp_path):
     a, b = save(tmp_path / "in/a.png"), save(tmp_path / "in/b.png", np.zeros((30, 40, 3), np.uint8))
     seen = []
     out = tmp_path / "new/out"
     summary = predict_to_folder(
         red_pipeline, find_sources([a, b]), output=out, progress=lambda *n: seen.append(n)
     )
-    assert (summary.pictures, summary.detections, summary.ok) == (2, 1, True)
+    assert (summary.images, summary.detections, summary.ok) == (2, 1, True)
     first, second = entries(out)
     assert first["source"] == str(a)
     assert (first["width"], first["height"]) == (120, 48)
@@ -39,9 +39,9 @@ def test_pictures_and_json(red_pipeline, tmp_path):
     assert found["name"] == "square"
     assert found["box"] == pytest.approx([40, 12, 80, 36], abs=3)
     assert second["detections"] == []
-    drawn = cv2.imread(str(out / first["picture"]))
+    drawn = cv2.imread(str(out / first["annotated"]))
     assert drawn.shape == (48, 120, 3)
-    assert (drawn != red_picture()).any()
+    assert (drawn != red_image()).any()
     assert seen[-1] == (2, 2)
     assert sorted(p.name for p in out.iterdir()) == ["a.png", "b.png", "predictions.json"]
     times = summary.times
@@ -53,14 +53,14 @@ def test_without_drawing(red_pipeline, tmp_path):
     source = save(tmp_path / "a.png")
     predict_to_folder(red_pipeline, find_sources([source]), output=tmp_path / "out", draw=False)
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["predictions.json"]
-    assert "picture" not in entries(tmp_path / "out")[0]
+    assert "image" not in entries(tmp_path / "out")[0]
 
 
 def test_equal_names_do_not_collide(red_pipeline, tmp_path):
     sources = [save(tmp_path / d / n) for d, n in [("x", "a.png"), ("y", "a.png"), ("z", "A.png")]]
     out = tmp_path / "out"
     predict_to_folder(red_pipeline, find_sources(sources), output=out)
-    drawn = [e["picture"] for e in entries(out)]
+    drawn = [e["annotated"] for e in entries(out)]
     assert drawn == ["a.png", "a-2.png", "A-3.png"]
     assert all((out / name).is_file() for name in drawn)
 
@@ -70,7 +70,7 @@ def test_sources_are_never_overwritten(red_pipeline, tmp_path):
     before = a.read_bytes(), b.read_bytes()
     predict_to_folder(red_pipeline, find_sources([tmp_path]), output=tmp_path, overwrite=True)
     assert (a.read_bytes(), b.read_bytes()) == before
-    assert {e["picture"] for e in entries(tmp_path)} == {"a-3.png", "a-2-2.png"}
+    assert {e["annotated"] for e in entries(tmp_path)} == {"a-3.png", "a-2-2.png"}
 
 
 def test_occupied_folder(red_pipeline, tmp_path):
@@ -90,7 +90,7 @@ def test_output_must_be_a_folder_that_can_be_made(red_pipeline, tmp_path):
         predict_to_folder(red_pipeline, find_sources([source]), output=source / "out")
 
 
-def test_bad_pictures_are_skipped_and_told(red_pipeline, tmp_path):
+def test_bad_images_are_skipped_and_told(red_pipeline, tmp_path):
     for i in range(5):
         save(tmp_path / f"in/{i}.png")
     (tmp_path / "in/1.png").write_bytes(b"damaged")
@@ -104,29 +104,29 @@ def test_bad_pictures_are_skipped_and_told(red_pipeline, tmp_path):
     )
     assert not summary.ok
     assert [u.source.path.name for u in summary.unreadable] == ["1.png", "3.png"]
-    assert summary.pictures == len(entries(tmp_path / "out")) == 3
+    assert summary.images == len(entries(tmp_path / "out")) == 3
     assert seen[-1] == (5, 5)
 
 
-def test_nothing_but_bad_pictures(red_pipeline, tmp_path):
+def test_nothing_but_bad_images(red_pipeline, tmp_path):
     (tmp_path / "bad.png").write_bytes(b"damaged")
     summary = predict_to_folder(
         red_pipeline, find_sources([tmp_path / "bad.png"]), output=tmp_path / "out"
     )
-    assert (summary.pictures, len(summary.unreadable)) == (0, 1)
+    assert (summary.images, len(summary.unreadable)) == (0, 1)
     assert entries(tmp_path / "out") == []
 
 
 def test_standard_input(red_pipeline, tmp_path):
-    encoded = io.BytesIO(cv2.imencode(".png", red_picture())[1].tobytes())
+    encoded = io.BytesIO(cv2.imencode(".png", red_image())[1].tobytes())
     predict_to_folder(red_pipeline, find_sources(["-"]), output=tmp_path / "out", stdin=encoded)
-    assert [e["picture"] for e in entries(tmp_path / "out")] == ["stdin.jpg"]
+    assert [e["annotated"] for e in entries(tmp_path / "out")] == ["stdin.jpg"]
 
 
 def film(path, frames=6, fps=12):
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), fps, (160, 96))
     for i in range(frames):
-        writer.write(red_picture(96, 160, (20 + 10 * i, 20, 60 + 10 * i, 60)))
+        writer.write(red_image(96, 160, (20 + 10 * i, 20, 60 + 10 * i, 60)))
     writer.release()
     return path
 
@@ -135,9 +135,9 @@ def film(path, frames=6, fps=12):
 def test_video(red_pipeline, tmp_path, max_frames, expected):
     source = film(tmp_path / "walk.mp4")
     out = tmp_path / "out"
-    picture = save(tmp_path / "a.png")
+    image = save(tmp_path / "a.png")
     summary = predict_to_folder(
-        red_pipeline, find_sources([source, picture]), output=out, max_frames=max_frames
+        red_pipeline, find_sources([source, image]), output=out, max_frames=max_frames
     )
     assert {p.name for p in out.iterdir()} == {
         "walk.mp4", "walk.jsonl", "a.png", "predictions.json",

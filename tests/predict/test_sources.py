@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from oculox.errors import DataError, UsageError
-from oculox.predict.sources import Picture, Unreadable, find_sources, read_pictures
-from red_pictures import red_picture
+from oculox.predict.sources import LoadedImage, Unreadable, find_sources, read_images
+from red_images import red_image
 
 
 @pytest.fixture
@@ -17,9 +17,9 @@ def folder(tmp_path):
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
         if path.suffix == ".txt":
-            path.write_text("no picture")
+            path.write_text("no image")
         else:
-            path.write_bytes(cv2.imencode(path.suffix.lower(), red_picture())[1].tobytes())
+            path.write_bytes(cv2.imencode(path.suffix.lower(), red_image())[1].tobytes())
     (tmp_path / "film.mp4").write_bytes(b"no film")
     return tmp_path
 
@@ -41,7 +41,7 @@ def names(sources, root):
         (["[1].png"], False, ["[1].png"]),
     ],
 )
-def test_finds_pictures(folder, given, recursive, expected):
+def test_finds_images(folder, given, recursive, expected):
     found = find_sources([f"{folder}/{g}" for g in given], recursive=recursive)
     assert names(found, folder) == expected
 
@@ -63,9 +63,9 @@ def test_video_by_suffix(folder):
     ("given", "error", "message"),
     [
         ("gone.jpg", DataError, "gone.jpg: no such file"),
-        ("gone/*.jpg", DataError, "no picture or video matches"),
-        ("notes.txt", UsageError, r"notes.txt: \.txt is no picture"),
-        ("empty", DataError, "empty: no pictures in this folder"),
+        ("gone/*.jpg", DataError, "no image or video matches"),
+        ("notes.txt", UsageError, r"notes.txt: \.txt is no image"),
+        ("empty", DataError, "empty: no images in this folder"),
     ],
 )
 def test_what_is_not_there_is_named_at_once(folder, given, error, message):
@@ -79,37 +79,37 @@ def test_nothing_given():
         find_sources([])
 
 
-def test_a_bad_picture_among_good_ones_is_told_and_passed_over(folder):
-    (folder / "b.jpg").write_bytes(b"no picture")
-    read = list(read_pictures(find_sources([folder])))
-    assert [type(r) for r in read] == [Picture, Picture, Unreadable]
+def test_a_bad_image_among_good_ones_is_told_and_passed_over(folder):
+    (folder / "b.jpg").write_bytes(b"no image")
+    read = list(read_images(find_sources([folder])))
+    assert [type(r) for r in read] == [LoadedImage, LoadedImage, Unreadable]
     assert "b.jpg" in str(read[2].error)
-    np.testing.assert_array_equal(read[0].image, red_picture())
+    np.testing.assert_array_equal(read[0].image, red_image())
 
 
 def test_reading_is_lazy(folder):
-    pictures = read_pictures(find_sources([folder]))
-    next(pictures)
+    images = read_images(find_sources([folder]))
+    next(images)
     for path in (folder / "a.PNG", folder / "b.jpg"):
         path.unlink()
-    assert [type(r) for r in pictures] == [Unreadable, Unreadable]
+    assert [type(r) for r in images] == [Unreadable, Unreadable]
 
 
 def test_standard_input():
-    encoded = cv2.imencode(".png", red_picture())[1].tobytes()
-    (picture,) = read_pictures(find_sources(["-"]), stdin=io.BytesIO(encoded))
-    np.testing.assert_array_equal(picture.image, red_picture())
-    (bad,) = read_pictures(find_sources(["-"]), stdin=io.BytesIO(b""))
+    encoded = cv2.imencode(".png", red_image())[1].tobytes()
+    (image,) = read_images(find_sources(["-"]), stdin=io.BytesIO(encoded))
+    np.testing.assert_array_equal(image.image, red_image())
+    (bad,) = read_images(find_sources(["-"]), stdin=io.BytesIO(b""))
     assert "standard input" in str(bad.error)
 
 
-def test_pictures_are_read_upright(tmp_path):
-    image = Image.fromarray(red_picture()[..., ::-1])
+def test_images_are_read_upright(tmp_path):
+    image = Image.fromarray(red_image()[..., ::-1])
     exif = Image.Exif()
     exif[0x0112] = 8  # turned by 90 degrees
     image.save(tmp_path / "turned.jpg", exif=exif)
-    (picture,) = read_pictures(find_sources([tmp_path]))
-    assert picture.image.shape == (120, 48, 3)
+    (image,) = read_images(find_sources([tmp_path]))
+    assert image.image.shape == (120, 48, 3)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such links by default")

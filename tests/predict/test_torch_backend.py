@@ -116,9 +116,9 @@ def test_modes_come_back_after_a_failure():
     assert all(m.training for m in network.modules())
 
 
-def test_detect_answers_each_picture():
+def test_detect_answers_each_image():
     backend = TorchBackend.from_network(make_network(), SPEC)
-    found = backend.detect(IMAGES, DetectSettings(conf=0.0, nms=0.5, max_detections=7))
+    found = backend.detect(IMAGES, DetectSettings(conf=0.0, iou=0.5, max_det=7))
     assert [len(f) for f in found] == [7, 7]
     assert all((np.diff(f.scores) <= 0).all() for f in found)
     assert found[0].names == SPEC.names
@@ -190,7 +190,7 @@ def load_network(path):
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_finds_what_is_in_a_real_picture(shared, precision):
+def test_finds_what_is_in_a_real_image(shared, precision):
     import cv2
 
     image = cv2.imread(str(shared / "coco_mini/val2017/000000005001.jpg"))

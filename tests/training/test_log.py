@@ -34,7 +34,7 @@ def write(folder, steps, **options):
     with RunLog(folder, total_steps=10, **options) as log:
         for step in steps:
             log.step(dataclasses.replace(RECORD, step=step))
-        log.evaluation(epoch=1, step=steps[-1] if steps else 0, figures={"ap": 0.5})
+        log.evaluation(epoch=1, step=steps[-1] if steps else 0, metrics={"ap": 0.5})
 
 
 def test_records_and_lines(tmp_path, capfd):
@@ -73,7 +73,7 @@ def test_other_processes_write_nothing(tmp_path, capfd):
     with RunLog(tmp_path / "absent", total_steps=1, enabled=False) as log:
         log.message("text")
         log.step(RECORD)
-        log.evaluation(epoch=1, step=1, figures={})
+        log.evaluation(epoch=1, step=1, metrics={})
     assert not (tmp_path / "absent").exists()
     assert capfd.readouterr() == ("", "")
 

@@ -30,7 +30,7 @@ def reference(shared):
 
 @pytest.fixture(scope="module")
 def batches(shared):
-    """The first 32 pictures as four batches of eight, as the official loader prepares them."""
+    """The first 32 images as four batches of eight, as the official loader prepares them."""
     stored = np.load(shared / "golden/train_batch_nano416.npz")
     names = {
         row["id"]: row["file_name"]
@@ -40,9 +40,9 @@ def batches(shared):
     }
     images = []
     for image_id in stored["image_ids"].tolist():
-        picture = read_image(shared / "coco_mini/train2017" / names[image_id])
-        geometry = letterbox_geometry(picture.shape[:2], (416, 416), "top_left")
-        images.append(apply_letterbox(picture, geometry, pad_value=114).transpose(2, 0, 1))
+        image = read_image(shared / "coco_mini/train2017" / names[image_id])
+        geometry = letterbox_geometry(image.shape[:2], (416, 416), "top_left")
+        images.append(apply_letterbox(image, geometry, pad_value=114).transpose(2, 0, 1))
     labels = torch.from_numpy(stored["labels"])
     targets = Targets(cxcywh_to_xyxy(labels[..., 1:]), labels[..., 0].long(), labels.sum(-1) > 0)
     pixels = torch.from_numpy(np.stack(images))

@@ -63,7 +63,7 @@ def test_a_run_leaves_everything_to_read(finished):
     steps = [row for row in rows if row["kind"] == "train"]
     evals = [row for row in rows if row["kind"] == "eval"]
     assert [row["step"] for row in steps] == list(range(1, 10))
-    assert [row["phase"] for row in steps] == ["aug"] * 6 + ["no_aug"] * 3
+    assert [row["phase"] for row in steps] == ["aug"] * 6 + ["tail"] * 3
     assert all(row["l1"] == 0 for row in steps[:6])
     assert all(row["l1"] > 0 for row in steps[6:])
     assert {
@@ -93,7 +93,7 @@ def test_a_checkpoint_is_usable_and_knows_its_data(finished):
     assert detector.names == load_weights(finished.best).names
     assert len(detector.names) == 6
     result = detector.evaluate()
-    assert result.figures.as_dict().keys() == finished.figures.keys()
+    assert result.metrics.as_dict().keys() == finished.metrics.keys()
 
 
 def test_workers_do_not_change_the_run(finished, quick, tmp_path):
@@ -200,7 +200,7 @@ def test_torchrun_works_too(quick, tmp_path):
     assert "2 processes" in (output / "log.txt").read_text()
 
 
-def test_evaluation_over_two_processes_gives_the_same_figures(shared, tmp_path):
+def test_evaluation_over_two_processes_gives_the_same_metrics(shared, tmp_path):
     rows = []
     for devices in (1, 2):
         done = run_cli(
@@ -219,9 +219,9 @@ def test_evaluation_over_two_processes_gives_the_same_figures(shared, tmp_path):
         )
         assert done.returncode == 0, done.stderr
         rows.append(json.loads(done.stdout))
-    assert rows[0]["figures"]["ap"] > 0.15
+    assert rows[0]["metrics"]["ap"] > 0.15
     assert rows[0]["images"] == rows[1]["images"] == 133
-    assert rows[1]["figures"] == pytest.approx(rows[0]["figures"], abs=1e-9)
+    assert rows[1]["metrics"] == pytest.approx(rows[0]["metrics"], abs=1e-9)
 
 
 def test_freezing_everything_is_refused(quick, tmp_path):
@@ -262,9 +262,9 @@ def test_either_phase_alone(finished, quick, tmp_path):
         output=tmp_path / "tail",
     )
     rows = [r for r in read_log(tail.output) if r["kind"] == "train"]
-    assert {r["phase"] for r in rows} == {"no_aug"}
+    assert {r["phase"] for r in rows} == {"tail"}
     assert len({r["lr"] for r in rows}) == 1
-    head = train("yolox-nano", *quick, "train.no_aug_epochs=0", output=tmp_path / "head")
+    head = train("yolox-nano", *quick, "train.tail_epochs=0", output=tmp_path / "head")
     rows = [r for r in read_log(head.output) if r["kind"] == "train"]
     assert {r["phase"] for r in rows} == {"aug"}
 
@@ -362,7 +362,7 @@ def test_one_batch_can_be_learned_by_heart(tiny_data, tmp_path):
         "train.batch=12",
         "data.workers=0",
         "train.aug_epochs=0",
-        "train.no_aug_epochs=200",
+        "train.tail_epochs=200",
         "train.tail_eval_interval=0",
         "schedule.min_lr_ratio=1",
         "optimizer.lr=0.2",
@@ -373,5 +373,5 @@ def test_one_batch_can_be_learned_by_heart(tiny_data, tmp_path):
         "train.device=cpu",
         output=tmp_path / "out",
     )
-    # A pipeline that mixes up labels, boxes or pictures stays near 0.
-    assert summary.figures["ap50"] > 0.6
+    # A pipeline that mixes up labels, boxes or images stays near 0.
+    assert summary.metrics["ap50"] > 0.6

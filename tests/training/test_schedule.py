@@ -20,16 +20,16 @@ from oculox.training.schedule import (
         (["train.epochs=20"], (16, 4, 2)),
         (["train.epochs=3"], (2, 1, 1)),
         (["train.epochs=1"], (0, 1, 0)),
-        (["train.aug_epochs=0", "train.no_aug_epochs=15"], (0, 15, 0)),
-        (["train.aug_epochs=10", "train.no_aug_epochs=0"], (10, 0, 1)),
-        (["train.aug_epochs=16", "train.no_aug_epochs=4", "schedule.warmup_epochs=1"], (16, 4, 1)),
+        (["train.aug_epochs=0", "train.tail_epochs=15"], (0, 15, 0)),
+        (["train.aug_epochs=10", "train.tail_epochs=0"], (10, 0, 1)),
+        (["train.aug_epochs=16", "train.tail_epochs=4", "schedule.warmup_epochs=1"], (16, 4, 1)),
         (["train.epochs=8", "train.aug_epochs=0"], (0, 8, 0)),
     ],
 )
 def test_plan(overrides, expected):
     config = load_config("yolox-s", overrides)
     plan = plan_epochs(config.train, warmup_epochs=config.schedule.warmup_epochs)
-    assert (plan.aug, plan.no_aug, plan.warmup) == expected
+    assert (plan.aug, plan.tail, plan.warmup) == expected
 
 
 def test_a_shortened_plan_says_so():

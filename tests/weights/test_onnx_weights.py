@@ -131,7 +131,7 @@ def test_a_missing_file(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["yolox_nano.onnx", "converted.ckpt"])
-def test_the_official_nano_reaches_the_official_figures(
+def test_the_official_nano_reaches_the_official_metrics(
     shared: Path, tmp_path: Path, name: str
 ) -> None:
     path = shared / "weights" / name
@@ -140,5 +140,5 @@ def test_the_official_nano_reaches_the_official_figures(
         convert_weights(shared / "weights/yolox_nano.pth", path)
     reference = json.loads((shared / "golden/eval_nano416_val2017.json").read_text())
     evaluation = Detector(path, device="cpu").evaluate(shared / "coco_mini")
-    found = list(evaluation.figures.as_dict().values())[:12]
+    found = list(evaluation.metrics.as_dict().values())[:12]
     assert found == pytest.approx(reference["stats"], abs=0.001)

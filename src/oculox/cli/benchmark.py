@@ -27,21 +27,21 @@ def benchmark(
         str | None,
         typer.Option("--imgsz", help="Input size: 640 or height,width; by default the model's."),
     ] = None,
-    pictures: Annotated[int, typer.Option(min=1, help="Pictures to time.")] = 50,
+    samples: Annotated[int, typer.Option(min=1, help="Images to time.")] = 50,
     threads: Annotated[
-        int | None, typer.Option(min=1, help="Of the processor; one a core by default.")
+        int | None, typer.Option(min=1, help="Of the CPU; one per core by default.")
     ] = None,
     data: Annotated[
         Path | None, typer.Option(help="Data set folder or COCO JSON to measure AP on.")
     ] = None,
     images: Annotated[
-        Path | None, typer.Option(help="Folder of the pictures, when --data is a JSON file.")
+        Path | None, typer.Option(help="Folder of the images, when --data is a JSON file.")
     ] = None,
     calib: Annotated[
         Path | None, typer.Option(help="Data set or folder to calibrate int8 on.")
     ] = None,
     json: Annotated[
-        Path | None, typer.Option("--json", help="Write all figures there; '-' prints them.")
+        Path | None, typer.Option("--json", help="Write all metrics there; '-' prints them.")
     ] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw the stages to this PNG or SVG.")] = None,
 ) -> None:
@@ -50,7 +50,7 @@ def benchmark(
         load_weights(weights),
         [name.strip() for name in formats.split(",") if name.strip()],
         size_hw=input_size(imgsz),
-        pictures=pictures,
+        samples=samples,
         threads=threads,
         data=data_index(data, images),
         calibration=calib,

@@ -1,4 +1,4 @@
-"""``oculox data``: the demo data set, converters, the doctor and figures."""
+"""``oculox data``: the demo data set, converters, the check and metrics."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Split(str, Enum):
 
 
 class Mode(str, Enum):
-    """How pictures get to the new folder."""
+    """How images get to the new folder."""
 
     copy = "copy"
     symlink = "symlink"
@@ -69,13 +69,11 @@ DataPath = Annotated[
 ]
 SplitOption = Annotated[Split, typer.Option(help="Which split.")]
 ImagesOption = Annotated[
-    Path | None, typer.Option(help="Folder of the pictures, when DATA is a JSON file.")
+    Path | None, typer.Option(help="Folder of the images, when DATA is a JSON file.")
 ]
-ModeOption = Annotated[
-    Mode, typer.Option(help="Copy the pictures, or link to those of the source.")
-]
+ModeOption = Annotated[Mode, typer.Option(help="Copy the images, or link to those of the source.")]
 InputOption = Annotated[
-    int, typer.Option("--input-size", min=32, help="Network input the figures are about.")
+    int, typer.Option("--input-size", min=32, help="Network input the metrics are about.")
 ]
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 
@@ -85,10 +83,10 @@ def demo(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where to write it.")],
     *,
     seed: Annotated[int, typer.Option(help="Chooses the scenes.")] = 0,
-    train: Annotated[int, typer.Option(help="Training pictures.")] = 300,
-    val: Annotated[int, typer.Option(help="Validation pictures.")] = 60,
-    width: Annotated[int, typer.Option(help="Width of the pictures in pixels.")] = 320,
-    height: Annotated[int, typer.Option(help="Height of the pictures in pixels.")] = 240,
+    train: Annotated[int, typer.Option(help="Training images.")] = 300,
+    val: Annotated[int, typer.Option(help="Validation images.")] = 60,
+    width: Annotated[int, typer.Option(help="Width of the images in pixels.")] = 320,
+    height: Annotated[int, typer.Option(help="Height of the images in pixels.")] = 240,
     force: Annotated[bool, typer.Option("--force", help="Replace an earlier demo there.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
@@ -108,14 +106,14 @@ def demo(
             {
                 "folder": str(summary.folder),
                 "classes": list(summary.classes),
-                "pictures": {"train": summary.train_images, "val": summary.val_images},
+                "images": {"train": summary.train_images, "val": summary.val_images},
                 "objects": {"train": summary.train_objects, "val": summary.val_objects},
             }
         )
         return
     Console().print(
         f"{escape(str(summary.folder))}: {summary.train_images} training and "
-        f"{summary.val_images} validation pictures, {summary.train_objects} and "
+        f"{summary.val_images} validation images, {summary.train_objects} and "
         f"{summary.val_objects} objects of {', '.join(summary.classes)}",
         soft_wrap=True,
         highlight=False,
@@ -169,7 +167,7 @@ def check(
     split: SplitOption = Split.all,
     images: ImagesOption = None,
     deep: Annotated[
-        bool, typer.Option("--deep/--no-deep", help="Decode every picture, or only look for it.")
+        bool, typer.Option("--deep/--no-deep", help="Decode every image, or only look for it.")
     ] = True,
     fix: Annotated[
         Path | None,
@@ -189,7 +187,7 @@ def check(
     """
     if fix is not None:
         if not deep:
-            raise UsageError("--fix needs the pictures decoded; leave out --no-deep")
+            raise UsageError("--fix needs the images decoded; leave out --no-deep")
         require_free(fix)
     splits = _locate(data, images, split)
     with _progress("checking") as step:
@@ -221,13 +219,13 @@ def stats(
     input_size: InputOption = 640,
     as_json: JsonFlag = False,
 ) -> None:
-    """Count and measure pictures and objects, with advice on the input size."""
+    """Count and measure images and objects, with advice on the input size."""
     found: dict[str, SplitStats] = {
         name: index_stats(load_coco(annotations, folder), input_size=input_size)
         for name, (folder, annotations) in _locate(data, images, split).items()
     }
     if as_json:
-        print_json({name: figures.as_dict() for name, figures in found.items()})
+        print_json({name: metrics.as_dict() for name, metrics in found.items()})
     else:
         show_stats(Console(), found)
 
@@ -237,7 +235,7 @@ def _locate(data: Path, images: Path | None, split: Split) -> Mapping[SplitName,
     if images is None and not data.is_file():
         return locate_splits(data, split.value)
     if images is None:
-        raise UsageError(f"{data} is a file; name the folder of its pictures with --images")
+        raise UsageError(f"{data} is a file; name the folder of its images with --images")
     if not data.is_file():
         raise UsageError(f"--images goes with a COCO JSON file, and {data} is none")
     return {"train" if split is Split.all else split.value: (images, data)}

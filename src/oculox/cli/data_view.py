@@ -19,13 +19,13 @@ _COLORS: dict[Severity, str] = {"error": "red", "warning": "yellow", "info": "cy
 
 
 def show_check(console: Console, report: DataReport, *, limit: int) -> None:
-    """The doctor's findings: figures of each split, faults by kind, and a verdict."""
+    """The check's findings: metrics of each split, faults by kind, and a verdict."""
     for name, checked in report.splits.items():
         stats = checked.stats
         sizes = stats.sizes
         _say(
             console,
-            f"[bold]{name}[/bold]: {stats.images} pictures ({stats.backgrounds} without "
+            f"[bold]{name}[/bold]: {stats.images} images ({stats.backgrounds} without "
             f"objects), {stats.objects} objects of {len(stats.per_class)} classes; "
             f"{sizes.small} small, {sizes.medium} medium, {sizes.large} large",
         )
@@ -56,8 +56,8 @@ def show_conversion(console: Console, summary: ConvertSummary, *, limit: int) ->
     """What a conversion wrote and left out."""
     show_faults(console, summary.faults, limit=limit)
     parts = [
-        f"{split} {count} pictures, {summary.objects[split]} objects"
-        for split, count in summary.pictures.items()
+        f"{split} {count} images, {summary.objects[split]} objects"
+        for split, count in summary.images.items()
     ]
     _say(console, f"{escape(str(summary.target))}: {'; '.join(parts)}")
     _say(console, f"classes in order: {escape(', '.join(summary.classes))}")
@@ -69,7 +69,7 @@ def show_clean(
     """What the clean copy holds and what was done to get it."""
     for split, s in summaries.items():
         done = {
-            "pictures dropped": s.dropped_pictures,
+            "images dropped": s.dropped_images,
             "objects dropped": s.dropped_objects,
             "boxes clipped": s.clipped,
             "annotations renumbered": s.renumbered,
@@ -79,7 +79,7 @@ def show_clean(
         changes = ", ".join(f"{n} {what}" for what, n in done.items() if n)
         _say(
             console,
-            f"{escape(str(target))} {split}: {s.pictures} pictures, {s.objects} objects; "
+            f"{escape(str(target))} {split}: {s.images} images, {s.objects} objects; "
             f"{changes or 'nothing to change'}",
         )
     if not again.ok:
@@ -89,19 +89,19 @@ def show_clean(
 
 
 def show_stats(console: Console, found: Mapping[str, SplitStats]) -> None:
-    """Figures of every split side by side, then classes and advice."""
-    table = Table(title="Pictures and objects")
+    """Metrics of every split side by side, then classes and advice."""
+    table = Table(title="Images and objects")
     table.add_column("", no_wrap=True)
     for name in found:
         table.add_column(name, justify="right")
     size = next(iter(found.values())).input_size
     rows: list[tuple[str, Iterable[str]]] = [
-        ("pictures", (str(s.images) for s in found.values())),
+        ("images", (str(s.images) for s in found.values())),
         ("without objects", (str(s.backgrounds) for s in found.values())),
         ("objects", (str(s.objects) for s in found.values())),
-        ("objects a picture", (_spread(s.per_image) for s in found.values())),
-        ("picture width", (_spread(s.image_width) for s in found.values())),
-        ("picture height", (_spread(s.image_height) for s in found.values())),
+        ("objects per image", (_spread(s.per_image) for s in found.values())),
+        ("image width", (_spread(s.image_width) for s in found.values())),
+        ("image height", (_spread(s.image_height) for s in found.values())),
         ("box width / height", (_spread(s.aspect, digits=2) for s in found.values())),
         ("small / medium / large", (_sizes(s.sizes) for s in found.values())),
         (f"the same at {size}", (_sizes(s.sizes_at_input) for s in found.values())),
@@ -121,7 +121,7 @@ def _class_table(console: Console, found: Mapping[str, SplitStats]) -> None:
     table.add_column("class")
     for split in found:
         table.add_column(f"{split} objects", justify="right")
-        table.add_column("pictures", justify="right")
+        table.add_column("images", justify="right")
     names = dict.fromkeys(name for stats in found.values() for name in stats.per_class)
     for name in names:
         cells = []

@@ -15,8 +15,8 @@ from oculox.data.demo import write_demo
 from oculox.data.image import read_image
 from oculox.draw import contact_sheet
 from oculox.errors import UsageError
-from oculox.metrics.figures import figures_table
-from oculox.predict.run import write_picture
+from oculox.metrics.values import metrics_table
+from oculox.predict.run import write_image
 from oculox.weights.checkpoint import save_safetensors
 from oculox.weights.load import load_weights
 
@@ -38,11 +38,11 @@ SETTINGS = (
     "ema.ramp=200",
     "data.cache=ram",
 )
-PICTURES = 12
+IMAGES = 12
 
 
 def demo(
-    output: Annotated[Path, typer.Option(help="Folder for data, run and pictures.")] = Path(
+    output: Annotated[Path, typer.Option(help="Folder for data, run and images.")] = Path(
         "demo-run"
     ),
     overwrite: Annotated[
@@ -65,17 +65,17 @@ def demo(
     save_safetensors(exported, load_weights(summary.best))
     detector = Detector(exported)
     result = detector.evaluate(data)
-    say(figures_table(result.figures.as_dict()))
+    say(metrics_table(result.metrics.as_dict()))
 
     say("4/4 drawing what it finds")
     sheet = output / "detections.jpg"
     annotations = data / "annotations" / "instances_val2017.json"
     index = load_coco(annotations, data / "val2017")
-    images = [read_image(index.image_path(i)) for i in range(min(PICTURES, len(index)))]
+    images = [read_image(index.image_path(i)) for i in range(min(IMAGES, len(index)))]
     drawn = [d.draw(image) for d, image in zip(detector(images), images, strict=True)]
-    write_picture(sheet, contact_sheet(drawn))
+    write_image(sheet, contact_sheet(drawn))
     say()
-    say(f"AP50 {result.figures.ap50:.3f}, AP {result.figures.ap:.3f}")
+    say(f"AP50 {result.metrics.ap50:.3f}, AP {result.metrics.ap:.3f}")
     say(f"weights      {exported}")
     say(f"detections   {sheet}")
     say(f"run          {run}")

@@ -17,7 +17,7 @@ from oculox.training.launch import is_launched, launch
 
 Model = Annotated[Path, typer.Argument(metavar="WEIGHTS", help="A checkpoint or exported model.")]
 Conf = Annotated[float, typer.Option(min=0, max=1, help="Lowest score kept.")]
-Nms = Annotated[float, typer.Option(min=0, max=1, help="IoU above which the weaker box goes.")]
+Iou = Annotated[float, typer.Option(min=0, max=1, help="IoU above which the weaker box goes.")]
 ImageSize = Annotated[
     int | None, typer.Option("--imgsz", help="Input size; the model's own by default.")
 ]
@@ -25,7 +25,7 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps or npu."
 PrecisionOption = Annotated[Precision, typer.Option(help="Of the network, for PyTorch weights.")]
 BackendName = Annotated[
     str | None,
-    typer.Option("--backend", help="For checkpoints: torch, onnx, openvino or auto (quickest)."),
+    typer.Option("--backend", help="For checkpoints: torch, onnx, openvino or auto (fastest)."),
 ]
 
 
@@ -37,28 +37,28 @@ def evaluate(
         typer.Option(help="Data set folder or COCO JSON; the run's own data by default."),
     ] = None,
     images: Annotated[
-        Path | None, typer.Option(help="Folder of the pictures, when --data is a JSON file.")
+        Path | None, typer.Option(help="Folder of the images, when --data is a JSON file.")
     ] = None,
     split: Annotated[str, typer.Option(help="val or train, when --data is a folder.")] = "val",
     conf: Conf = 0.01,
-    nms: Nms = 0.65,
+    iou: Iou = 0.65,
     imgsz: ImageSize = None,
-    batch: Annotated[int, typer.Option(min=1, help="Pictures at once.")] = 8,
+    batch: Annotated[int, typer.Option(min=1, help="Images at once.")] = 8,
     workers: Annotated[int, typer.Option(min=0, help="Loader processes.")] = 1,
     device: Device = "auto",
     precision: PrecisionOption = "fp32",
     backend: BackendName = None,
     devices: Annotated[
-        int, typer.Option(min=1, help="Processes that share the pictures, one for each device.")
+        int, typer.Option(min=1, help="Processes that share the images, one for each device.")
     ] = 1,
     json: Annotated[
-        Path | None, typer.Option("--json", help="Write all figures there; '-' prints them.")
+        Path | None, typer.Option("--json", help="Write all metrics there; '-' prints them.")
     ] = None,
     detections: Annotated[
         Path | None, typer.Option(help="Write all detections there, in COCO's format.")
     ] = None,
 ) -> None:
-    """Evaluate a model: the 12 COCO figures, AP and AR of every class, speed by stage."""
+    """Evaluate a model: the 12 COCO metrics, AP and AR of every class, speed by stage."""
     if devices > 1 and not is_launched():
         raise typer.Exit(launch(context.obj, processes=devices))
     with ExitStack() as stack:
@@ -72,13 +72,13 @@ def evaluate(
             weights, device=device, precision=precision, backend=backend, imgsz=imgsz
         )
         if backend == "auto" and rank == 0:
-            note(f"backend: {detector.backend.kind}, the quickest one installed")
+            note(f"backend: {detector.backend.kind}, the fastest one installed")
         result = detector.evaluate(
             data,
             images=images,
             split=split,
             conf=conf,
-            nms=nms,
+            iou=iou,
             batch=batch,
             workers=workers,
             rank=rank,
@@ -97,24 +97,24 @@ def evaluate(
     _say(result)
     if json is not None:
         write_json(json, _as_json(result))
-        note(f"figures in {json}")
+        note(f"metrics in {json}")
 
 
 def _say(result: Evaluation) -> None:
     for text in result.notes:
         note(text)
-    say(result.figures.table())
+    say(result.metrics.table())
     say()
-    say(result.figures.class_table())
+    say(result.metrics.class_table())
     say()
     stages = ", ".join(f"{name} {value:.1f}" for name, value in result.times.milliseconds().items())
-    say(f"{result.images} pictures, {result.images_per_second:.1f} a second; ms each: {stages}")
+    say(f"{result.images} images, {result.images_per_second:.1f} a second; ms each: {stages}")
 
 
 def _as_json(result: Evaluation) -> dict[str, object]:
-    figures = result.figures
+    metrics = result.metrics
     return {
-        "figures": figures.as_dict(),
+        "metrics": metrics.as_dict(),
         "classes": [
             {
                 "name": c.name,
@@ -127,9 +127,9 @@ def _as_json(result: Evaluation) -> dict[str, object]:
                 "f1": c.f1,
                 "score": c.confidence,
             }
-            for c in figures.classes
+            for c in metrics.classes
         ],
-        "confusion": figures.confusion.tolist(),
+        "confusion": metrics.confusion.tolist(),
         "images": result.images,
         "images_per_second": result.images_per_second,
         "milliseconds": result.times.milliseconds(),

@@ -14,7 +14,7 @@ from oculox.cli.evaluate import Model
 from oculox.config.schema import DataConfig
 from oculox.data.coco import CocoIndex, load_coco, load_split
 from oculox.errors import UsageError
-from oculox.export.job import DEFAULT_LICENCE, DEFAULT_OPSET, ExportOptions
+from oculox.export.job import DEFAULT_LICENSE, DEFAULT_OPSET, ExportOptions
 from oculox.export.parity import ParityRow
 from oculox.export.run import MAX_AP_LOSS, ExportReport, ParityError, export_model
 from oculox.export.targets import TARGETS, find_target
@@ -34,14 +34,14 @@ def export(  # the options are the command's surface
     dynamic_size: Annotated[
         bool, typer.Option("--dynamic-size", help="Take any multiple of 32 as input size.")
     ] = False,
-    batch: Annotated[str, typer.Option(help="Pictures at once: a number, or dynamic.")] = "1",
+    batch: Annotated[str, typer.Option(help="Images at once: a number, or dynamic.")] = "1",
     half: Annotated[bool, typer.Option("--half", help="Float16.")] = False,
     int8: Annotated[bool, typer.Option("--int8", help="8-bit integers; needs --calib.")] = False,
     calib: Annotated[
         Path | None,
-        typer.Option(help="Data set (its training pictures) or folder to calibrate int8 on."),
+        typer.Option(help="Data set (its training images) or folder to calibrate int8 on."),
     ] = None,
-    calib_images: Annotated[int, typer.Option(min=1, help="Most pictures used of it.")] = 300,
+    calib_images: Annotated[int, typer.Option(min=1, help="Most images used of it.")] = 300,
     nms: Annotated[
         bool, typer.Option("--nms", help="Put non-maximum suppression into the file.")
     ] = False,
@@ -52,18 +52,18 @@ def export(  # the options are the command's surface
         float, typer.Option(min=0, max=1, help="With --nms: IoU above which a box goes.")
     ] = _NMS.iou,
     max_det: Annotated[
-        int, typer.Option(min=1, help="With --nms: detections of a picture.")
-    ] = _NMS.max_detections,
+        int, typer.Option(min=1, help="With --nms: detections of an image.")
+    ] = _NMS.max_det,
     preprocess: Annotated[
         bool,
-        typer.Option("--preprocess", help="Put the letterbox into the file: pictures of any size."),
+        typer.Option("--preprocess", help="Put the letterbox into the file: images of any size."),
     ] = False,
     opset: Annotated[int, typer.Option(help="ONNX operator set.")] = DEFAULT_OPSET,
     data: Annotated[
         Path | None, typer.Option(help="Data set folder or COCO JSON to measure AP on.")
     ] = None,
     images: Annotated[
-        Path | None, typer.Option(help="Folder of the pictures, when --data is a JSON file.")
+        Path | None, typer.Option(help="Folder of the images, when --data is a JSON file.")
     ] = None,
     max_ap_loss: Annotated[
         float, typer.Option(min=0, help="With --data: most AP that may be lost.")
@@ -71,7 +71,9 @@ def export(  # the options are the command's surface
     output: Annotated[
         Path | None, typer.Option(help="File to write; beside the weights by default.")
     ] = None,
-    licence: Annotated[str, typer.Option(help="Licence of the weights.")] = DEFAULT_LICENCE,
+    license: Annotated[  # noqa: A002
+        str, typer.Option(help="License of the weights.")
+    ] = DEFAULT_LICENSE,
     json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Write a model for another runtime, and prove that it answers what PyTorch answers."""
@@ -86,10 +88,10 @@ def export(  # the options are the command's surface
         precision=precision,
         calibration=calib,
         calibration_images=calib_images,
-        nms=InGraphNms(conf=conf, iou=iou, max_detections=max_det) if nms else None,
+        nms=InGraphNms(conf=conf, iou=iou, max_det=max_det) if nms else None,
         letterbox=preprocess,
         opset=opset,
-        licence=licence,
+        license=license,
     )
     final = output or _default_output(weights, options)
     if final.suffix != find_target(options).suffix:
@@ -183,10 +185,10 @@ def _default_output(weights: Path, options: ExportOptions) -> Path:
 
 
 def data_index(data: Path | None, images: Path | None) -> CocoIndex | None:
-    """The validation split of a data set folder, or a COCO file with its folder of pictures.
+    """The validation split of a data set folder, or a COCO file with its folder of images.
 
     Raises:
-        UsageError: when the folder of the pictures is not named.
+        UsageError: when the folder of the images is not named.
         DataError: when the data cannot be read.
     """
     if data is None:
@@ -194,5 +196,5 @@ def data_index(data: Path | None, images: Path | None) -> CocoIndex | None:
     if data.is_dir():
         return load_split(DataConfig(root=data), "val")
     if images is None:
-        raise UsageError("--data is a file: name the folder of its pictures with --images")
+        raise UsageError("--data is a file: name the folder of its images with --images")
     return load_coco(data, images)

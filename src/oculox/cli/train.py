@@ -9,7 +9,7 @@ import typer
 
 from oculox.api import train as train_network
 from oculox.cli.console import print_json, say
-from oculox.metrics.figures import figures_table
+from oculox.metrics.values import metrics_table
 from oculox.training.launch import speaks_for_the_run
 from oculox.training.summary import TrainSummary
 
@@ -53,8 +53,8 @@ def train(
 
 def _say_summary(summary: TrainSummary) -> None:
     say()
-    if summary.figures:
-        say(figures_table(summary.figures))
+    if summary.metrics:
+        say(metrics_table(summary.metrics))
         say()
     say(
         f"best AP {summary.best_ap:.4f} after epoch {summary.best_epoch} of {summary.epochs}, "
@@ -62,4 +62,4 @@ def _say_summary(summary: TrainSummary) -> None:
     )
     say(f"best checkpoint  {summary.best}")
     say(f"log and curves   {summary.output / 'log.jsonl'}, {summary.output / 'curves.png'}")
-    say(f"next             oculox predict {summary.best} YOUR_PICTURES")
+    say(f"next             oculox predict {summary.best} YOUR_IMAGES")

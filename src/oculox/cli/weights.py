@@ -143,7 +143,7 @@ def list_published(json: JsonFlag = False) -> None:
     if json:
         print_json(rows)
         return
-    say(f"{'name':<24} {'AP':>5} {'input':>6} {'pixels':<10} {'licence':<11} {'here':<5} source")
+    say(f"{'name':<24} {'AP':>5} {'input':>6} {'pixels':<10} {'license':<11} {'here':<5} source")
     for row in rows:
         pixels = f"{row['input']['color'].upper()} 0-{row['input']['pixel_max']}"
         say(

@@ -79,7 +79,7 @@ class InputConfig(_Section):
     pixel_max: Literal[255, 1] = 255
     """Value of a white pixel: 255, or 1 for weights trained on 0-1."""
     placement: Literal["top_left", "center"] = "top_left"
-    """Where the letterbox puts the picture."""
+    """Where the letterbox puts the image."""
     pad_value: int = Field(114, ge=0, le=255)
     """Grey value of the letterbox padding."""
 
@@ -104,13 +104,13 @@ class SplitConfig(_Section):
     """One split of a data set; null paths are found below `data.root`."""
 
     images: Path | None = None
-    """Folder of pictures."""
+    """Folder of images."""
     annotations: Path | None = None
     """COCO JSON file."""
 
 
 class DataConfig(_Section):
-    """Where the pictures are and how they are read."""
+    """Where the images are and how they are read."""
 
     root: Path | None = None
     """Data set folder (`train2017/ val2017/ annotations/`, `train/ val/ annotations/`)."""
@@ -119,9 +119,9 @@ class DataConfig(_Section):
     val: SplitConfig = SplitConfig()
     """Validation split, where `root` alone does not tell."""
     max_labels: Positive = 120
-    """Most objects kept in a training picture."""
+    """Most objects kept in a training image."""
     cache: Literal["none", "ram", "disk"] = "none"
-    """Keep decoded training pictures: in memory, or in a file beside the annotations."""
+    """Keep decoded training images: in memory, or in a file beside the annotations."""
     workers: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
     """Loader processes for each training process; auto leaves cores for the network."""
 
@@ -130,13 +130,13 @@ class AugmentConfig(_Section):
     """Training augmentation (official recipe; switched off in the tail)."""
 
     mosaic_prob: Fraction = 1.0
-    """Probability that a picture becomes a mosaic of four."""
+    """Probability that an image becomes a mosaic of four."""
     mosaic_scale: Range = (0.1, 2.0)
     """Range of the scale of the mosaic's affine."""
     mixup_prob: Fraction = 1.0
-    """Probability that a mosaic is mixed with one more picture."""
+    """Probability that a mosaic is mixed with one more image."""
     mixup_scale: Range = (0.5, 1.5)
-    """Range of the scale jitter of the mixed picture."""
+    """Range of the scale jitter of the mixed image."""
     degrees: float = Field(10.0, ge=0, le=180)
     """Largest rotation of the affine."""
     translate: float = Field(0.1, ge=0, le=1)
@@ -173,7 +173,7 @@ class LossConfig(_Section):
     box_weight: float = Field(5.0, ge=0)
     """Weight of the IoU loss."""
     l1: Literal["tail", "always", "never"] = "tail"
-    """When the L1 term is on: in the no-augmentation tail, always or never."""
+    """When the L1 term is on: in the tail, always or never."""
 
 
 class OptimizerConfig(_Section):
@@ -219,11 +219,11 @@ class TrainConfig(_Section):
     accumulate: Positive = 1
     """Micro-batches a step; `batch` is split over them."""
     epochs: Positive | None = None
-    """Total epochs, shared between the two phases; null for aug_epochs + no_aug_epochs."""
+    """Total epochs, shared between the two phases; null for aug_epochs + tail_epochs."""
     aug_epochs: int = Field(285, ge=0)
     """Epochs of the first phase, with strong augmentation."""
-    no_aug_epochs: int = Field(15, ge=0)
-    """Epochs of the second phase, without it and with the L1 term."""
+    tail_epochs: int = Field(15, ge=0)
+    """Epochs of the tail, without it and with the L1 term."""
     max_steps: Positive | None = None
     """Stop after this many steps (for trials); null for whole epochs."""
     seed: int = Field(0, ge=0)
@@ -259,8 +259,8 @@ class TrainConfig(_Section):
 
     @model_validator(mode="after")
     def _some_epochs(self) -> Self:
-        if self.aug_epochs + self.no_aug_epochs == 0:
-            raise ValueError("aug_epochs and no_aug_epochs are both 0: there is nothing to train")
+        if self.aug_epochs + self.tail_epochs == 0:
+            raise ValueError("aug_epochs and tail_epochs are both 0: there is nothing to train")
         if len(set(self.freeze)) == 3:
             raise ValueError("freeze holds all parts: there is nothing to train")
         if self.batch % self.accumulate:
@@ -275,10 +275,10 @@ class EvalConfig(_Section):
     """Images at once on each device."""
     conf: Fraction = 0.01
     """Lowest score kept."""
-    nms: Fraction = 0.65
+    iou: Fraction = 0.65
     """IoU above which the weaker of two boxes of a class goes."""
-    max_detections: Positive = 1000
-    """Most detections kept in a picture (COCO counts 100)."""
+    max_det: Positive = 1000
+    """Most detections kept in an image (COCO counts 100)."""
 
 
 class Config(_Section):

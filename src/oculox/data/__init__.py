@@ -1,1 +1,1 @@
-"""Pictures and labels: reading, checking, augmenting and batching."""
+"""Images and labels: reading, checking, augmenting and batching."""

@@ -21,11 +21,11 @@ _LABEL_STEP = 8
 
 
 class SampleKey(NamedTuple):
-    """Names one sample: the picture at `position` of `epoch`, in which phase."""
+    """Names one sample: the image at `position` of `epoch`, in which phase."""
 
     epoch: int
     position: int
-    picture: int
+    image_index: int
     mosaic: bool
 
 
@@ -33,7 +33,7 @@ def collate(samples: Sequence[Sample], *, color: Literal["bgr", "rgb"]) -> Batch
     """Stack samples of one size.
 
     Args:
-        samples: at least one, all with pictures of the same size.
+        samples: at least one, all with images of the same size.
         color: channel order of the batch (samples are BGR).
     """
     height, width = samples[0].image.shape[:2]
@@ -59,16 +59,16 @@ def collate(samples: Sequence[Sample], *, color: Literal["bgr", "rgb"]) -> Batch
 
 
 def order_indices(total: int, *, seed: int, start: int, count: int) -> IntArray:
-    """A stretch of the endless order of pictures: one seeded permutation after another.
+    """A stretch of the endless order of images: one seeded permutation after another.
 
     Args:
-        total: number of pictures, at least 1.
+        total: number of images, at least 1.
         seed: of the permutations.
         start: first entry.
         count: number of entries.
 
     Returns:
-        int64 (count,), picture indices.
+        int64 (count,), image indices.
     """
     first, last = start // total, (start + count - 1) // total
     stretch = np.concatenate(
@@ -126,7 +126,7 @@ def open_loader(
 ) -> Loader:
     """A loader over `steps`; read it with `read_batches`.
 
-    On Linux loader processes are forked: they share the annotations and the picture cache with
+    On Linux loader processes are forked: they share the annotations and the image cache with
     this process, start at once and need no importable main module. They use neither OpenCV's
     nor PyTorch's threads, the two things that a fork breaks. Elsewhere the platform's own way.
 

@@ -1,8 +1,8 @@
-"""Where training pictures come from: their files, or a decode-once cache.
+"""Where training images come from: their files, or a decode-once cache.
 
-Both caches keep a picture no larger than its letterbox at the input size, as the official cache
+Both caches keep an image no larger than its letterbox at the input size, as the official cache
 does. The plain path then gives the same pixels as without a cache; a mosaic interpolates a
-large picture twice instead of once, a difference the eye does not see.
+large image twice instead of once, a difference the eye does not see.
 """
 
 from __future__ import annotations
@@ -31,21 +31,21 @@ from oculox.errors import DataError
 from oculox.types import ImageArray, IntArray
 
 _CHUNK = 256
-"""Pictures decoded ahead of the writer of a disk cache."""
+"""Images decoded ahead of the writer of a disk cache."""
 
 _RAM_SHARE = 0.8
 """Part of the available memory that a cache may take."""
 
 
 class FileImages:
-    """Pictures decoded from their files at every call."""
+    """Images decoded from their files at every call."""
 
     def __init__(self, index: CocoIndex) -> None:
-        """Read the pictures of `index`."""
+        """Read the images of `index`."""
         self._index = index
 
     def __call__(self, i: int) -> ImageArray:
-        """Picture i: uint8 (H, W, 3), BGR.
+        """Image i: uint8 (H, W, 3), BGR.
 
         Raises:
             DataError: it cannot be read, or its size is not what the annotations state (its
@@ -62,24 +62,24 @@ class FileImages:
                 else ""
             )
             raise DataError(
-                f"{path}: the picture is {got}{turned}, but image {self._index.image_id(i)!r} of "
+                f"{path}: the image is {got}{turned}, but image {self._index.image_id(i)!r} of "
                 f"{self._index.annotations} says {width} x {height}; correct the annotations"
             )
         return image
 
 
 class CachedImages:
-    """Pictures kept decoded in one flat array.
+    """Images kept decoded in one flat array.
 
     The array is a tensor in memory or a memory-mapped file: loader processes share either, so
     memory does not grow with their number.
     """
 
     def __init__(self, shapes_hw: IntArray, store: torch.Tensor | Path) -> None:
-        """Serve pictures out of a store.
+        """Serve images out of a store.
 
         Args:
-            shapes_hw: int64 (n, 2), sizes of the kept pictures.
+            shapes_hw: int64 (n, 2), sizes of the kept images.
             store: uint8 tensor of all pixels in a row, or the path of an `.npy` file of them.
         """
         self._shapes = shapes_hw
@@ -92,7 +92,7 @@ class CachedImages:
         return {**self.__dict__, "_mapped": None}
 
     def __call__(self, i: int) -> ImageArray:
-        """Picture i: uint8 (h, w, 3), BGR, a view that must not be changed."""
+        """Image i: uint8 (h, w, 3), BGR, a view that must not be changed."""
         if self._mapped is None:
             self._mapped = (
                 np.load(self._store, mmap_mode="r")
@@ -112,18 +112,18 @@ def build_images(
     folder: Path | None = None,
     processes: int = 1,
 ) -> Images:
-    """The reader of a split's pictures, with its cache filled.
+    """The reader of a split's images, with its cache filled.
 
     Args:
         index: the split.
         cache: ``none``, ``ram`` (each process its own) or ``disk`` (shared, kept between runs).
-        size_hw: input size; kept pictures are no larger than their letterbox in it.
+        size_hw: input size; kept images are no larger than their letterbox in it.
         placement: of the letterbox.
         folder: where a disk cache is kept; beside the annotations by default.
         processes: training processes on this machine, which divide its memory.
 
     Raises:
-        DataError: a picture cannot be read, or memory or disk space do not suffice.
+        DataError: an image cannot be read, or memory or disk space do not suffice.
     """
     files = FileImages(index)
     if cache == "none":
@@ -140,7 +140,7 @@ def build_images(
                 _write(path, files, shapes)
     except OSError as error:
         raise DataError(
-            f"{path}: cannot keep the picture cache ({error.strerror or error})"
+            f"{path}: cannot keep the image cache ({error.strerror or error})"
         ) from None
     return CachedImages(shapes, path)
 
@@ -174,7 +174,7 @@ def _offsets(shapes_hw: IntArray) -> IntArray:
 
 
 def _decoded(files: FileImages, shapes_hw: IntArray) -> Iterator[ImageArray]:
-    """Every picture at its kept size, in order, decoded on all cores a chunk ahead."""
+    """Every image at its kept size, in order, decoded on all cores a chunk ahead."""
 
     def kept(i: int) -> ImageArray:
         image = files(i)
@@ -194,7 +194,7 @@ def _fill_ram(files: FileImages, shapes_hw: IntArray, *, processes: int) -> torc
     needed, available = int(offsets[-1]), available_memory()
     if available is not None and needed * processes > available * _RAM_SHARE:
         raise DataError(
-            f"data.cache=ram: {len(shapes_hw)} pictures need {needed * processes / 1e9:.1f} GB "
+            f"data.cache=ram: {len(shapes_hw)} images need {needed * processes / 1e9:.1f} GB "
             f"({processes} process{'es' if processes > 1 else ''}), {available / 1e9:.1f} GB of "
             "memory are available; use data.cache=disk or none"
         )
@@ -208,7 +208,9 @@ def _fill_ram(files: FileImages, shapes_hw: IntArray, *, processes: int) -> torc
 
 def _key(index: CocoIndex, shapes_hw: IntArray) -> str:
     """Changes whenever a kept pixel could: files, sizes, times, target size or decoder."""
-    digest = hashlib.sha256(json.dumps([1, cv2.__version__, str(index.images.resolve())]).encode())
+    digest = hashlib.sha256(
+        json.dumps([1, cv2.__version__, str(index.image_dir.resolve())]).encode()
+    )
     digest.update(index.sizes_hw.tobytes() + shapes_hw.tobytes())
     for i in range(len(index)):
         stat = index.image_path(i).stat()
@@ -224,11 +226,11 @@ def _is_whole(path: Path, shapes_hw: IntArray) -> bool:
 
 
 def _write(path: Path, files: FileImages, shapes_hw: IntArray) -> None:
-    """Write all pictures beside `path`, then move them there in one step."""
+    """Write all images beside `path`, then move them there in one step."""
     needed, free = int(_offsets(shapes_hw)[-1]), shutil.disk_usage(path.parent).free
     if needed > free:
         raise DataError(
-            f"data.cache=disk: {path.parent} has {free / 1e9:.1f} GB free, the pictures need "
+            f"data.cache=disk: {path.parent} has {free / 1e9:.1f} GB free, the images need "
             f"{needed / 1e9:.1f} GB; free some space or use data.cache=none"
         )
     partial = path.with_suffix(".partial")

@@ -1,6 +1,6 @@
-"""The doctor: everything wrong with a COCO data set, with file and id, in one pass.
+"""The check: everything wrong with a COCO data set, with file and id, in one pass.
 
-`load_coco` stops at the first fault that would spoil training; the doctor tolerates all of them,
+`load_coco` stops at the first fault that would spoil training; the check tolerates all of them,
 lists them, and hands on what is sound, from which a clean copy or a conversion is made.
 """
 
@@ -15,15 +15,15 @@ import numpy as np
 
 from oculox.config.schema import DataConfig
 from oculox.data.check_entries import (
+    CheckedCategory,
+    CheckedImage,
+    CheckedObject,
     ObjectScan,
-    SoundCategory,
-    SoundObject,
-    SoundPicture,
     scan_categories,
-    scan_pictures,
-    settle_pictures,
+    scan_images,
+    settle_images,
 )
-from oculox.data.check_pictures import Depth, PictureFacts, examine
+from oculox.data.check_images import Depth, ImageFacts, examine
 from oculox.data.coco import find_split
 from oculox.data.coco_parse import read_sections
 from oculox.data.faults import Fault, count_faults, has_errors
@@ -38,27 +38,27 @@ class SplitScan:
     """What is sound in one split, and what is not.
 
     Attributes:
-        images: folder of the pictures.
+        image_dir: folder of the images.
         annotations: the JSON file.
         categories: usable categories by ascending id.
-        pictures: usable pictures in the file's order.
+        images: usable images in the file's order.
         objects: usable annotations in the file's order.
-        digests: SHA-256 of each picture that was decoded, by name.
+        digests: SHA-256 of each image that was decoded, by name.
         faults: what was found.
     """
 
-    images: Path
+    image_dir: Path
     annotations: Path
-    categories: tuple[SoundCategory, ...]
-    pictures: tuple[SoundPicture, ...]
-    objects: tuple[SoundObject, ...]
+    categories: tuple[CheckedCategory, ...]
+    images: tuple[CheckedImage, ...]
+    objects: tuple[CheckedObject, ...]
     digests: Mapping[str, str]
     faults: tuple[Fault, ...]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CheckReport:
-    """The doctor's findings on one split: its faults and figures of what is sound."""
+    """The check's findings on one split: its faults and metrics of what is sound."""
 
     scan: SplitScan
     stats: SplitStats
@@ -72,7 +72,7 @@ class CheckReport:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DataReport:
-    """The doctor's findings on a data set: each split's, and those between splits."""
+    """The check's findings on a data set: each split's, and those between splits."""
 
     splits: Mapping[SplitName, CheckReport]
     between: tuple[Fault, ...]
@@ -88,13 +88,13 @@ class DataReport:
         return not has_errors(self.faults)
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON: ok, counts by code, and each split's faults and figures."""
+        """Plain values, for JSON: ok, counts by code, and each split's faults and metrics."""
         return {
             "ok": self.ok,
             "counts": count_faults(self.faults),
             "splits": {
                 name: {
-                    "images": str(report.scan.images),
+                    "image_dir": str(report.scan.image_dir),
                     "annotations": str(report.scan.annotations),
                     "faults": [fault.as_dict() for fault in report.faults],
                     "stats": report.stats.as_dict(),
@@ -106,7 +106,7 @@ class DataReport:
 
 
 def check_split(
-    images: Path,
+    image_dir: Path,
     annotations: Path,
     *,
     deep: bool = True,
@@ -116,18 +116,18 @@ def check_split(
     """Check one split.
 
     Args:
-        images: folder of the pictures.
+        image_dir: folder of the images.
         annotations: COCO JSON file.
-        deep: decode every picture (finds damage, wrong sizes and copies); otherwise only their
+        deep: decode every image (finds damage, wrong sizes and copies); otherwise only their
             presence is looked at.
-        input_size: network input that the figures are about, in pixels.
-        on_image: called after each picture, for progress.
+        input_size: network input that the metrics are about, in pixels.
+        on_image: called after each image, for progress.
 
     Raises:
         DataError: the annotation file is missing, is not JSON or not a COCO file.
     """
     depth: Depth = "decode" if deep else "exists"
-    scan = scan_split(images, annotations, depth=depth, on_image=on_image)
+    scan = scan_split(image_dir, annotations, depth=depth, on_image=on_image)
     stats = _stats(scan, input_size)
     faults = (*scan.faults, *_copies_within(scan), *_remarks(scan, stats))
     return CheckReport(scan=scan, stats=stats, faults=faults)
@@ -153,7 +153,7 @@ def check_data(
 
 
 def scan_split(
-    images: Path,
+    image_dir: Path,
     annotations: Path,
     *,
     depth: Depth,
@@ -163,19 +163,19 @@ def scan_split(
     sections = read_sections(annotations)
     where = annotations.name
     categories, faults = scan_categories(sections["categories"], where)
-    stated, found = scan_pictures(sections["images"], where)
+    stated, found = scan_images(sections["images"], where)
     faults += found
-    facts = examine(images, (p.name for p in stated), depth=depth, on_image=on_image)
-    pictures, found = settle_pictures(stated, facts)
+    facts = examine(image_dir, (p.name for p in stated), depth=depth, on_image=on_image)
+    images, found = settle_images(stated, facts)
     faults += found
-    scan = ObjectScan(stated, pictures, categories, where=where)
+    scan = ObjectScan(stated, images, categories, where=where)
     for i, entry in enumerate(sections["annotations"]):
         scan.add(i, entry)
     return SplitScan(
-        images=images,
+        image_dir=image_dir,
         annotations=annotations,
         categories=tuple(categories),
-        pictures=tuple(pictures),
+        images=tuple(images),
         objects=tuple(scan.objects),
         digests=_digests(facts),
         faults=(*faults, *scan.faults),
@@ -207,7 +207,7 @@ def locate_splits(
 def _locate(root: Path, name: SplitName) -> tuple[Path, Path]:
     if name != "test":
         return find_split(DataConfig(root=root), name)
-    # Training and evaluation know no test split; the doctor and the converters do.
+    # Training and evaluation know no test split; the check and the converters do.
     pairs = [
         (root / "test2017", root / "annotations" / "instances_test2017.json"),
         (root / "test", root / "annotations" / "instances_test.json"),
@@ -217,21 +217,21 @@ def _locate(root: Path, name: SplitName) -> tuple[Path, Path]:
         if pair[0].is_dir() and pair[1].is_file():
             return pair
     looked = ", ".join(str(a.relative_to(root)) for _, a in pairs)
-    raise DataError(f"{root}: no test split found; looked for {looked} (with its pictures)")
+    raise DataError(f"{root}: no test split found; looked for {looked} (with its images)")
 
 
-def _digests(facts: Mapping[str, PictureFacts]) -> dict[str, str]:
+def _digests(facts: Mapping[str, ImageFacts]) -> dict[str, str]:
     return {name: fact.digest for name, fact in facts.items() if fact.digest is not None}
 
 
 def _stats(scan: SplitScan, input_size: int) -> SplitStats:
-    pictures = [p for p in scan.pictures if p.hw is not None]
-    owner = {p.image_id: i for i, p in enumerate(pictures)}
+    images = [p for p in scan.images if p.hw is not None]
+    owner = {p.image_id: i for i, p in enumerate(images)}
     label = {c.category_id: i for i, c in enumerate(scan.categories)}
     objects = [o for o in scan.objects if not o.crowd]
     return split_stats(
         [c.name for c in scan.categories],
-        sizes_hw=np.array([p.hw for p in pictures], np.int32).reshape(-1, 2),
+        sizes_hw=np.array([p.hw for p in images], np.int32).reshape(-1, 2),
         boxes=np.array([o.box for o in objects], np.float32).reshape(-1, 4),
         labels=np.array([label[o.category_id] for o in objects], np.int64),
         owners=np.array([owner[o.image_id] for o in objects], np.int64),
@@ -245,7 +245,7 @@ def _copies_within(scan: SplitScan) -> Iterator[Fault]:
         twin = first.setdefault(digest, name)
         if twin != name:
             message = f"the same bytes as {twin}"
-            yield Fault(severity="warning", code="picture-duplicate", file=name, message=message)
+            yield Fault(severity="warning", code="image-duplicate", file=name, message=message)
 
 
 def _remarks(scan: SplitScan, stats: SplitStats) -> Iterator[Fault]:
@@ -255,14 +255,14 @@ def _remarks(scan: SplitScan, stats: SplitStats) -> Iterator[Fault]:
         if count == 0:
             message = f"class {name!r} has no object"
             yield Fault(severity="warning", code="class-empty", file=where, message=message)
-    if not scan.pictures:
-        message = "there is not one usable picture"
-        yield Fault(severity="error", code="no-pictures", file=where, message=message)
+    if not scan.images:
+        message = "there is not one usable image"
+        yield Fault(severity="error", code="no-images", file=where, message=message)
     labelled = {o.image_id for o in scan.objects}
-    empty = [p.name for p in scan.pictures if p.image_id not in labelled]
+    empty = [p.name for p in scan.images if p.image_id not in labelled]
     if empty:
         more = ", ..." if len(empty) > 3 else ""
-        message = f"pictures without objects: {len(empty)} ({', '.join(empty[:3])}{more})"
+        message = f"images without objects: {len(empty)} ({', '.join(empty[:3])}{more})"
         yield Fault(severity="info", code="no-objects", file=where, message=message)
     crowds = sum(o.crowd for o in scan.objects)
     if crowds:
@@ -271,7 +271,7 @@ def _remarks(scan: SplitScan, stats: SplitStats) -> Iterator[Fault]:
 
 
 def _between(reports: Mapping[SplitName, CheckReport]) -> Iterator[Fault]:
-    """Splits whose classes differ, and pictures that are in two of them."""
+    """Splits whose classes differ, and images that are in two of them."""
     names = list(reports)
     for i, first in enumerate(names):
         for second in names[i + 1 :]:
@@ -289,7 +289,7 @@ def _between(reports: Mapping[SplitName, CheckReport]) -> Iterator[Fault]:
             known = {digest: name for name, digest in a.digests.items()}
             for name, digest in b.digests.items():
                 if digest in known:
-                    message = f"the same bytes as {first} picture {known[digest]}"
+                    message = f"the same bytes as {first} image {known[digest]}"
                     yield Fault(
                         severity="warning",
                         code="split-leak",

@@ -1,4 +1,4 @@
-"""The doctor's look at a COCO file, entry by entry: every fault is told, what is sound is kept."""
+"""The check's look at a COCO file, entry by entry: every fault is told, what is sound is kept."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from oculox.data.check_pictures import PictureFacts
+from oculox.data.check_images import ImageFacts
 from oculox.data.faults import Fault, judge_box, stays_inside
 from oculox.types import ImageId
 
@@ -15,8 +15,8 @@ Box = tuple[float, float, float, float]
 
 
 @dataclasses.dataclass(frozen=True)
-class SoundPicture:
-    """A picture entry that can be used: its id, file name, and size (None while unknown)."""
+class CheckedImage:
+    """An image entry that can be used: its id, file name, and size (None while unknown)."""
 
     entry: Entry
     image_id: ImageId
@@ -25,8 +25,8 @@ class SoundPicture:
 
 
 @dataclasses.dataclass(frozen=True)
-class SoundObject:
-    """An annotation that can be used; `box` is xyxy pixels inside its picture."""
+class CheckedObject:
+    """An annotation that can be used; `box` is xyxy pixels inside its image."""
 
     entry: Entry
     image_id: ImageId
@@ -36,7 +36,7 @@ class SoundObject:
 
 
 @dataclasses.dataclass(frozen=True)
-class SoundCategory:
+class CheckedCategory:
     """A category that can be used."""
 
     entry: Entry
@@ -44,14 +44,16 @@ class SoundCategory:
     name: str
 
 
-def scan_categories(entries: Sequence[Any], where: str) -> tuple[list[SoundCategory], list[Fault]]:
+def scan_categories(
+    entries: Sequence[Any], where: str
+) -> tuple[list[CheckedCategory], list[Fault]]:
     """Usable categories by ascending id, and what is wrong with the rest."""
     faults: list[Fault] = []
 
     def tell(code: str, message: str) -> None:
         faults.append(Fault(severity="error", code=code, file=where, message=message))
 
-    kept: dict[int, SoundCategory] = {}
+    kept: dict[int, CheckedCategory] = {}
     for i, entry in enumerate(entries):
         number = entry.get("id") if isinstance(entry, Mapping) else None
         name = entry.get("name") if isinstance(entry, Mapping) else None
@@ -62,7 +64,7 @@ def scan_categories(entries: Sequence[Any], where: str) -> tuple[list[SoundCateg
         else:
             if any(c.name == name for c in kept.values()):
                 tell("category-name-duplicate", f"category name {name!r} occurs twice")
-            kept[number] = SoundCategory(entry, number, name)
+            kept[number] = CheckedCategory(entry, number, name)
     if not kept:
         tell("no-categories", "there are no usable categories: nothing can be learnt")
     ids = sorted(kept)
@@ -72,16 +74,16 @@ def scan_categories(entries: Sequence[Any], where: str) -> tuple[list[SoundCateg
     return [kept[i] for i in ids], faults
 
 
-def scan_pictures(entries: Sequence[Any], where: str) -> tuple[list[SoundPicture], list[Fault]]:
-    """Usable picture entries in order, and what is wrong with the rest.
+def scan_images(entries: Sequence[Any], where: str) -> tuple[list[CheckedImage], list[Fault]]:
+    """Usable image entries in order, and what is wrong with the rest.
 
     Of entries with the same id the first is kept.
     """
     faults: list[Fault] = []
-    kept: dict[ImageId, SoundPicture] = {}
+    kept: dict[ImageId, CheckedImage] = {}
     owners: dict[str, ImageId] = {}
     for i, entry in enumerate(entries):
-        problem = _picture_problem(entry)
+        problem = _image_problem(entry)
         if problem is not None:
             faults.append(
                 Fault(
@@ -99,7 +101,7 @@ def scan_pictures(entries: Sequence[Any], where: str) -> tuple[list[SoundPicture
             code = "image-id-duplicate"
             message = f"image id {number!r} is also that of {kept[number].name}"
         else:
-            kept[number] = SoundPicture(entry, number, name, _stated_size(entry))
+            kept[number] = CheckedImage(entry, number, name, _stated_size(entry))
             twin = owners.setdefault(name, number)
             if twin != number:
                 code, message = "file-name-duplicate", f"the same file as that of image {twin!r}"
@@ -117,7 +119,7 @@ def scan_pictures(entries: Sequence[Any], where: str) -> tuple[list[SoundPicture
     return list(kept.values()), faults
 
 
-def _picture_problem(entry: Any) -> str | None:
+def _image_problem(entry: Any) -> str | None:
     if not isinstance(entry, Mapping):
         return f"expected an object, got {entry!r}"
     number, name = entry.get("id"), entry.get("file_name")
@@ -140,39 +142,39 @@ def _stated_size(entry: Entry) -> tuple[int, int] | None:
     return sides[0], sides[1]
 
 
-def settle_pictures(
-    pictures: Sequence[SoundPicture], facts: Mapping[str, PictureFacts]
-) -> tuple[list[SoundPicture], list[Fault]]:
-    """Pictures whose file is there and sound, with the size to use, and what is wrong.
+def settle_images(
+    images: Sequence[CheckedImage], facts: Mapping[str, ImageFacts]
+) -> tuple[list[CheckedImage], list[Fault]]:
+    """Images whose file is there and sound, with the size to use, and what is wrong.
 
-    A stated size that differs from the file's makes its boxes doubtful and the picture is left
+    A stated size that differs from the file's makes its boxes doubtful and the image is left
     out, unless height and width are merely swapped or were not stated.
     """
     faults: list[Fault] = []
-    kept: list[SoundPicture] = []
-    for picture in pictures:
-        fact = facts[picture.name]
+    kept: list[CheckedImage] = []
+    for image in images:
+        fact = facts[image.name]
         problem = None
         if fact.problem is not None:
-            problem = "picture-missing" if fact.missing else "picture-unreadable", fact.problem
-        elif fact.hw is not None and picture.hw is not None and fact.hw != picture.hw:
-            stated, real = (f"{w} x {h}" for h, w in (picture.hw, fact.hw))
-            swapped = fact.hw == picture.hw[::-1]
+            problem = "image-missing" if fact.missing else "image-unreadable", fact.problem
+        elif fact.hw is not None and image.hw is not None and fact.hw != image.hw:
+            stated, real = (f"{w} x {h}" for h, w in (image.hw, fact.hw))
+            swapped = fact.hw == image.hw[::-1]
             why = "; the sides are swapped (an EXIF turn?)" if swapped else ""
             problem = "size-mismatch", f"stated {stated}, the file is {real}{why}"
             if swapped:
-                kept.append(dataclasses.replace(picture, hw=fact.hw))
+                kept.append(dataclasses.replace(image, hw=fact.hw))
         else:
-            kept.append(dataclasses.replace(picture, hw=picture.hw or fact.hw))
+            kept.append(dataclasses.replace(image, hw=image.hw or fact.hw))
         if problem is not None:
             code, message = problem
             faults.append(
                 Fault(
                     severity="error",
                     code=code,
-                    file=picture.name,
+                    file=image.name,
                     message=message,
-                    image_id=picture.image_id,
+                    image_id=image.image_id,
                 )
             )
     return kept, faults
@@ -183,9 +185,9 @@ class ObjectScan:
 
     def __init__(
         self,
-        stated: Sequence[SoundPicture],
-        usable: Sequence[SoundPicture],
-        categories: Sequence[SoundCategory],
+        stated: Sequence[CheckedImage],
+        usable: Sequence[CheckedImage],
+        categories: Sequence[CheckedCategory],
         *,
         where: str,
     ) -> None:
@@ -195,7 +197,7 @@ class ObjectScan:
         self._categories = {c.category_id for c in categories}
         self._ids: set[ImageId] = set()
         self._seen: dict[tuple[ImageId, int, Box], Any] = {}
-        self.objects: list[SoundObject] = []
+        self.objects: list[CheckedObject] = []
         self.faults: list[Fault] = []
 
     def add(self, i: int, entry: Any) -> None:
@@ -239,7 +241,7 @@ class ObjectScan:
                 self._tell("box-duplicate", message, severity="warning", **here)
                 return
             self._seen[image, category, box] = number
-        self.objects.append(SoundObject(entry, image, category, box, crowd))
+        self.objects.append(CheckedObject(entry, image, category, box, crowd))
 
     def _box(self, entry: Entry, image: ImageId, here: dict[str, Any]) -> Box | None:
         """The box to use, if any; tells what is wrong with it."""
@@ -253,7 +255,7 @@ class ObjectScan:
             self._tell("box-malformed", message, **here)
             return None
         hw = self._sizes.get(image)
-        # Of a picture that cannot be used no size is known; its boxes are judged without one.
+        # Of an image that cannot be used no size is known; its boxes are judged without one.
         x, y, w, h = (float(v) for v in raw)
         verdict = judge_box((x, y, x + w, y + h), hw or (2**31, 2**31))
         if verdict.code is not None:

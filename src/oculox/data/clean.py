@@ -1,4 +1,4 @@
-"""A clean copy of a data set: what the doctor found sound, in COCO layout."""
+"""A clean copy of a data set: what the check found sound, in COCO layout."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from oculox.data.check import DataReport, SplitScan
-from oculox.data.check_entries import SoundObject, SoundPicture
+from oculox.data.check_entries import CheckedImage, CheckedObject
 from oculox.data.folders import FileMode, new_folder, place_file
 from oculox.errors import DataError
 from oculox.types import ImageId
@@ -20,19 +20,19 @@ class CleanSummary:
     """What `write_clean` did to a split.
 
     Attributes:
-        pictures: pictures written.
+        images: images written.
         objects: annotations written.
-        dropped_pictures: picture entries left out.
-        dropped_objects: annotations left out, by themselves or with their picture.
-        clipped: boxes cut to their picture.
+        dropped_images: image entries left out.
+        dropped_objects: annotations left out, by themselves or with their image.
+        clipped: boxes cut to their image.
         renumbered: annotations that got a new id.
-        merged: picture entries joined with an earlier one of the same file.
-        resized: pictures whose stated size was corrected.
+        merged: image entries joined with an earlier one of the same file.
+        resized: images whose stated size was corrected.
     """
 
-    pictures: int
+    images: int
     objects: int
-    dropped_pictures: int
+    dropped_images: int
     dropped_objects: int
     clipped: int
     renumbered: int
@@ -49,25 +49,25 @@ def write_clean(
 ) -> dict[str, CleanSummary]:
     """Write the sound part of a checked data set to a new folder; the source is not touched.
 
-    Faulty pictures and annotations are left out, boxes are clipped, sizes corrected, duplicate
+    Faulty images and annotations are left out, boxes are clipped, sizes corrected, duplicate
     annotation ids renumbered, entries of the same file joined. Everything else about an entry
-    (licences, segmentations, own keys) is kept.
+    (licenses, segmentations, own keys) is kept.
 
     Args:
         report: of `check_data` with ``deep`` on.
         target: new or empty folder; gets ``<split>2017/`` and
             ``annotations/instances_<split>2017.json``.
-        mode: copy the pictures, or link to them.
-        on_image: called after each picture, for progress.
+        mode: copy the images, or link to them.
+        on_image: called after each image, for progress.
 
     Raises:
-        DataError: a split has no usable picture or category, the target is in use or cannot be
+        DataError: a split has no usable image or category, the target is in use or cannot be
             written.
     """
     for name, checked in report.splits.items():
-        if not checked.scan.pictures or not checked.scan.categories:
+        if not checked.scan.images or not checked.scan.categories:
             raise DataError(
-                f"{checked.scan.annotations}: the {name} split has no usable picture or no "
+                f"{checked.scan.annotations}: the {name} split has no usable image or no "
                 "category; nothing clean can be made of it"
             )
     summaries: dict[str, CleanSummary] = {}
@@ -76,7 +76,7 @@ def write_clean(
         for name, checked in report.splits.items():
             coco, summary = clean_coco(checked.scan)
             for image in coco["images"]:
-                source = checked.scan.images / image["file_name"]
+                source = checked.scan.image_dir / image["file_name"]
                 place_file(source, scratch / f"{name}2017" / image["file_name"], mode=mode)
                 if on_image is not None:
                     on_image()
@@ -89,8 +89,8 @@ def write_clean(
 def clean_coco(scan: SplitScan) -> tuple[dict[str, Any], CleanSummary]:
     """The sound part of a split as a COCO tree, and what was done to get it."""
     tree = json.loads(scan.annotations.read_bytes())
-    pictures, alias = _join_files(scan.pictures)
-    images = [_image_entry(p) for p in pictures]
+    images, alias = _join_files(scan.images)
+    image_entries = [_image_entry(p) for p in images]
     ids: set[ImageId] = set()
     # Above all ids of the source, so that no new id is that of an annotation left out.
     spare = 1 + max((a["id"] for a in tree["annotations"] if _is_number(a)), default=0)
@@ -109,39 +109,44 @@ def clean_coco(scan: SplitScan) -> tuple[dict[str, Any], CleanSummary]:
         ids.add(number)
         entries.append(entry)
     summary = CleanSummary(
-        pictures=len(images),
+        images=len(image_entries),
         objects=len(entries),
-        dropped_pictures=len(tree["images"]) - len(alias),
+        dropped_images=len(tree["images"]) - len(alias),
         dropped_objects=len(tree["annotations"]) - len(entries),
         clipped=clipped,
         renumbered=renumbered,
-        merged=len(alias) - len(images),
-        resized=sum((p.entry.get("height"), p.entry.get("width")) != p.hw for p in pictures),
+        merged=len(alias) - len(image_entries),
+        resized=sum((p.entry.get("height"), p.entry.get("width")) != p.hw for p in images),
     )
     rest = {k: v for k, v in tree.items() if k not in ("images", "annotations", "categories")}
     categories = [dict(c.entry) for c in scan.categories]
-    return {**rest, "categories": categories, "images": images, "annotations": entries}, summary
+    return {
+        **rest,
+        "categories": categories,
+        "images": image_entries,
+        "annotations": entries,
+    }, summary
 
 
 def _join_files(
-    pictures: tuple[SoundPicture, ...],
-) -> tuple[list[SoundPicture], dict[ImageId, ImageId]]:
-    """One picture for each file, and the id under which each usable picture goes on."""
-    first: dict[str, SoundPicture] = {}
+    images: tuple[CheckedImage, ...],
+) -> tuple[list[CheckedImage], dict[ImageId, ImageId]]:
+    """One image for each file, and the id under which each usable image goes on."""
+    first: dict[str, CheckedImage] = {}
     alias: dict[ImageId, ImageId] = {}
-    for picture in pictures:
-        if picture.hw is not None:
-            alias[picture.image_id] = first.setdefault(picture.name, picture).image_id
+    for image in images:
+        if image.hw is not None:
+            alias[image.image_id] = first.setdefault(image.name, image).image_id
     return list(first.values()), alias
 
 
-def _image_entry(picture: SoundPicture) -> dict[str, Any]:
-    height, width = picture.hw or (0, 0)
-    return {**picture.entry, "height": height, "width": width}
+def _image_entry(image: CheckedImage) -> dict[str, Any]:
+    height, width = image.hw or (0, 0)
+    return {**image.entry, "height": height, "width": width}
 
 
-def _object_entry(found: SoundObject, image_id: ImageId) -> tuple[dict[str, Any], bool]:
-    """The entry with its box inside the picture, and whether that changed it."""
+def _object_entry(found: CheckedObject, image_id: ImageId) -> tuple[dict[str, Any], bool]:
+    """The entry with its box inside the image, and whether that changed it."""
     x, y, w, h = found.entry["bbox"]
     left, top, right, bottom = found.box
     entry: dict[str, Any] = {**found.entry, "image_id": image_id}

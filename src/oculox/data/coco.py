@@ -1,4 +1,4 @@
-"""COCO JSON -> a compact, validated index of pictures and boxes.
+"""COCO JSON -> a compact, validated index of images and boxes.
 
 The index keeps everything in a handful of flat arrays: loader processes share their pages with
 the parent, whereas lists of Python objects are copied one by one as their reference counts
@@ -21,8 +21,8 @@ from oculox.data.coco_parse import (
     Objects,
     check_files,
     read_categories,
+    read_images,
     read_objects,
-    read_pictures,
     read_sections,
 )
 from oculox.errors import DataError
@@ -63,23 +63,23 @@ class PackedStrings:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class CocoIndex:
-    """The pictures of one split and the objects in them; made by `load_coco`.
+    """The images of one split and the objects in them; made by `load_coco`.
 
     Attributes:
         annotations: the JSON file it came from.
-        images: folder of the pictures.
+        image_dir: folder of the images.
         class_names: name of each class, by contiguous index.
         category_ids: the file's category id of each class, ascending.
-        sizes_hw: int32 (n, 2), height and width of each picture as the file states them.
-        file_names: n names relative to `images`.
+        sizes_hw: int32 (n, 2), height and width of each image as the file states them.
+        file_names: n names relative to `image_dir`.
         packed_ids: n image ids, as JSON.
-        all_boxes: float32 (total, 4), xyxy pixels, clipped to their pictures.
+        all_boxes: float32 (total, 4), xyxy pixels, clipped to their images.
         all_labels: int64 (total,), contiguous class indices.
-        offsets: int64 (n + 1,); picture i owns rows ``offsets[i]:offsets[i + 1]``.
+        offsets: int64 (n + 1,); image i owns rows ``offsets[i]:offsets[i + 1]``.
     """
 
     annotations: Path
-    images: Path
+    image_dir: Path
     class_names: tuple[str, ...]
     category_ids: tuple[int, ...]
     sizes_hw: npt.NDArray[np.int32]
@@ -90,7 +90,7 @@ class CocoIndex:
     offsets: IntArray
 
     def __len__(self) -> int:
-        """Number of pictures, those without objects included."""
+        """Number of images, those without objects included."""
         return len(self.file_names)
 
     @property
@@ -99,41 +99,41 @@ class CocoIndex:
         return tuple(self.image_id(i) for i in range(len(self)))
 
     def image_id(self, i: int) -> ImageId:
-        """The file's own id of picture i."""
+        """The file's own id of image i."""
         value: ImageId = json.loads(self.packed_ids[i])
         return value
 
     def file_name(self, i: int) -> str:
-        """Name of picture i, relative to the image folder."""
+        """Name of image i, relative to the image folder."""
         return self.file_names[i]
 
     def image_path(self, i: int) -> Path:
-        """Path of picture i."""
-        return self.images / self.file_names[i]
+        """Path of image i."""
+        return self.image_dir / self.file_names[i]
 
     def source_hw(self, i: int) -> tuple[int, int]:
-        """Height and width of picture i, as the annotations state them."""
+        """Height and width of image i, as the annotations state them."""
         height, width = self.sizes_hw[i].tolist()
         return height, width
 
     def boxes(self, i: int) -> FloatArray:
-        """Boxes of picture i: float32 (k, 4), xyxy pixels (a read-only view)."""
+        """Boxes of image i: float32 (k, 4), xyxy pixels (a read-only view)."""
         return self.all_boxes[self.offsets[i] : self.offsets[i + 1]]
 
     def labels(self, i: int) -> IntArray:
-        """Classes of picture i: int64 (k,), contiguous (a read-only view)."""
+        """Classes of image i: int64 (k,), contiguous (a read-only view)."""
         return self.all_labels[self.offsets[i] : self.offsets[i + 1]]
 
     def num_objects(self, i: int) -> int:
-        """Number of objects in picture i."""
+        """Number of objects in image i."""
         return int(self.offsets[i + 1] - self.offsets[i])
 
 
 def load_coco(annotations: Path, images: Path) -> CocoIndex:
     """Read and validate a COCO detection file.
 
-    Crowd regions are left out, pictures without objects are kept, boxes are clipped to their
-    picture and dropped when nothing remains. Category ids may have gaps: sorted ascending, they
+    Crowd regions are left out, images without objects are kept, boxes are clipped to their
+    image and dropped when nothing remains. Category ids may have gaps: sorted ascending, they
     become class indices 0..C-1.
 
     Args:
@@ -141,12 +141,12 @@ def load_coco(annotations: Path, images: Path) -> CocoIndex:
         images: folder that its file names are relative to.
 
     Raises:
-        DataError: the JSON is unreadable, incomplete or inconsistent, or a picture is missing.
+        DataError: the JSON is unreadable, incomplete or inconsistent, or an image is missing.
             The message names the file and the image, annotation or category.
     """
     sections = read_sections(annotations)
     names, category_ids = read_categories(sections["categories"], annotations)
-    files, ids, sizes = read_pictures(sections["images"], annotations)
+    files, ids, sizes = read_images(sections["images"], annotations)
     objects = read_objects(sections["annotations"], ids, category_ids, where=annotations)
     check_files(files, images, where=annotations)
     owners, labels, boxes = _clip(objects, sizes)
@@ -155,7 +155,7 @@ def load_coco(annotations: Path, images: Path) -> CocoIndex:
     np.cumsum(np.bincount(owners, minlength=len(files)), out=offsets[1:])
     return CocoIndex(
         annotations=annotations,
-        images=images,
+        image_dir=images,
         class_names=names,
         category_ids=category_ids,
         sizes_hw=_frozen(sizes),
@@ -173,7 +173,7 @@ _ALIASES: dict[Split, tuple[str, ...]] = {"train": ("train",), "val": ("val", "v
 
 
 def find_split(data: DataConfig, split: Split) -> tuple[Path, Path]:
-    """Where the pictures and annotations of a split are.
+    """Where the images and annotations of a split are.
 
     What `data.train` or `data.val` states is taken; the rest is looked for below `data.root` in
     the usual layouts: COCO (``train2017/``, ``annotations/instances_train2017.json``), the same
@@ -210,7 +210,7 @@ def find_split(data: DataConfig, split: Split) -> tuple[Path, Path]:
             return pair
     looked = ", ".join(dict.fromkeys(str(a.relative_to(root)) for _, a in layouts))
     raise DataError(
-        f"{root}: no {split} split found; looked for {looked} (with its pictures); or set "
+        f"{root}: no {split} split found; looked for {looked} (with its images); or set "
         f"data.{split}.images and data.{split}.annotations"
     )
 
@@ -243,7 +243,7 @@ def _layouts(root: Path, split: Split) -> list[tuple[Path, Path]]:
 def _clip(
     objects: Objects, sizes_hw: npt.NDArray[np.int32]
 ) -> tuple[IntArray, IntArray, FloatArray]:
-    """Owners, labels and xyxy boxes inside their pictures, without those that vanish."""
+    """Owners, labels and xyxy boxes inside their images, without those that vanish."""
     x, y, width, height = objects.xywh.T
     limits = sizes_hw[objects.owners].astype(np.float64)
     left, right = (np.clip(v, 0, limits[:, 1]) for v in (x, x + width))

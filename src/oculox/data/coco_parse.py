@@ -18,7 +18,7 @@ from oculox.types import ImageId, IntArray
 _SECTIONS = ("images", "annotations", "categories")
 
 
-class Pictures(NamedTuple):
+class Images(NamedTuple):
     """files: n names; ids: n image ids; sizes_hw: int32 (n, 2)."""
 
     files: list[str]
@@ -27,7 +27,7 @@ class Pictures(NamedTuple):
 
 
 class Objects(NamedTuple):
-    """owners: int64 (m,), picture index; labels: int64 (m,); xywh: float64 (m, 4), pixels."""
+    """owners: int64 (m,), image index; labels: int64 (m,); xywh: float64 (m, 4), pixels."""
 
     owners: IntArray
     labels: IntArray
@@ -81,8 +81,8 @@ def read_categories(entries: Sequence[Any], where: Path) -> tuple[tuple[str, ...
     return tuple(names[i] for i in ids), ids
 
 
-def read_pictures(entries: Sequence[Any], where: Path) -> Pictures:
-    """Names, ids and sizes of the pictures, in the file's order.
+def read_images(entries: Sequence[Any], where: Path) -> Images:
+    """Names, ids and sizes of the images, in the file's order.
 
     Raises:
         DataError: there are none, a field is missing or malformed, an id occurs twice or a name
@@ -105,7 +105,7 @@ def read_pictures(entries: Sequence[Any], where: Path) -> Pictures:
         here = f"{where}: image {number!r}"
         files.append(_inside(_field(entry, "file_name", where=here), here))
         sizes.append((_extent(entry, "height", here), _extent(entry, "width", here)))
-    return Pictures(files, list(ids), np.array(sizes, np.int32))
+    return Images(files, list(ids), np.array(sizes, np.int32))
 
 
 def read_objects(
@@ -160,10 +160,10 @@ def read_objects(
 
 
 def check_files(files: Sequence[str], images: Path, *, where: Path) -> None:
-    """Every file must exist; one directory listing a folder, not one look-up a picture.
+    """Every file must exist; one directory listing a folder, not one look-up an image.
 
     Raises:
-        DataError: the folder or a picture is missing (the first is named, the rest counted).
+        DataError: the folder or an image is missing (the first is named, the rest counted).
     """
     if not images.is_dir():
         raise DataError(f"{images}: no such image folder (for {where})")
@@ -179,7 +179,7 @@ def check_files(files: Sequence[str], images: Path, *, where: Path) -> None:
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise DataError(
-            f"{where}: {len(missing)} of {len(files)} pictures are missing from {images}: "
+            f"{where}: {len(missing)} of {len(files)} images are missing from {images}: "
             f"{missing[0]!r}{more}"
         )
 

@@ -24,7 +24,7 @@ _MARK = "Oculox demo data set: rendered scenes"
 
 @dataclasses.dataclass(frozen=True)
 class DemoSummary:
-    """What `write_demo` wrote: pictures and labelled objects of each split."""
+    """What `write_demo` wrote: images and labelled objects of each split."""
 
     folder: Path
     classes: tuple[str, ...]
@@ -52,11 +52,11 @@ def write_demo(
     Args:
         folder: where to write ``train2017/ val2017/ annotations/``; new or empty.
         seed: chooses the scenes.
-        train: training pictures.
-        val: validation pictures.
-        size: width and height of the pictures in pixels.
+        train: training images.
+        val: validation images.
+        size: width and height of the images in pixels.
         overwrite: replace an earlier demo data set in `folder` (nothing else is ever replaced).
-        on_image: called after each picture, for progress.
+        on_image: called after each image, for progress.
 
     Raises:
         UsageError: when a number makes no sense.
@@ -64,7 +64,7 @@ def write_demo(
     """
     if min(train, val) < 1 or seed < 0 or min(size) < 32:
         raise UsageError(
-            "a demo data set needs at least 1 training and 1 validation picture, a seed of at "
+            "a demo data set needs at least 1 training and 1 validation image, a seed of at "
             f"least 0 and 32 x 32 pixels; got train={train}, val={val}, seed={seed}, size={size}"
         )
     folder = folder.expanduser().absolute()
@@ -108,10 +108,10 @@ def _empty_coco(seed: int) -> dict[str, Any]:
 
 
 def _write_scene(path: Path, scene: Scene, coco: dict[str, Any]) -> None:
-    """Write the picture and append it and its objects to `coco`, which this module builds."""
+    """Write the image and append it and its objects to `coco`, which this module builds."""
     done, data = cv2.imencode(".jpg", scene.image, [cv2.IMWRITE_JPEG_QUALITY, 92])
     if not done:
-        raise DataError(f"{path}: the picture could not be encoded as JPEG")
+        raise DataError(f"{path}: the image could not be encoded as JPEG")
     path.write_bytes(data.tobytes())
     height, width = scene.image.shape[:2]
     image_id = len(coco["images"]) + 1

@@ -19,7 +19,7 @@ BACKGROUND_SHARE = 0.05
 
 @dataclasses.dataclass(frozen=True)
 class Scene:
-    """A rendered picture and what is to be found in it.
+    """A rendered image and what is to be found in it.
 
     Attributes:
         image: uint8 (H, W, 3), BGR.
@@ -235,7 +235,7 @@ class _Stage:
 
 
 def _expose(canvas: FloatArray, rng: Rng, light: Light) -> ImageArray:
-    """Light that falls off over the picture, exposure, white balance, blur and sensor noise."""
+    """Light that falls off over the image, exposure, white balance, blur and sensor noise."""
     height, width = canvas.shape[:2]
     y, x = np.mgrid[:height, :width].astype(np.float32)
     toward = (x / width - 0.5) * light[0] + (y / height - 0.5) * light[1]

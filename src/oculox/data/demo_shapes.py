@@ -25,7 +25,7 @@ class Frame:
 
     Attributes:
         u, v: right and down in the object's own frame, after rotation and flip.
-        x, y: right and down in the picture; light is told in these.
+        x, y: right and down in the image; light is told in these.
         pixel: the width of a pixel in these units.
     """
 

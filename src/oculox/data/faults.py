@@ -1,4 +1,4 @@
-"""What can be wrong with a data set, told the same way by the doctor and the converters."""
+"""What can be wrong with a data set, told the same way by the check and the converters."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from oculox.types import ImageId
 Severity = Literal["error", "warning", "info"]
 
 ROUNDING = 1.0
-"""Pixels by which a box may stick out of its picture before anybody is told: rounding."""
+"""Pixels by which a box may stick out of its image before anybody is told: rounding."""
 TINY = 2.0
 """A box with a side below this many pixels is worth a look."""
 
@@ -26,9 +26,9 @@ class Fault:
     Attributes:
         severity: error (training would fail or learn something wrong), warning, info.
         code: short name of the kind of fault, such as ``box-outside``.
-        file: the picture or label file it is about.
+        file: the image or label file it is about.
         message: what was found and what was expected.
-        image_id: the data set's id of the picture, where it has one.
+        image_id: the data set's id of the image, where it has one.
         annotation_id: the data set's id of the object, where it has one.
     """
 
@@ -71,7 +71,7 @@ class BoxVerdict:
 
 
 def judge_box(xyxy: Sequence[float], hw: tuple[int, int]) -> BoxVerdict:
-    """Judge a box (left, top, right, bottom, pixels) against its picture's height and width.
+    """Judge a box (left, top, right, bottom, pixels) against its image's height and width.
 
     Sticking out by at most a pixel is rounding and clipped without a word; by more it is clipped
     with a warning. Non-finite, inverted, empty boxes and boxes outside are not usable.
@@ -81,7 +81,7 @@ def judge_box(xyxy: Sequence[float], hw: tuple[int, int]) -> BoxVerdict:
     if not all(math.isfinite(v) for v in xyxy):
         return BoxVerdict(None, "box-not-finite", message=f"box {shown} is not finite")
     left, top, right, bottom = xyxy
-    size = f"picture {width} x {height}"
+    size = f"image {width} x {height}"
     if right < left or bottom < top:
         return BoxVerdict(None, "box-inverted", message=f"box {shown} (xyxy) is inverted")
     if right == left or bottom == top:

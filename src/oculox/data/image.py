@@ -1,6 +1,6 @@
-"""Reading pictures: one decoder for training, evaluation and prediction.
+"""Reading images: one decoder for training, evaluation and prediction.
 
-Damaged pictures are refused rather than decoded with a grey rest, as a half-empty picture with
+Damaged images are refused rather than decoded with a grey rest, as a half-empty image with
 full labels teaches the network the wrong thing and nobody notices.
 """
 
@@ -16,7 +16,7 @@ from oculox.errors import DataError
 from oculox.types import ImageArray
 
 MAX_PIXELS = 200_000_000
-"""Largest picture read by default; a bigger one is far more often an attack than a photo."""
+"""Largest image read by default; a bigger one is far more often an attack than a photo."""
 
 _JPEG = b"\xff\xd8"
 _PNG = b"\x89PNG\r\n\x1a\n"
@@ -27,63 +27,63 @@ _FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 
 
 def read_image(path: Path, *, max_pixels: int = MAX_PIXELS) -> ImageArray:
-    """Read a picture file.
+    """Read an image file.
 
     Args:
         path: any format OpenCV reads (JPEG, PNG, BMP, WebP, TIFF, ...).
-        max_pixels: width times height above which the picture is refused.
+        max_pixels: width times height above which the image is refused.
 
     Returns:
-        uint8 (H, W, 3), BGR, turned upright by its EXIF orientation. Grey pictures are repeated
+        uint8 (H, W, 3), BGR, turned upright by its EXIF orientation. Grey images are repeated
         over the channels, alpha is dropped, 16 bits are scaled to 8, CMYK is converted.
 
     Raises:
-        DataError: the file is missing, empty, no picture, truncated or too large.
+        DataError: the file is missing, empty, no image, truncated or too large.
     """
     # The bytes are read here and not by OpenCV: its own reader prints warnings about missing
     # files, fails on some path encodings and fills truncated JPEGs with grey.
     try:
         data = path.read_bytes()
     except FileNotFoundError:
-        raise DataError(f"{path}: no such picture") from None
+        raise DataError(f"{path}: no such image") from None
     except OSError as error:
-        raise DataError(f"{path}: cannot read the picture ({error.strerror or error})") from None
+        raise DataError(f"{path}: cannot read the image ({error.strerror or error})") from None
     return decode_image(data, where=str(path), max_pixels=max_pixels)
 
 
 def decode_image(data: bytes, *, where: str, max_pixels: int = MAX_PIXELS) -> ImageArray:
-    """Decode a picture held in memory; see `read_image` for the result and its conversions.
+    """Decode an image held in memory; see `read_image` for the result and its conversions.
 
     Args:
-        data: the bytes of a picture file.
+        data: the bytes of an image file.
         where: its name, for error messages.
-        max_pixels: width times height above which the picture is refused.
+        max_pixels: width times height above which the image is refused.
 
     Raises:
-        DataError: the bytes are empty, no picture, truncated or too large.
+        DataError: the bytes are empty, no image, truncated or too large.
     """
     if not data:
-        raise DataError(f"{where}: the picture is empty (0 bytes)")
+        raise DataError(f"{where}: the image is empty (0 bytes)")
     header = read_header(data)
     if header.truncated:
         raise DataError(
-            f"{where}: the picture is truncated (its end is missing); fetch it again or remove it"
+            f"{where}: the image is truncated (its end is missing); fetch it again or remove it"
         )
     if header.size_hw is not None:
         _check_pixels(*header.size_hw, where=where, max_pixels=max_pixels)
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     except cv2.error as error:
-        raise DataError(f"{where}: cannot decode the picture ({error.err})") from None
+        raise DataError(f"{where}: cannot decode the image ({error.err})") from None
     if image is None or image.dtype != np.uint8:
-        raise DataError(f"{where}: not a picture that can be decoded (damaged or unknown format)")
+        raise DataError(f"{where}: not an image that can be decoded (damaged or unknown format)")
     height, width = image.shape[:2]
     _check_pixels(height, width, where=where, max_pixels=max_pixels)
     return np.asarray(image, np.uint8)
 
 
 class ImageHeader(NamedTuple):
-    """What the first bytes of a picture tell without decoding it.
+    """What the first bytes of an image tell without decoding it.
 
     size_hw: height and width before any EXIF turn, None where the format is not understood;
     truncated: true where the end of the file is certainly missing.
@@ -94,7 +94,7 @@ class ImageHeader(NamedTuple):
 
 
 def read_header(data: bytes) -> ImageHeader:
-    """Size and completeness of a picture from its bytes alone (microseconds, no decoding).
+    """Size and completeness of an image from its bytes alone (microseconds, no decoding).
 
     Understands JPEG, PNG, BMP, GIF and WebP; of other formats nothing is known.
     """
@@ -118,7 +118,7 @@ def read_header(data: bytes) -> ImageHeader:
 def _check_pixels(height: int, width: int, *, where: str, max_pixels: int) -> None:
     if height * width > max_pixels:
         raise DataError(
-            f"{where}: the picture is too large ({width} x {height}, "
+            f"{where}: the image is too large ({width} x {height}, "
             f"at most {max_pixels:,} pixels are read)"
         )
 

@@ -30,13 +30,13 @@ from oculox.data.transforms import apply_letterbox, boxes_to_input, letterbox_ge
 from oculox.types import Batch, ImageArray, Preprocessing, Sample
 
 _TINY = 64
-"""Sets below this many pictures are read in the training process itself."""
+"""Sets below this many images are read in the training process itself."""
 
 
 class TrainLoader:
     """Full training batches, one process's share of each global batch.
 
-    The pictures come in an endless concatenation of permutations. An epoch takes
+    The images come in an endless concatenation of permutations. An epoch takes
     `steps_per_epoch` global batches of it, and process r the r-th contiguous slice of each.
     """
 
@@ -55,7 +55,7 @@ class TrainLoader:
 
         Args:
             train_set: makes the samples.
-            batch: pictures a step for this process.
+            batch: images a step for this process.
             rank: number of this process.
             world_size: number of processes.
             workers: loader processes; 0 makes samples in this process.
@@ -76,7 +76,7 @@ class TrainLoader:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Steps until about every picture was seen once."""
+        """Steps until about every image was seen once."""
         return -(-len(self._set) // (self._batch * self._world_size))
 
     def iterate(self, epoch: int, *, mosaic: bool, start_step: int = 0) -> Iterator[Batch]:
@@ -88,7 +88,7 @@ class TrainLoader:
             start_step: steps of the epoch already done.
 
         Raises:
-            DataError: a picture cannot be used, or a loader process died.
+            DataError: an image cannot be used, or a loader process died.
         """
         share = self._batch * self._world_size
         size = self.steps_per_epoch * share
@@ -108,10 +108,10 @@ class TrainLoader:
 
 
 class EvalLoader:
-    """Letterboxed batches of a split in order: every picture once over all processes.
+    """Letterboxed batches of a split in order: every image once over all processes.
 
-    Process r takes every `world_size`-th picture from the r-th on; the last batch may be smaller.
-    `letterbox_geometry(source_hw, size_hw, placement)` recovers each picture's geometry.
+    Process r takes every `world_size`-th image from the r-th on; the last batch may be smaller.
+    `letterbox_geometry(source_hw, size_hw, placement)` recovers each image's geometry.
     """
 
     def __init__(
@@ -132,7 +132,7 @@ class EvalLoader:
             index: the split.
             size_hw: height and width of the input, pixels.
             preprocessing: placement, padding and colour order.
-            batch: most pictures at once.
+            batch: most images at once.
             workers: loader processes; 0 reads in this process.
             rank: number of this process.
             world_size: number of processes.
@@ -164,7 +164,7 @@ class EvalLoader:
         """The batches, from the start; a new pass ends the one before.
 
         Raises:
-            DataError: a picture cannot be used, or a loader process died.
+            DataError: an image cannot be used, or a loader process died.
         """
         yield from read_batches(self._loader)
 
@@ -189,11 +189,11 @@ def build_train_loader(
         index: its training split.
         rank: number of this process.
         world_size: number of processes.
-        batch_per_process: pictures a step (or micro-batch) for this process.
+        batch_per_process: images a step (or micro-batch) for this process.
         cache_dir: folder of a disk cache; beside the annotations by default.
 
     Raises:
-        DataError: the cache does not fit, or a picture cannot be read into it.
+        DataError: the cache does not fit, or an image cannot be read into it.
     """
     images = build_images(
         index,
@@ -217,7 +217,7 @@ def build_train_loader(
         batch=batch_per_process,
         rank=rank,
         world_size=world_size,
-        workers=choose_workers(config.data.workers, pictures=len(index), world_size=world_size),
+        workers=choose_workers(config.data.workers, image_count=len(index), world_size=world_size),
         seed=config.train.seed,
         pin_memory=_wants_pinned(config),
     )
@@ -232,14 +232,14 @@ def build_eval_loader(
         size_hw=config.input.size,
         preprocessing=config.input.preprocessing,
         batch=config.eval.batch,
-        workers=choose_workers(config.data.workers, pictures=len(index), world_size=world_size),
+        workers=choose_workers(config.data.workers, image_count=len(index), world_size=world_size),
         rank=rank,
         world_size=world_size,
         pin_memory=_wants_pinned(config),
     )
 
 
-def choose_workers(workers: int | Literal["auto"], *, pictures: int, world_size: int = 1) -> int:
+def choose_workers(workers: int | Literal["auto"], *, image_count: int, world_size: int = 1) -> int:
     """Loader processes for each training process.
 
     ``auto``: this process's share of the cores less one for itself, from 1 to 8; none for tiny
@@ -247,7 +247,7 @@ def choose_workers(workers: int | Literal["auto"], *, pictures: int, world_size:
     """
     if workers != "auto":
         return workers
-    if pictures < _TINY:
+    if image_count < _TINY:
         return 0
     affinity = getattr(os, "sched_getaffinity", None)  # respects containers; Linux only
     cores = len(affinity(0)) if affinity else os.cpu_count() or 1
@@ -259,7 +259,7 @@ def _wants_pinned(config: Config) -> bool:
 
 
 def _train_sample(train_set: TrainSet, key: SampleKey) -> Sample:
-    return train_set.sample(key.epoch, key.position, key.picture, mosaic=key.mosaic)
+    return train_set.sample(key.epoch, key.position, key.image_index, mosaic=key.mosaic)
 
 
 def _eval_sample(
@@ -269,12 +269,12 @@ def _eval_sample(
     preprocessing: Preprocessing,
     key: SampleKey,
 ) -> Sample:
-    source_hw = index.source_hw(key.picture)
+    source_hw = index.source_hw(key.image_index)
     fit = letterbox_geometry(source_hw, size_hw, preprocessing.placement)
     return Sample(
-        image=apply_letterbox(images(key.picture), fit, pad_value=preprocessing.pad_value),
-        boxes=boxes_to_input(index.boxes(key.picture), fit),
-        labels=index.labels(key.picture),
-        image_id=index.image_id(key.picture),
+        image=apply_letterbox(images(key.image_index), fit, pad_value=preprocessing.pad_value),
+        boxes=boxes_to_input(index.boxes(key.image_index), fit),
+        labels=index.labels(key.image_index),
+        image_id=index.image_id(key.image_index),
         source_hw=source_hw,
     )

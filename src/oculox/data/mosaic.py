@@ -1,9 +1,9 @@
-"""Mosaic and mixup, drawn with one interpolation for each source picture.
+"""Mosaic and mixup, drawn with one interpolation for each source image.
 
-The official process (`mosaicdetection.py`) resizes four pictures, pastes them into a canvas of
-twice the input's size and warps that into the input; mixup resizes one more picture twice. Here
-the same geometry is composed first, then every picture is warped straight from its own pixels
-into the output: no double-size canvas, one interpolation instead of two, and pictures that would
+The official process (`mosaicdetection.py`) resizes four images, pastes them into a canvas of
+twice the input's size and warps that into the input; mixup resizes one more image twice. Here
+the same geometry is composed first, then every image is warped straight from its own pixels
+into the output: no double-size canvas, one interpolation instead of two, and images that would
 fall outside the output are not even read.
 """
 
@@ -22,13 +22,13 @@ from oculox.types import FloatArray, ImageArray
 
 @dataclass(frozen=True, kw_only=True)
 class Tile:
-    """One picture's place in the virtual canvas, which is twice the input in height and width.
+    """One image's place in the virtual canvas, which is twice the input in height and width.
 
     Attributes:
         scale: resized pixels for each source pixel.
-        inner_hw: size of the resized picture.
+        inner_hw: size of the resized image.
         shift_xy: where its top-left pixel lies in the canvas; negative where it is cut off.
-        window: the part inside the canvas, xyxy in pixels of the resized picture.
+        window: the part inside the canvas, xyxy in pixels of the resized image.
     """
 
     scale: float
@@ -40,12 +40,12 @@ class Tile:
 def plan_tiles(
     sources_hw: Sequence[tuple[int, int]], center_xy: tuple[int, int], size_hw: tuple[int, int]
 ) -> tuple[Tile, ...]:
-    """Place four pictures around a centre of the virtual canvas.
+    """Place four images around a centre of the virtual canvas.
 
     They go top left, top right, bottom left and bottom right, each with one corner at the centre.
 
     Args:
-        sources_hw: sizes of the four pictures.
+        sources_hw: sizes of the four images.
         center_xy: where they meet, in canvas pixels.
         size_hw: size of the input; the canvas is twice that.
     """
@@ -69,7 +69,7 @@ def plan_tiles(
 
 
 def tile_boxes(boxes: FloatArray, tile: Tile, size_hw: tuple[int, int]) -> FloatArray:
-    """Boxes (n, 4) of a source picture in canvas pixels, clipped to the canvas."""
+    """Boxes (n, 4) of a source image in canvas pixels, clipped to the canvas."""
     moved = boxes * np.float32(tile.scale) + np.array(tile.shift_xy * 2, np.float32)
     return clip_boxes(moved, (2 * size_hw[0], 2 * size_hw[1]))
 
@@ -109,7 +109,7 @@ def warp_into(
     *,
     window: npt.NDArray[np.float64] | None = None,
 ) -> None:
-    """Draw a window of a picture into an output through an affine; `out` is written in place.
+    """Draw a window of an image into an output through an affine; `out` is written in place.
 
     Args:
         out: (H, W, 3); pixels that the window does not cover stay as they are.
@@ -128,7 +128,7 @@ def warp_into(
     high = np.minimum(np.ceil(high), np.ceil(outline.max(axis=0)) + 2).astype(int)
     if (high <= low).any():
         return
-    # OpenCV leaves untouched every pixel whose four neighbours are not all in the picture; one
+    # OpenCV leaves untouched every pixel whose four neighbours are not all in the image; one
     # repeated row and column around the crop lets tiles meet without a grey seam.
     crop = cv2.copyMakeBorder(
         image[low[1] : high[1], low[0] : high[0]], 1, 1, 1, 1, cv2.BORDER_REPLICATE
@@ -152,12 +152,12 @@ def warp_into(
 
 @dataclass(frozen=True, kw_only=True)
 class Mixup:
-    """How a second picture is laid over a mosaic.
+    """How a second image is laid over a mosaic.
 
     Attributes:
         jitter: scale on top of the letterbox.
         flip: mirrored or not.
-        offset_xy: crop of the jittered picture where it is larger than the output.
+        offset_xy: crop of the jittered image where it is larger than the output.
         canvas_hw: size of the jittered letterbox.
     """
 
@@ -184,13 +184,13 @@ def draw_mixup_plan(
 def mix_image(
     image: ImageArray, other: ImageArray, plan: Mixup, *, other_hw: tuple[int, int], pad_value: int
 ) -> ImageArray:
-    """The mean of a picture and a jittered other one.
+    """The mean of an image and a jittered other one.
 
     Args:
         image: (H, W, 3).
-        other: the second picture, or a smaller copy of it.
+        other: the second image, or a smaller copy of it.
         plan: from `draw_mixup_plan`, for an output of H x W.
-        other_hw: size of the second picture's file.
+        other_hw: size of the second image's file.
         pad_value: grey of the letterbox; beyond the jittered letterbox it is black (official).
     """
     size_hw = image.shape[0], image.shape[1]
@@ -212,7 +212,7 @@ def mix_image(
 def mix_boxes(
     boxes: FloatArray, plan: Mixup, *, other_hw: tuple[int, int], size_hw: tuple[int, int]
 ) -> FloatArray:
-    """Boxes (n, 4) of the second picture in output pixels, clipped to the output."""
+    """Boxes (n, 4) of the second image in output pixels, clipped to the output."""
     fit = letterbox_geometry(other_hw, size_hw)
     moved = clip_boxes(boxes * np.float32(fit.scale * plan.jitter), plan.canvas_hw)
     if plan.flip:
@@ -221,9 +221,9 @@ def mix_boxes(
 
 
 def _fine_enough(image: ImageArray, inner_hw: tuple[int, int]) -> ImageArray:
-    """The picture, enlarged first where it is tiny.
+    """The image, enlarged first where it is tiny.
 
-    The border that `warp_into` repeats reaches half a source pixel past the picture, which shows
+    The border that `warp_into` repeats reaches half a source pixel past the image, which shows
     where a source pixel becomes many.
     """
     if image.shape[0] * 2 >= inner_hw[0] and image.shape[1] * 2 >= inner_hw[1]:
@@ -234,7 +234,7 @@ def _fine_enough(image: ImageArray, inner_hw: tuple[int, int]) -> ImageArray:
 def _resize_matrix(
     from_hw: Sequence[int], to_hw: Sequence[int], *, shift_xy: tuple[int, int] = (0, 0)
 ) -> Matrix:
-    """Where `cv2.resize` puts pixel centres: both pictures' outlines coincide."""
+    """Where `cv2.resize` puts pixel centres: both images' outlines coincide."""
     sy, sx = to_hw[0] / from_hw[0], to_hw[1] / from_hw[1]
     x, y = shift_xy
     return np.array([[sx, 0, sx / 2 - 0.5 + x], [0, sy, sy / 2 - 0.5 + y]])

@@ -41,21 +41,21 @@ class Spread:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SplitStats:
-    """Figures of one split.
+    """Metrics of one split.
 
     Attributes:
-        images: pictures.
+        images: images.
         objects: labelled objects, crowd regions left out.
-        backgrounds: pictures without an object.
+        backgrounds: images without an object.
         per_class: objects by class name, in the data set's order.
-        images_per_class: pictures that show the class, by class name.
-        sizes: objects by area in the pictures as they are.
+        images_per_class: images that show the class, by class name.
+        sizes: objects by area in the images as they are.
         input_size: network input (square, pixels) that the next two are about.
-        sizes_at_input: objects by area after the pictures are fitted into that input.
+        sizes_at_input: objects by area after the images are fitted into that input.
         below_cell: objects with a side under 8 pixels there (the finest prediction cell).
-        per_image: objects in a picture.
+        per_image: objects in an image.
         aspect: box width by height.
-        image_width, image_height: of the pictures, in pixels.
+        image_width, image_height: of the images, in pixels.
         hints: advice in sentences.
     """
 
@@ -80,7 +80,7 @@ class SplitStats:
 
 
 def index_stats(index: CocoIndex, *, input_size: int = 640) -> SplitStats:
-    """Figures of a loaded split; see `split_stats`."""
+    """Metrics of a loaded split; see `split_stats`."""
     return split_stats(
         index.class_names,
         sizes_hw=index.sizes_hw,
@@ -104,10 +104,10 @@ def split_stats(
 
     Args:
         class_names: C names.
-        sizes_hw: int32 (n, 2), height and width of each picture.
+        sizes_hw: int32 (n, 2), height and width of each image.
         boxes: float32 (m, 4), xyxy pixels.
         labels: int64 (m,), class indices.
-        owners: int64 (m,), picture index of each object.
+        owners: int64 (m,), image index of each object.
         input_size: side of the square network input in pixels.
     """
     count, classes = len(sizes_hw), len(class_names)
@@ -117,13 +117,13 @@ def split_stats(
     ratio = input_size / np.maximum(sizes_hw.max(axis=1, initial=1), 1)
     fitted = sides * ratio[owners][:, None]
     totals = np.bincount(labels, minlength=classes).tolist()
-    pictures = np.bincount(shown, minlength=classes).tolist()
+    images = np.bincount(shown, minlength=classes).tolist()
     return SplitStats(
         images=count,
         objects=len(labels),
         backgrounds=int((per_image == 0).sum()),
         per_class=dict(zip(class_names, totals, strict=True)),
-        images_per_class=dict(zip(class_names, pictures, strict=True)),
+        images_per_class=dict(zip(class_names, images, strict=True)),
         sizes=_histogram(sides),
         input_size=input_size,
         sizes_at_input=_histogram(fitted),
@@ -168,13 +168,13 @@ def _hints(
         short = max(32, round(640 * min(height, width) / max(height, width) / 32) * 32)
         shape = f"[{short},640]" if width > height else f"[640,{short}]"
         hints.append(
-            f"the typical picture is {width:.0f} x {height:.0f}: a rectangular input such as "
+            f"the typical image is {width:.0f} x {height:.0f}: a rectangular input such as "
             f"input.size={shape} saves {100 - short / 6.4:.0f} % of the work"
         )
     crowded = int((np.bincount(owners) > _MAX_LABELS).sum())
     if crowded:
         hints.append(
-            f"{crowded} pictures hold more than {_MAX_LABELS} objects: raise data.max_labels"
+            f"{crowded} images hold more than {_MAX_LABELS} objects: raise data.max_labels"
         )
     rare = [name for name, total in totals.items() if 0 < total < 20]
     if rare:
@@ -184,7 +184,7 @@ def _hints(
 
 def _size_hint(extent: float, longest: float) -> str:
     """The smallest usual input at which nine objects of ten measure 16 pixels or more."""
-    # Enlarging pictures far beyond their own size adds cost and no detail.
+    # Enlarging images far beyond their own size adds cost and no detail.
     useful = [s for s in _SIZES if s <= max(320.0, longest * 1.35)]
     enough = [s for s in useful if extent * s >= 16]
     if enough:
@@ -196,5 +196,5 @@ def _size_hint(extent: float, longest: float) -> str:
     size = useful[-1]
     return (
         f"objects are small: even at input.size={size} one in ten measures under "
-        f"{extent * size:.0f} pixels; cut the pictures into tiles, or expect to miss those"
+        f"{extent * size:.0f} pixels; cut the images into tiles, or expect to miss those"
     )

@@ -32,18 +32,18 @@ from oculox.data.transforms import (
 from oculox.types import FloatArray, ImageArray, IntArray, Preprocessing, Sample
 
 Images = Callable[[int], ImageArray]
-"""Picture of an index: uint8 (H, W, 3) BGR, the file's own or a smaller copy (never change it)."""
+"""Image of an index: uint8 (H, W, 3) BGR, the file's own or a smaller copy (never change it)."""
 
 _MIXUP_DRAWS = 10
-"""Draws of a second picture with objects; without a bound an unlabelled set would hang."""
+"""Draws of a second image with objects; without a bound an unlabelled set would hang."""
 
 
 class TrainSet:
-    """Pictures and labels of a split, augmented as in the official recipe.
+    """Images and labels of a split, augmented as in the official recipe.
 
     First phase: mosaic (with probability `mosaic_prob`), then perhaps mixup; else the plain
-    picture. Then in both phases colour jitter, mirror, letterbox, and boxes of at most one pixel
-    go. A picture left without boxes stays, as background.
+    image. Then in both phases colour jitter, mirror, letterbox, and boxes of at most one pixel
+    go. An image left without boxes stays, as background.
 
     Source: official `mosaicdetection.py` and `TrainTransform`.
     """
@@ -68,7 +68,7 @@ class TrainSet:
             augment: probabilities and ranges.
             max_labels: most boxes kept in a sample.
             seed: of all randomness.
-            images: reader of pictures, see `oculox.data.cache`.
+            images: reader of images, see `oculox.data.cache`.
         """
         self.index = index
         self.size_hw = size_hw
@@ -79,7 +79,7 @@ class TrainSet:
         self._images = images
 
     def __len__(self) -> int:
-        """Number of pictures."""
+        """Number of images."""
         return len(self.index)
 
     def sample(self, epoch: int, position: int, index: int, *, mosaic: bool) -> Sample:
@@ -89,11 +89,11 @@ class TrainSet:
             epoch: number of the epoch.
             position: place in the epoch over all processes; with `epoch` and the seed it fixes
                 all randomness.
-            index: which picture.
+            index: which image.
             mosaic: true in the first phase: mosaic and mixup are allowed.
 
         Raises:
-            DataError: a picture cannot be read or has not the size its annotations state.
+            DataError: an image cannot be read or has not the size its annotations state.
         """
         rng = np.random.default_rng(np.random.SeedSequence((self._seed, 1, epoch, position)))
         fit: Letterbox | None = None
@@ -128,7 +128,7 @@ class TrainSet:
     def _mosaic(
         self, index: int, rng: np.random.Generator
     ) -> tuple[ImageArray, FloatArray, IntArray]:
-        """Four pictures around a random centre, through one random affine, into the input."""
+        """Four images around a random centre, through one random affine, into the input."""
         height, width = self.size_hw
         center = (
             int(rng.uniform(0.5 * width, 1.5 * width)),
@@ -158,7 +158,7 @@ class TrainSet:
     def _mixup(
         self, image: ImageArray, boxes: FloatArray, labels: IntArray, rng: np.random.Generator
     ) -> tuple[ImageArray, FloatArray, IntArray]:
-        """Mix in one more picture that has objects; unchanged where none turns up."""
+        """Mix in one more image that has objects; unchanged where none turns up."""
         draws = rng.integers(0, len(self.index), _MIXUP_DRAWS).tolist()
         other = next((i for i in draws if self.index.num_objects(i)), None)
         if other is None:

@@ -1,6 +1,6 @@
-"""Letterbox and its inverse, flip, colour jitter and affine: pure functions on one picture.
+"""Letterbox and its inverse, flip, colour jitter and affine: pure functions on one image.
 
-Pictures are uint8 (H, W, 3) BGR, boxes float32 (n, 4) xyxy pixels, sizes (height, width). What
+Images are uint8 (H, W, 3) BGR, boxes float32 (n, 4) xyxy pixels, sizes (height, width). What
 is random takes the generator as an argument. Sources: official `data_augment.py`; the centred
 letterbox: MindYOLO, `transforms_factory.py`.
 """
@@ -18,20 +18,20 @@ import numpy.typing as npt
 from oculox.types import FloatArray, ImageArray, IntArray
 
 Matrix = npt.NDArray[np.float64]
-"""float64 (2, 3), affine: pixels of one picture -> pixels of another."""
+"""float64 (2, 3), affine: pixels of one image -> pixels of another."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Letterbox:
-    """How a picture of one size lies in an input of another.
+    """How an image of one size lies in an input of another.
 
     Attributes:
         scale: input pixels for each source pixel.
-        left: columns of padding before the picture.
+        left: columns of padding before the image.
         top: rows of padding above it.
-        inner_hw: size of the resized picture.
+        inner_hw: size of the resized image.
         size_hw: size of the input.
-        source_hw: size of the source picture.
+        source_hw: size of the source image.
     """
 
     scale: float
@@ -47,7 +47,7 @@ def letterbox_geometry(
     size_hw: tuple[int, int],
     placement: Literal["top_left", "center"] = "top_left",
 ) -> Letterbox:
-    """The largest undistorted fit of a source picture into an input.
+    """The largest undistorted fit of a source image into an input.
 
     Args:
         source_hw: height and width of the source, each at least 1.
@@ -72,15 +72,15 @@ def letterbox_geometry(
 
 
 def apply_letterbox(image: ImageArray, geometry: Letterbox, *, pad_value: int = 114) -> ImageArray:
-    """Resize a picture bilinearly and pad it to the input.
+    """Resize an image bilinearly and pad it to the input.
 
     Args:
-        image: (H, W, 3), of `geometry.source_hw`, or a smaller copy of that picture (a cache's).
+        image: (H, W, 3), of `geometry.source_hw`, or a smaller copy of that image (a cache's).
         geometry: from `letterbox_geometry`.
         pad_value: grey of the padding.
 
     Returns:
-        A new picture of `geometry.size_hw`.
+        A new image of `geometry.size_hw`.
     """
     height, width = geometry.inner_hw
     out = np.full((*geometry.size_hw, 3), pad_value, np.uint8)
@@ -103,8 +103,8 @@ def boxes_to_source(boxes: FloatArray, geometry: Letterbox, *, clip: bool = True
 
     Args:
         boxes: float32 (n, 4), xyxy.
-        geometry: of the picture's letterbox.
-        clip: move them inside the source picture; the official evaluation leaves them outside.
+        geometry: of the image's letterbox.
+        clip: move them inside the source image; the official evaluation leaves them outside.
     """
     shift = np.array([geometry.left, geometry.top] * 2, np.float32)
     source = (boxes - shift) / np.float32(geometry.scale)
@@ -112,7 +112,7 @@ def boxes_to_source(boxes: FloatArray, geometry: Letterbox, *, clip: bool = True
 
 
 def clip_boxes(boxes: FloatArray, size_hw: tuple[int, int]) -> FloatArray:
-    """Boxes moved inside a picture of that size."""
+    """Boxes moved inside an image of that size."""
     height, width = size_hw
     return np.asarray(np.clip(boxes, 0, [width, height] * 2), np.float32)
 
@@ -135,7 +135,7 @@ def flip_image(image: ImageArray) -> ImageArray:
 
 
 def flip_boxes(boxes: FloatArray, *, width: float) -> FloatArray:
-    """Boxes in the mirror image of a picture of that width."""
+    """Boxes in the mirror image of an image of that width."""
     flipped = np.array(boxes, np.float32)
     flipped[:, [0, 2]] = np.float32(width) - boxes[:, [2, 0]]
     return flipped
@@ -152,7 +152,7 @@ def jitter_hsv(
         rng: drawn from six times.
 
     Returns:
-        A new picture, or `image` itself where the draw says no change. Hue goes round, the
+        A new image, or `image` itself where the draw says no change. Hue goes round, the
         other two are clipped.
     """
     shift = rng.uniform(-1, 1, 3) * gain

@@ -42,10 +42,10 @@ class Measurement:
     Attributes:
         format: its name, ``torch`` for the checkpoint itself, with ``-int8`` or ``-fp16`` behind.
         megabytes: size of the files.
-        median_ms: of a picture, from JPEG to detections.
-        p95_ms: what 19 of 20 pictures stay below.
+        median_ms: of an image, from JPEG to detections.
+        p95_ms: what 19 of 20 images stay below.
         stages_ms: mean milliseconds of each stage and of their ``total``.
-        images_per_second: one picture after the other.
+        images_per_second: one image after the other.
         parity: the largest error of the gate as a fraction of what is allowed; None for PyTorch
             itself and where the file cannot be run here.
         ap: COCO AP, where data was given.
@@ -68,9 +68,9 @@ class Benchmark:
     Attributes:
         model: the network's name.
         size_hw: input height and width.
-        measurements: one a format.
+        measurements: one per format.
         skipped: format -> why it was not measured.
-        machine: processor, cores, threads, versions.
+        machine: CPU, cores, threads, versions.
     """
 
     model: str
@@ -85,7 +85,7 @@ def run_benchmark(
     formats: Sequence[str],
     *,
     size_hw: tuple[int, int] | None = None,
-    pictures: int = 50,
+    samples: int = 50,
     threads: int | None = None,
     data: CocoIndex | None = None,
     calibration: Path | None = None,
@@ -97,10 +97,10 @@ def run_benchmark(
         weights: the network.
         formats: names of `TARGETS` or ``torch``, with ``-fp16`` or ``-int8`` behind.
         size_hw: input size; None for that of the weights.
-        pictures: timed in each format, after a tenth as many to warm up.
-        threads: of the processor, for PyTorch in the whole process; None for one a core.
+        samples: images timed in each format, after a tenth as many to warm up.
+        threads: of the CPU, for PyTorch in the whole process; None for one per core.
         data: to measure AP on.
-        calibration: pictures for int8 (see `ExportOptions`).
+        calibration: images for int8 (see `ExportOptions`).
         progress: told what is being done.
 
     Raises:
@@ -111,7 +111,7 @@ def run_benchmark(
             raise UsageError(f"unknown format {name!r} (formats: {TORCH}, {', '.join(TARGETS)})")
     say = progress or (lambda _: None)
     size = size_hw or weights.input.size
-    jpegs = sample_jpegs(data, pictures)
+    jpegs = sample_jpegs(data, samples)
     measured: list[Measurement] = []
     skipped: dict[str, str] = {}
     if threads is not None:
@@ -125,7 +125,7 @@ def run_benchmark(
                 skipped[name] = str(error)
                 continue
             times, latencies = time_pipeline(made.backend, jpegs, size)
-            ap = None if data is None else evaluate(made.backend, data, size_hw=size).figures.ap
+            ap = None if data is None else evaluate(made.backend, data, size_hw=size).metrics.ap
             measured.append(
                 Measurement(
                     format=name,
@@ -188,15 +188,15 @@ def _make(
 def time_pipeline(
     backend: Backend, jpegs: Sequence[bytes], size_hw: tuple[int, int]
 ) -> tuple[StageTimes, npt.NDArray[np.float64]]:
-    """Time a backend on encoded pictures, one after the other.
+    """Time a backend on encoded images, one after the other.
 
     Args:
-        backend: opened; warmed up with the first tenth of the pictures.
-        jpegs: encoded pictures.
+        backend: opened; warmed up with the first tenth of the images.
+        jpegs: encoded images.
         size_hw: input height and width.
 
     Returns:
-        The sum of the stages, and milliseconds of each picture from bytes to detections.
+        The sum of the stages, and milliseconds of each image from bytes to detections.
     """
     pipeline = Pipeline(backend, size_hw=size_hw, batch=1)
     for jpeg in jpegs[: max(len(jpegs) // 10, 1)]:
@@ -213,16 +213,16 @@ def time_pipeline(
 
 
 def sample_jpegs(data: CocoIndex | None, count: int) -> list[bytes]:
-    """The data set's first pictures as they lie on the disk, or rendered scenes, as JPEG.
+    """The data set's first images as they lie on the disk, or rendered scenes, as JPEG.
 
     Raises:
-        DataError: when a picture cannot be read.
+        DataError: when an image cannot be read.
     """
     if data is not None:
         try:
             return [data.image_path(i % len(data)).read_bytes() for i in range(count)]
         except OSError as error:
-            raise DataError(f"{data.images}: a picture cannot be read ({error})") from error
+            raise DataError(f"{data.image_dir}: an image cannot be read ({error})") from error
     encoded = []
     for i in range(count):
         scene = render_scene(np.random.default_rng((11, i % 10)), (480, 640)).image
@@ -235,7 +235,7 @@ def _size(folder: Path) -> int:
 
 
 def describe_machine(threads: int | None) -> dict[str, str]:
-    """What figures depend on: processor, threads, versions."""
+    """What metrics depend on: CPU, threads, versions."""
     import importlib.metadata
 
     versions = {}
@@ -245,9 +245,9 @@ def describe_machine(threads: int | None) -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return {
-        "processor": _processor(),
+        "cpu": _cpu_name(),
         "cores": str(os.cpu_count()),
-        "threads": "one a core" if threads is None else str(threads),
+        "threads": "one per core" if threads is None else str(threads),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "oculox": __version__,
@@ -255,8 +255,8 @@ def describe_machine(threads: int | None) -> dict[str, str]:
     }
 
 
-def _processor() -> str:
-    """The processor's name, with the extensions that int8 and bfloat16 live on."""
+def _cpu_name() -> str:
+    """The CPU's name, with the extensions that int8 and bfloat16 live on."""
     info = Path("/proc/cpuinfo")
     if not info.is_file():
         return platform.processor() or platform.machine()

@@ -15,7 +15,7 @@ _STAGE_COLORS = ("#9aa5b1", "#5b8def", "#1f4e9e", "#f0a33c")
 
 
 def as_table(result: Benchmark) -> str:
-    """Markdown: one line a format, milliseconds a picture."""
+    """Markdown: one line a format, milliseconds per image."""
     head = (
         "| format | MB | median ms | p95 ms | images/s | decode | preprocess | network "
         "| postprocess | AP | parity |"
@@ -59,7 +59,7 @@ def write_plot(result: Benchmark, path: Path) -> None:
         left = [a + b for a, b in zip(left, widths, strict=True)]
     for y, total in enumerate(left):
         axes.text(total, y, f" {total:.1f}", va="center")
-    axes.set_xlabel("milliseconds a picture")
+    axes.set_xlabel("milliseconds per image")
     axes.set_title(f"{result.model}, {result.size_hw[0]} x {result.size_hw[1]}")
     axes.legend(loc="lower right", frameon=False)
     axes.spines[["top", "right"]].set_visible(False)

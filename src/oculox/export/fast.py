@@ -1,4 +1,4 @@
-"""Checkpoints through a quicker runtime than PyTorch, converted on the way in."""
+"""Checkpoints through a faster runtime than PyTorch, converted on the way in."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from oculox.weights.download import locate_weights
 RUNTIMES = ("auto", "torch", "onnx", "openvino")
 """What a checkpoint can be run with."""
 
-# Quickest first, on processors; docs/deploy.md has the figures.
+# Fastest first, on CPUs; docs/deploy.md has the metrics.
 _PREFERRED: dict[str, tuple[str, ...]] = {
     "openvino": ("openvino", "onnx", "onnxscript"),
     "onnx": ("onnxruntime", "onnx", "onnxscript"),
 }
 
 
-def quickest_runtime(device: str) -> str:
-    """The quickest runtime installed: a compiled one on the processor, else PyTorch."""
+def fastest_runtime(device: str) -> str:
+    """The fastest runtime installed: a compiled one on the CPU, else PyTorch."""
     if usable_device(device).type == "cpu":
         for name, packages in _PREFERRED.items():
             if all(importlib.util.find_spec(package) for package in packages):
@@ -52,12 +52,12 @@ def open_with(
 
     Args:
         path: a checkpoint, or an exported file.
-        backend: for checkpoints one of `RUNTIMES`, ``auto`` takes `quickest_runtime`; None for
+        backend: for checkpoints one of `RUNTIMES`, ``auto`` takes `fastest_runtime`; None for
             what the file tells.
         device: where to run.
         precision: of the network; PyTorch alone takes another than ``fp32``.
         size_hw: the input size, fixed by a conversion; None for the checkpoint's own.
-        threads: of the processor.
+        threads: of the CPU.
 
     Raises:
         UsageError: when the runtime is unknown or does not do what is asked.
@@ -76,7 +76,7 @@ def open_with(
         )
     runtime = backend
     if runtime == "auto":
-        runtime = quickest_runtime(device) if precision == "fp32" else "torch"
+        runtime = fastest_runtime(device) if precision == "fp32" else "torch"
     if runtime == "torch":
         return open_backend(path, device=device, precision=precision)
     if precision != "fp32":

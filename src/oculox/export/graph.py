@@ -1,4 +1,4 @@
-"""The one network that every target converts: pictures in, boxes and scores of all cells out."""
+"""The one network that every target converts: images in, boxes and scores of all cells out."""
 
 from __future__ import annotations
 

@@ -19,8 +19,8 @@ from oculox.weights import Weights, build_network
 
 DEFAULT_OPSET = 18
 """ONNX operator set written unless told otherwise."""
-DEFAULT_LICENCE = "Apache-2.0"
-"""Of Oculox and of the official weights; weights trained by others have the licence they say."""
+DEFAULT_LICENSE = "Apache-2.0"
+"""Of Oculox and of the official weights; weights trained by others have the license they say."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -33,12 +33,12 @@ class ExportOptions:
         dynamic_size: any multiple of the largest stride, with `size_hw` as the default.
         batch: the only batch size; None for any.
         precision: of weights and arithmetic; ``int8`` needs `calibration`.
-        calibration: pictures, or a data set whose training pictures are used.
-        calibration_images: most pictures used of it.
-        nms: suppression inside the file; None for outputs of every cell.
+        calibration: images, or a data set whose training images are used.
+        calibration_images: most images used of it.
+        nms: NMS inside the file; None for outputs of every cell.
         letterbox: preprocessing inside the file.
         opset: of ONNX, for the formats that go through it.
-        licence: written into the file.
+        license: written into the file.
     """
 
     format: str
@@ -51,7 +51,7 @@ class ExportOptions:
     nms: InGraphNms | None = None
     letterbox: bool = False
     opset: int = DEFAULT_OPSET
-    licence: str = DEFAULT_LICENCE
+    license: str = DEFAULT_LICENSE
 
     def __post_init__(self) -> None:
         """Check what no target can do."""
@@ -59,16 +59,16 @@ class ExportOptions:
             raise UsageError(f"batch must be at least 1 or dynamic, got {self.batch}")
         if self.precision == "int8" and self.calibration is None:
             raise UsageError(
-                "int8 needs pictures to measure activations on; pass --calib with a folder of "
-                "pictures or a data set"
+                "int8 needs images to measure activations on; pass --calib with a folder of "
+                "images or a data set"
             )
         if self.precision != "int8" and self.calibration is not None:
-            raise UsageError("calibration pictures are for int8; pass --int8 as well")
+            raise UsageError("calibration images are for int8; pass --int8 as well")
         if self.calibration_images < 1:
             raise UsageError(f"calib-images must be at least 1, got {self.calibration_images}")
         if self.letterbox and self.dynamic_size:
             raise UsageError(
-                "with preprocessing inside, pictures of any size are taken already: the size of "
+                "with preprocessing inside, images of any size are taken already: the size of "
                 "the network itself must be fixed"
             )
 
@@ -131,7 +131,7 @@ def make_job(weights: Weights, options: ExportOptions, *, calibration: FloatArra
         nms=options.nms,
         letterbox=options.letterbox,
         oculox=__version__,
-        licence=options.licence,
+        license=options.license,
     )
     return Job(
         network=network,
@@ -143,9 +143,9 @@ def make_job(weights: Weights, options: ExportOptions, *, calibration: FloatArra
 
 
 def calibration_feeds(job: Job) -> Iterator[Array]:
-    """Calibration pictures as the file's own input, one batch at a time.
+    """Calibration images as the file's own input, one batch at a time.
 
-    A fixed batch is filled up by starting again at the first picture. Files with the letterbox
+    A fixed batch is filled up by starting again at the first image. Files with the letterbox
     inside take bytes; letterboxed ones pass their letterbox unchanged.
     """
     metadata = job.metadata

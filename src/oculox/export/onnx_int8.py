@@ -24,7 +24,7 @@ def quantize_onnx(model: onnx.ModelProto, job: Job) -> onnx.ModelProto:
     """A quantised copy of a model from `build_onnx`.
 
     Only convolutions and what lies between them are quantised: the decoding, with its
-    exponentials and pixels, and the suppression stay in float.
+    exponentials and pixels, and the NMS stay in float.
 
     Raises:
         MissingExtraError: when onnxruntime is not installed.

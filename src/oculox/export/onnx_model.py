@@ -13,7 +13,7 @@ import torch
 
 from oculox.errors import ExportError, UsageError
 from oculox.export.job import DEFAULT_OPSET, Job
-from oculox.export.onnx_parts import letterbox_part, suppression_part
+from oculox.export.onnx_parts import letterbox_part, nms_part
 from oculox.predict.backends.extras import require
 from oculox.predict.exported import METADATA_KEY, ExportMetadata
 
@@ -27,7 +27,7 @@ OPSETS = range(18, 24)
 
 
 def build_onnx(job: Job, *, half: bool = False) -> onnx.ModelProto:
-    """Convert and assemble: letterbox where asked for, network, decoding, suppression.
+    """Convert and assemble: letterbox where asked for, network, decoding, NMS.
 
     Args:
         job: says which parts there are, batch and size.
@@ -48,13 +48,13 @@ def build_onnx(job: Job, *, half: bool = False) -> onnx.ModelProto:
     require("onnxscript", extra="onnx", purpose="an ONNX export")
     model = _network(job, half=half)
     if metadata.nms is not None:
-        text = suppression_part(metadata.nms, opset=opset, num_classes=len(metadata.names))
+        text = nms_part(metadata.nms, opset=opset, num_classes=len(metadata.names))
         part = onnx.parser.parse_model(text)
         pairs = [("boxes", "all_boxes"), ("scores", "all_scores")]
         model = onnx.compose.merge_models(
             onnx.compose.add_prefix(model, "network/", rename_inputs=False),
-            onnx.compose.add_prefix(part, "suppression/", rename_outputs=False),
-            io_map=[(f"network/{a}", f"suppression/{b}") for a, b in pairs],
+            onnx.compose.add_prefix(part, "nms/", rename_outputs=False),
+            io_map=[(f"network/{a}", f"nms/{b}") for a, b in pairs],
         )
     if metadata.letterbox:
         model = _with_letterbox(model, metadata, opset)
@@ -78,7 +78,7 @@ def free_dimensions(metadata: ExportMetadata) -> dict[int, Any]:
 
 def _network(job: Job, *, half: bool) -> onnx.ModelProto:
     metadata, opset = job.metadata, job.opset
-    # Two pictures, not one: a batch of 1 would be taken for a constant.
+    # Two images, not one: a batch of 1 would be taken for a constant.
     example = torch.zeros(metadata.batch or 2, 3, *metadata.size_hw)
     dims = free_dimensions(metadata)
     with quiet():

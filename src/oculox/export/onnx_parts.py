@@ -1,4 +1,4 @@
-"""The parts of an ONNX file that come from no network: letterbox before it, suppression after it.
+"""The parts of an ONNX file that come from no network: letterbox before it, NMS after it.
 
 Written in ONNX's own text form out of standard operators, for any batch. Each part is a model of
 one graph, to be merged with its neighbours by output and input names.
@@ -12,18 +12,18 @@ from oculox.types import Preprocessing
 IR_VERSION = 10
 
 
-def suppression_part(nms: InGraphNms, *, opset: int, num_classes: int) -> str:
-    """Boxes and scores of all cells -> the K best detections of each picture.
+def nms_part(nms: InGraphNms, *, opset: int, num_classes: int) -> str:
+    """Boxes and scores of all cells -> the K best detections of each image.
 
     A cell speaks for its most probable class alone, as in `oculox.postprocess`: all its other
     scores are set to zero, which `NonMaxSuppression` then passes over.
 
     Inputs ``all_boxes`` (B, N, 4) and ``all_scores`` (B, N, C); outputs as in `NMS_OUTPUTS`.
     """
-    k = nms.max_detections
+    k = nms.max_det
     return f"""
 <ir_version: {IR_VERSION}, opset_import: ["" : {opset}]>
-suppression (float[batch, cells, 4] all_boxes, float[batch, cells, {num_classes}] all_scores)
+nms (float[batch, cells, 4] all_boxes, float[batch, cells, {num_classes}] all_scores)
   => (float[batch, {k}, 4] boxes, float[batch, {k}] scores, int64[batch, {k}] classes,
       int64[batch] counts)
 <float lowest = {{{nms.conf!r}}}, float overlap = {{{nms.iou!r}}}, float zero = {{0}},
@@ -45,8 +45,8 @@ suppression (float[batch, cells, 4] all_boxes, float[batch, cells, {num_classes}
   cells_shape = Shape (flat_best)
   nothing = ConstantOfShape <value = float[1] {{0}}> (cells_shape)
   kept = ScatterND (nothing, places, picked_scores)
-  count_pictures = Shape <start = 0, end = 1> (all_scores)
-  filler_shape = Concat <axis = 0> (count_pictures, most)
+  count_images = Shape <start = 0, end = 1> (all_scores)
+  filler_shape = Concat <axis = 0> (count_images, most)
   filler = ConstantOfShape <value = float[1] {{0}}> (filler_shape)
   padded = Concat <axis = 1> (kept, filler)
   scores, ranking = TopK <axis = 1, largest = 1, sorted = 1> (padded, most)
@@ -70,23 +70,23 @@ suppression (float[batch, cells, 4] all_boxes, float[batch, cells, {num_classes}
 
 
 def letterbox_part(preprocessing: Preprocessing, *, opset: int, size_hw: tuple[int, int]) -> str:
-    """Pictures of any (one) size -> letterboxed floats, and how to take boxes back.
+    """Images of any (one) size -> letterboxed floats, and how to take boxes back.
 
     Sizes are computed in whole numbers: ``int(h * min(H / h, W / w))`` in floating point, as the
     Python pipeline does it, may round a last row away that is kept here.
 
-    Input ``pictures``, uint8 (B, height, width, 3) BGR; outputs ``letterboxed``, float32
+    Input ``raw_images``, uint8 (B, height, width, 3) BGR; outputs ``letterboxed``, float32
     (B, 3, H, W), ``shift``, float32 (4,) input pixels, and ``scale``, float32 (1,), input pixels
     for each source pixel.
     """
     height, width = size_hw
     order = "2, 1, 0" if preprocessing.color == "rgb" else "0, 1, 2"
     # The centred letterbox rounds to the nearest size and halves the padding; the other one
-    # rounds down and has none before the picture.
+    # rounds down and has none before the image.
     centered = int(preprocessing.placement == "center")
     return f"""
 <ir_version: {IR_VERSION}, opset_import: ["" : {opset}]>
-letterbox (uint8[batch, height, width, 3] pictures)
+letterbox (uint8[batch, height, width, 3] raw_images)
   => (float[batch, 3, {height}, {width}] letterboxed, float[4] shift, float[1] scale)
 <int64[1] full_h = {{{height}}}, int64[1] full_w = {{{width}}}, int64[1] one = {{1}},
  int64[1] two = {{2}}, int64[1] three = {{3}}, int64[2] none = {{0, 0}},
@@ -94,8 +94,8 @@ letterbox (uint8[batch, height, width, 3] pictures)
  float pad_value = {{{float(preprocessing.pad_value)}}},
  float range = {{{255.0 / preprocessing.pixel_max}}}>
 {{
-  h = Shape <start = 1, end = 2> (pictures)
-  w = Shape <start = 2, end = 3> (pictures)
+  h = Shape <start = 1, end = 2> (raw_images)
+  w = Shape <start = 2, end = 3> (raw_images)
   h_twice = Mul (h, two)
   w_twice = Mul (w, two)
   h_rounding = Mul (h, centered)
@@ -118,9 +118,9 @@ letterbox (uint8[batch, height, width, 3] pictures)
   left = Div (w_movable, two)
   bottom = Sub (h_room, top)
   right = Sub (w_room, left)
-  floats = Cast <to = 1> (pictures)
+  floats = Cast <to = 1> (raw_images)
   planes = Transpose <perm = [0, 3, 1, 2]> (floats)
-  count = Shape <start = 0, end = 1> (pictures)
+  count = Shape <start = 0, end = 1> (raw_images)
   inner_shape = Concat <axis = 0> (count, three, inner_h, inner_w)
   resized = Resize <mode = "linear", coordinate_transformation_mode = "half_pixel">
     (planes, , , inner_shape)

@@ -2,7 +2,7 @@
 
 The reference is the network as the weights have it: not fused, its focus not folded, decoded and
 suppressed by `oculox.postprocess`. Inputs are rendered scenes, letterboxed, so that activations
-have the statistics of pictures; noise would leave most of a detector silent.
+have the statistics of images; noise would leave most of a detector silent.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from oculox.predict.pipeline import Pipeline
 from oculox.types import DecodedPredictions, Detections, ImageArray
 
 TOP_CELLS = 100
-"""Cells of a picture, best first, whose errors count in reduced precision: what the other
+"""Cells of an image, best first, whose errors count in reduced precision: what the other
 thousands say of nothing is never looked at."""
 
 
@@ -83,7 +83,7 @@ def check_parity(
 
     Args:
         backend: the opened file.
-        network: in float32 on the processor, in evaluation mode.
+        network: in float32 on the CPU, in evaluation mode.
         batches: batch sizes to feed; a file of one batch size gets them filled up.
 
     Returns:
@@ -97,10 +97,10 @@ def check_parity(
         sizes.append((height + stride, max(width - stride, stride)))
     rows: list[ParityRow] = []
     for size in sizes:
-        pictures = sample_inputs(max(batches), size, color=backend.spec.preprocessing.color)
+        images = sample_inputs(max(batches), size, color=backend.spec.preprocessing.color)
         for batch in batches:
             case = f"batch {batch}, {size[0]} x {size[1]}"
-            rows += _compare(backend, network, pictures[-batch:], case)
+            rows += _compare(backend, network, images[-batch:], case)
     if metadata.letterbox:
         rows += _compare_whole(backend, network)
     return rows
@@ -145,8 +145,8 @@ def _compare(
     expected = select_detections(
         reference,
         conf=settings.conf,
-        nms=settings.nms,
-        max_detections=settings.max_detections,
+        iou=settings.iou,
+        max_det=settings.max_det,
     )
     found = backend.detect(images, settings)
     return compare_detections(
@@ -155,7 +155,7 @@ def _compare(
 
 
 def _compare_whole(backend: ExportedBackend, network: YOLOX) -> list[ParityRow]:
-    """Feed a picture as it is, letterbox and all, against the Python pipeline.
+    """Feed an image as it is, letterbox and all, against the Python pipeline.
 
     Resizing differs in the last bit of a pixel between libraries, so the tolerance is that of
     reduced precision.
@@ -165,21 +165,21 @@ def _compare_whole(backend: ExportedBackend, network: YOLOX) -> list[ParityRow]:
     spec = dataclasses.replace(backend.spec, preprocessing=metadata.preprocessing, batch=None)
     pipeline = Pipeline(TorchBackend.from_network(network, spec), _settings(nms))
     rows: list[ParityRow] = []
-    for picture in _scenes(2):
-        expected = pipeline([picture])
-        pictures = np.repeat(picture[None], metadata.batch or 1, axis=0)
-        found = backend.detections(backend.run(pictures), _settings(nms))[:1]
-        height, width = picture.shape[:2]
+    for image in _scenes(2):
+        expected = pipeline([image])
+        images = np.repeat(image[None], metadata.batch or 1, axis=0)
+        found = backend.detections(backend.run(images), _settings(nms))[:1]
+        height, width = image.shape[:2]
         limits = np.array([width, height, width, height], np.float32)
         found = [dataclasses.replace(f, xyxy=np.clip(f.xyxy, 0, limits)) for f in found]
         precision: Precision = "fp16" if metadata.precision == "fp32" else metadata.precision
-        case = f"picture {height} x {width}"
+        case = f"image {height} x {width}"
         rows += compare_detections(expected, found, nms=nms, precision=precision, case=case)
     return rows
 
 
 def _settings(nms: InGraphNms) -> DetectSettings:
-    return DetectSettings(conf=nms.conf, nms=nms.iou, max_detections=nms.max_detections)
+    return DetectSettings(conf=nms.conf, iou=nms.iou, max_det=nms.max_det)
 
 
 def compare_cells(
@@ -188,7 +188,7 @@ def compare_cells(
     """Errors of outputs of all cells.
 
     Args:
-        reference: of the same pictures.
+        reference: of the same images.
         boxes: (B, N, 4) xyxy.
         scores: (B, N, C).
         precision: chooses the tolerance.
@@ -247,7 +247,7 @@ def compare_detections(
     class that suppresses it, with no lower score, or a full list of better ones.
 
     Args:
-        expected: of the reference, one a picture.
+        expected: of the reference, one per image.
         found: of the file.
         nms: that both went through.
         precision: chooses the tolerance.
@@ -293,7 +293,7 @@ def _unexplained(
     reaches = overlaps >= min(nms.iou, 0.7) - 0.01
     no_worse = b.scores[None] >= a.scores[:, None] - slack
     explained = (reaches & no_worse).any(axis=1)
-    if len(b) == nms.max_detections:
+    if len(b) == nms.max_det:
         explained |= a.scores <= b.scores.min() + slack
     # The threshold itself lets one side keep what the other drops.
     explained |= a.scores <= nms.conf + slack

@@ -28,7 +28,7 @@ MAX_AP_LOSS = 0.01
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ApLoss:
-    """COCO AP of the checkpoint and of the file, on the same pictures at the same size."""
+    """COCO AP of the checkpoint and of the file, on the same images at the same size."""
 
     checkpoint: float
     exported: float
@@ -94,13 +94,13 @@ def export_model(
         weights: to export.
         options: how.
         output: final name, with the suffix of the format.
-        data: pictures to measure AP on.
+        data: images to measure AP on.
         max_ap_loss: most AP the file may lose on them.
         progress: told what is being done.
 
     Raises:
         UsageError: when the format is unknown or cannot do what is asked, or an extra is missing.
-        DataError: when calibration pictures are missing, or the target cannot be written.
+        DataError: when calibration images are missing, or the target cannot be written.
         ExportError: when the converter fails.
         ParityError: when the file does not agree with the network.
     """
@@ -162,7 +162,7 @@ def _measure_ap(weights: Weights, backend: Backend, data: CocoIndex, allowed: fl
     checkpoint, exported = (
         evaluate(
             candidate, data, settings=OFFICIAL_SETTINGS, size_hw=backend.spec.size_hw
-        ).figures.ap
+        ).metrics.ap
         for candidate in (TorchBackend.from_weights(weights), backend)
     )
     return ApLoss(checkpoint=checkpoint, exported=exported, allowed=allowed)

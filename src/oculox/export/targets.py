@@ -34,7 +34,7 @@ class Target:
         dynamic_batch: whether the batch can be left free.
         dynamic_size: whether the input size can be left free.
         batches: the only fixed batch size; None for any.
-        nms: whether suppression can be put inside.
+        nms: whether NMS can be put inside.
         letterbox: whether preprocessing can be put inside.
         runs: whether Oculox can run the file on this machine, and so prove it.
     """
@@ -134,7 +134,7 @@ def find_target(options: ExportOptions) -> Target:
     asked: tuple[tuple[bool, str, Callable[[Target], bool]], ...] = (
         (options.batch is None, "a free batch size", lambda t: t.dynamic_batch),
         (options.dynamic_size, "a free input size", lambda t: t.dynamic_size),
-        (options.nms is not None, "suppression inside", lambda t: t.nms),
+        (options.nms is not None, "NMS inside", lambda t: t.nms),
         (options.letterbox, "preprocessing inside", lambda t: t.letterbox),
         (
             options.batch is not None,

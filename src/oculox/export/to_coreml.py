@@ -37,5 +37,5 @@ def write_coreml(job: Job, path: Path) -> None:
             else precision.FLOAT32,
         )
         model.user_defined_metadata[METADATA_KEY] = job.metadata.to_json()
-        model.license = job.metadata.licence
+        model.license = job.metadata.license
         model.save(str(path))

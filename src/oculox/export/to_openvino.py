@@ -15,7 +15,7 @@ FLOAT_NODES = (
     r".*_preds\..*",
     r"(.*/)?decoding/.*",
     r"letterbox/.*",
-    r"suppression/.*",
+    r"nms/.*",
     r"(.*/)?(input_)?boxes",
     r"(.*/)?scores",
 )

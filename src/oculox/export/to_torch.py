@@ -35,7 +35,7 @@ def write_pt2(job: Job, path: Path) -> None:
 
 def exported_program(job: Job) -> Any:
     """The graph as a `torch.export.ExportedProgram`."""
-    # Two pictures, not one: a batch of 1 would be taken for a constant.
+    # Two images, not one: a batch of 1 would be taken for a constant.
     example = torch.zeros(job.metadata.batch or 2, 3, *job.metadata.size_hw)
     dims = free_dimensions(job.metadata)
     with torch.no_grad(), quiet():

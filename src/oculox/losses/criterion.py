@@ -56,7 +56,7 @@ class Criterion:
         Args:
             raw: predictions of any floating type; gradients flow to them.
             targets: labels; the content of padding slots does not matter, M may be 0.
-            use_l1: add the L1 term (the no-augmentation tail of the recipe).
+            use_l1: add the L1 term (the tail of the recipe).
 
         Raises:
             ValueError: when the predictions have another number of classes.

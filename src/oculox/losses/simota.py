@@ -26,7 +26,7 @@ PAIRS_AT_ONCE = 2**21
 """Most (object, candidate) pairs worked on together, where one image does not have more.
 
 Images are taken in groups of that size, so that memory does not grow with the batch: about ten
-tensors of 8 MiB are alive. Larger groups are slower on a processor, whose caches they leave.
+tensors of 8 MiB are alive. Larger groups are slower on a CPU, whose caches they leave.
 """
 
 

@@ -1,6 +1,6 @@
-"""COCO figures."""
+"""COCO metrics."""
 
 from oculox.metrics.coco import CONFUSION_CONF, evaluate_boxes
-from oculox.metrics.figures import FIGURES, ClassFigures, CocoFigures
+from oculox.metrics.values import METRICS, ClassMetrics, CocoMetrics
 
-__all__ = ["CONFUSION_CONF", "FIGURES", "ClassFigures", "CocoFigures", "evaluate_boxes"]
+__all__ = ["CONFUSION_CONF", "METRICS", "ClassMetrics", "CocoMetrics", "evaluate_boxes"]

@@ -1,6 +1,6 @@
-"""COCO figures of detections: AP and AR, per class too, best-F1 operating points, confusion.
+"""COCO metrics of detections: AP and AR, per class too, best-F1 operating points, confusion.
 
-The matching is hotcoco's, a compiled evaluator that agrees with pycocotools. Figures are counted
+The matching is hotcoco's, a compiled evaluator that agrees with pycocotools. Metrics are counted
 against the annotation file itself, not against loaded labels: its crowd regions and areas decide
 which detections and objects are ignored.
 """
@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from oculox.errors import DataError
-from oculox.metrics.figures import FIGURES, ClassFigures, CocoFigures
+from oculox.metrics.values import METRICS, ClassMetrics, CocoMetrics
 from oculox.types import ImageId, IntArray
 
 CONFUSION_CONF = 0.25
@@ -26,7 +26,7 @@ CONFUSION_CONF = 0.25
 
 _IOU50 = 0  # index of IoU 0.5 among COCO's ten thresholds
 _ALL_AREAS = 0
-_MAX_100 = 2  # index of 100 among COCO's most detections a picture, 1, 10, 100
+_MAX_100 = 2  # index of 100 among COCO's most detections per image, 1, 10, 100
 
 
 def evaluate_boxes(
@@ -35,18 +35,18 @@ def evaluate_boxes(
     *,
     image_ids: Collection[ImageId] | None = None,
     confusion_conf: float = CONFUSION_CONF,
-) -> CocoFigures:
-    """COCO figures of detections.
+) -> CocoMetrics:
+    """COCO metrics of detections.
 
     Args:
         annotations: a COCO file or its content; not modified.
         results: COCO results: image_id, category_id, bbox (x, y, width, height), score. Ids of
-            pictures are the file's own, numbers or texts.
-        image_ids: count only these pictures; None for all of the file.
+            images are the file's own, numbers or texts.
+        image_ids: count only these images; None for all of the file.
         confusion_conf: lowest score that counts in the confusion matrix.
 
     Raises:
-        DataError: when the file cannot be read, or a result names a picture or category that is
+        DataError: when the file cannot be read, or a result names an image or category that is
             not in it, or has a box or score that is no finite number.
     """
     content = annotations if isinstance(annotations, Mapping) else _read(annotations)
@@ -60,9 +60,9 @@ def evaluate_boxes(
     evaluator.accumulate()
     evaluator.summary_lines()  # fills `stats`; `summarize` would print as well
     stats = [float(v) for v in evaluator.stats]
-    return CocoFigures(
-        **dict(zip(FIGURES, stats, strict=True)),
-        classes=_class_figures(evaluator.eval, truth),
+    return CocoMetrics(
+        **dict(zip(METRICS, stats, strict=True)),
+        classes=_class_metrics(evaluator.eval, truth),
         confusion=_confusion(evaluator, truth, confusion_conf),
         confusion_conf=confusion_conf,
         images=len(numbers),
@@ -85,7 +85,7 @@ def _read(path: Path) -> Mapping[str, Any]:
 def _number_images(
     images: Sequence[Mapping[str, Any]], chosen: Collection[ImageId] | None
 ) -> dict[ImageId, int]:
-    """File's image id -> 1..n, in the order that COCO evaluators take pictures in."""
+    """File's image id -> 1..n, in the order that COCO evaluators take images in."""
     keep = None if chosen is None else set(chosen)
     ids = {i["id"] for i in images if keep is None or i["id"] in keep}
     ordered = sorted(ids, key=lambda i: (isinstance(i, str), i))
@@ -128,13 +128,13 @@ def _result_rows(
     for i, result in enumerate(results):
         image_id, category_id = result["image_id"], result["category_id"]
         if image_id not in numbers:
-            raise DataError(f"result {i}: picture {image_id!r} is not evaluated ({where})")
+            raise DataError(f"result {i}: image {image_id!r} is not evaluated ({where})")
         if category_id not in categories:
             raise DataError(f"result {i}: category {category_id!r} is not in {where}")
         box, score = [float(v) for v in result["bbox"]], float(result["score"])
         if not all(map(math.isfinite, (*box, score))):
             raise DataError(
-                f"result {i}, picture {image_id!r}: box and score must be finite numbers, "
+                f"result {i}, image {image_id!r}: box and score must be finite numbers, "
                 f"got {box} and {score}"
             )
         rows.append(
@@ -148,8 +148,8 @@ def _result_rows(
     return rows
 
 
-def _class_figures(curves: Any, truth: Mapping[str, Any]) -> tuple[ClassFigures, ...]:
-    """Figures of each class from the evaluator's curves.
+def _class_metrics(curves: Any, truth: Mapping[str, Any]) -> tuple[ClassMetrics, ...]:
+    """Metrics of each class from the evaluator's curves.
 
     precision and scores: (10 IoU, 101 recalls, C, 4 areas, 3 limits); recall: (10, C, 4, 3).
     """
@@ -157,14 +157,14 @@ def _class_figures(curves: Any, truth: Mapping[str, Any]) -> tuple[ClassFigures,
     scores = np.asarray(curves["scores"])[_IOU50, :, :, _ALL_AREAS, _MAX_100]
     recall = np.asarray(curves["recall"])[:, :, _ALL_AREAS, _MAX_100]
     counts = _object_counts(truth)
-    figures = []
+    metrics = []
     for k, category in enumerate(truth["categories"]):
         objects = counts.get(category["id"], 0)
         point = (-1.0,) * 4
         if objects:
             point = _best_f1(precision[_IOU50, :, k], scores[:, k], objects)
-        figures.append(
-            ClassFigures(
+        metrics.append(
+            ClassMetrics(
                 name=category["name"],
                 category_id=category["id"],
                 objects=objects,
@@ -177,7 +177,7 @@ def _class_figures(curves: Any, truth: Mapping[str, Any]) -> tuple[ClassFigures,
                 confidence=point[3],
             )
         )
-    return tuple(figures)
+    return tuple(metrics)
 
 
 def _object_counts(truth: Mapping[str, Any]) -> dict[int, int]:

@@ -1,6 +1,6 @@
 """Non-maximum suppression: of boxes that overlap too much, only the best stays.
 
-Exact greedy suppression on the processor, without compiled extensions. Boxes are compared in
+Exact greedy NMS on the CPU, without compiled extensions. Boxes are compared in
 blocks, best first, and what a block suppresses is never looked at again. Inside a block the rows
 of the overlap matrix are bits of Python integers, so that the sequential part costs a shift and
 an "or" for each box.
@@ -30,7 +30,7 @@ def nms(
     """Indices of the boxes that stay, best score first (of equal scores the first one).
 
     A box goes when its IoU with a better box that stays is strictly greater than the threshold,
-    as in torchvision. The work is done on the processor wherever the tensors are.
+    as in torchvision. The work is done on the CPU wherever the tensors are.
 
     Args:
         boxes: (n, 4), xyxy, of any unit.

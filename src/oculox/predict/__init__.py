@@ -1,1 +1,1 @@
-"""From pictures to detections, with a network in any format."""
+"""From images to detections, with a network in any format."""

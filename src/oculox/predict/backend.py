@@ -1,8 +1,8 @@
 """The contract between a network in any format and the pipeline.
 
-A backend takes letterboxed pictures and answers with detections in the pixels of its input. A
+A backend takes letterboxed images and answers with detections in the pixels of its input. A
 format whose network ends at the predictions of all cells derives from `DecodingBackend` and
-supplies `predict` alone; one with suppression inside supplies `detect`.
+supplies `predict` alone; one with NMS inside supplies `detect`.
 """
 
 from __future__ import annotations
@@ -67,9 +67,9 @@ class DetectSettings:
 
     Attributes:
         conf: lowest score kept, 0 to 1.
-        nms: IoU above which the weaker of two boxes goes, 0 to 1.
-        max_detections: most detections kept in a picture.
-        class_agnostic: suppress across classes.
+        iou: IoU above which the weaker of two boxes goes, 0 to 1.
+        max_det: most detections kept in an image.
+        agnostic_nms: suppress across classes.
         class_ids: keep only these class indices; None for all.
 
     Raises:
@@ -77,19 +77,19 @@ class DetectSettings:
     """
 
     conf: float = 0.3
-    nms: float = 0.45
-    max_detections: int = 1000
-    class_agnostic: bool = False
+    iou: float = 0.45
+    max_det: int = 1000
+    agnostic_nms: bool = False
     class_ids: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        for field in ("conf", "nms"):
+        for field in ("conf", "iou"):
             value = getattr(self, field)
             if not 0 <= value <= 1:
                 raise UsageError(f"{field} must be between 0 and 1, got {value}")
-        if self.max_detections < 1:
-            raise UsageError(f"max_detections must be at least 1, got {self.max_detections}")
+        if self.max_det < 1:
+            raise UsageError(f"max_det must be at least 1, got {self.max_det}")
 
 
 class Backend(Protocol):
@@ -124,7 +124,7 @@ class Backend(Protocol):
 
 
 class DecodingBackend(abc.ABC):
-    """A backend whose network predicts every cell: thresholds and suppression happen here."""
+    """A backend whose network predicts every cell: thresholds and NMS happen here."""
 
     kind: str
 
@@ -152,9 +152,9 @@ class DecodingBackend(abc.ABC):
                 found += select_detections(
                     DecodedPredictions(*(t[:real] for t in decoded)),
                     conf=settings.conf,
-                    nms=settings.nms,
-                    max_detections=settings.max_detections,
-                    class_agnostic=settings.class_agnostic,
+                    iou=settings.iou,
+                    max_det=settings.max_det,
+                    agnostic_nms=settings.agnostic_nms,
                     class_ids=settings.class_ids,
                     names=self.spec.names,
                 )
@@ -164,14 +164,14 @@ class DecodingBackend(abc.ABC):
 def fixed_batches(
     images: ImageArray | Tensor, batch: int | None
 ) -> Iterator[tuple[ImageArray | Tensor, int]]:
-    """Split pictures into batches of exactly `batch`, the last one filled up with zeros.
+    """Split images into batches of exactly `batch`, the last one filled up with zeros.
 
     Args:
         images: uint8 (B, 3, H, W).
         batch: the size that the network was built for; None passes `images` on whole.
 
     Yields:
-        Pictures (batch, 3, H, W) and how many of them are real.
+        Images (batch, 3, H, W) and how many of them are real.
     """
     if batch is None:
         yield images, len(images)

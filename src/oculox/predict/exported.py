@@ -35,9 +35,9 @@ METADATA_KEY = "oculox"
 METADATA_VERSION = 1
 
 CELL_OUTPUTS = ("boxes", "scores")
-"""Outputs without suppression: float32 (B, N, 4) xyxy and float32 (B, N, C), for every cell."""
+"""Outputs without NMS: float32 (B, N, 4) xyxy and float32 (B, N, C), for every cell."""
 NMS_OUTPUTS = ("boxes", "scores", "classes", "counts")
-"""Outputs with suppression, best first: float32 (B, K, 4) xyxy, float32 (B, K), int64 (B, K),
+"""Outputs with NMS, best first: float32 (B, K, 4) xyxy, float32 (B, K), int64 (B, K),
 int64 (B,); rows from ``counts`` on are zero."""
 
 Precision = Literal["fp32", "fp16", "int8"]
@@ -46,17 +46,17 @@ Array = npt.NDArray[Any]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class InGraphNms:
-    """Suppression inside a model; its thresholds are constants of the file.
+    """NMS inside a model; its thresholds are constants of the file.
 
     Attributes:
         conf: lowest score kept.
         iou: IoU above which the weaker of two boxes of a class goes.
-        max_detections: K, the rows of the outputs.
+        max_det: K, the rows of the outputs.
     """
 
     conf: float = 0.01
     iou: float = 0.65
-    max_detections: int = 300
+    max_det: int = 300
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -74,11 +74,11 @@ class ExportMetadata:
         dynamic_size: whether other multiples of the largest stride work.
         batch: the only batch size that works; None for any.
         precision: of weights and arithmetic.
-        nms: suppression inside the graph; None for outputs of every cell.
-        letterbox: whether preprocessing is inside the graph: the input is then ``pictures``,
-            uint8 (B, height, width, 3) BGR of any size, and boxes are in pixels of the pictures.
+        nms: NMS inside the graph; None for outputs of every cell.
+        letterbox: whether preprocessing is inside the graph: the input is then ``images``,
+            uint8 (B, height, width, 3) BGR of any size, and boxes are in pixels of the images.
         oculox: version that wrote the file.
-        licence: of the weights, as the exporter stated it.
+        license: of the weights, as the exporter stated it.
     """
 
     format: str
@@ -94,12 +94,12 @@ class ExportMetadata:
     nms: InGraphNms | None = None
     letterbox: bool = False
     oculox: str = ""
-    licence: str = ""
+    license: str = ""
 
     @property
     def input_name(self) -> str:
         """Name of the model's one input."""
-        return "pictures" if self.letterbox else "images"
+        return "raw_images" if self.letterbox else "images"
 
     @property
     def output_names(self) -> tuple[str, ...]:
@@ -158,7 +158,7 @@ class ExportMetadata:
                     f"{where}: metadata version {version!r}; this Oculox reads up to "
                     f"{METADATA_VERSION}, a newer one may be needed"
                 )
-            ids, suppression = content["category_ids"], content["nms"]
+            ids, inside = content["category_ids"], content["nms"]
             return cls(
                 format=content["format"],
                 model=content["model"],
@@ -170,10 +170,10 @@ class ExportMetadata:
                 dynamic_size=content["dynamic_size"],
                 batch=content["batch"],
                 precision=content["precision"],
-                nms=None if suppression is None else InGraphNms(**suppression),
+                nms=None if inside is None else InGraphNms(**inside),
                 letterbox=content["letterbox"],
                 oculox=content["oculox"],
-                licence=content["licence"],
+                license=content["license"],
             )
         except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
             raise CheckpointError(f"{where}: its metadata is damaged ({error!r})") from None
@@ -221,15 +221,15 @@ class ExportedBackend(abc.ABC):
     ) -> list[Detections]:
         """See `Backend.detect`.
 
-        A file with suppression inside cannot give what it has thrown away: thresholds of
+        A file with NMS inside cannot give what it has thrown away: thresholds of
         `settings` that are looser than the file's have no effect, and a warning says so.
         """
         watch = watch or Stopwatch()
         inside = self.metadata.nms
-        if inside is not None and (settings.conf < inside.conf or settings.nms > inside.iou):
+        if inside is not None and (settings.conf < inside.conf or settings.iou > inside.iou):
             warnings.warn(
                 f"the model suppresses at conf {inside.conf}, IoU {inside.iou} by itself; "
-                f"conf {settings.conf}, IoU {settings.nms} cannot bring back what it drops",
+                f"conf {settings.conf}, IoU {settings.iou} cannot bring back what it drops",
                 stacklevel=2,
             )
         found: list[Detections] = []
@@ -250,9 +250,9 @@ class ExportedBackend(abc.ABC):
             # The scores are products with the objectness already.
             DecodedPredictions(boxes, torch.ones(scores.shape[:2]), scores),
             conf=settings.conf,
-            nms=settings.nms,
-            max_detections=settings.max_detections,
-            class_agnostic=settings.class_agnostic,
+            iou=settings.iou,
+            max_det=settings.max_det,
+            agnostic_nms=settings.agnostic_nms,
             class_ids=settings.class_ids,
             names=self.spec.names,
         )
@@ -260,7 +260,7 @@ class ExportedBackend(abc.ABC):
     def _selected(
         self, boxes: Array, scores: Array, classes: Array, count: Array, *, settings: DetectSettings
     ) -> Detections:
-        """What `settings` keep of one picture's survivors.
+        """What `settings` keep of one image's survivors.
 
         Suppressing them again at the file's own threshold changes nothing, at a stricter one it
         drops more.
@@ -277,7 +277,7 @@ class ExportedBackend(abc.ABC):
         stays = nms(
             torch.from_numpy(all_found.xyxy),
             torch.from_numpy(all_found.scores),
-            iou_threshold=settings.nms,
-            class_ids=None if settings.class_agnostic else torch.from_numpy(all_found.class_ids),
+            iou_threshold=settings.iou,
+            class_ids=None if settings.agnostic_nms else torch.from_numpy(all_found.class_ids),
         )
-        return all_found[stays.numpy()[: settings.max_detections]]
+        return all_found[stays.numpy()[: settings.max_det]]

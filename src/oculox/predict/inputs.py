@@ -1,4 +1,4 @@
-"""Pictures in memory, whatever their channels, as the one form the pipeline works on."""
+"""Images in memory, whatever their channels, as the one form the pipeline works on."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from oculox.types import ImageArray
 ColorOrder = Literal["bgr", "rgb"]
 
 
-def as_bgr(image: object, *, color: ColorOrder = "bgr", where: str = "picture") -> ImageArray:
-    """Check a picture and bring it to three channels, BGR.
+def as_bgr(image: object, *, color: ColorOrder = "bgr", where: str = "image") -> ImageArray:
+    """Check an image and bring it to three channels, BGR.
 
     Args:
         image: a numpy array, uint8: (H, W) or (H, W, 1) grey, (H, W, 3) or (H, W, 4) with
             alpha (dropped). Or a Pillow image, whose mode tells its colours; its EXIF
             orientation is applied.
         color: channel order of an array: ``bgr`` as OpenCV reads it, or ``rgb``.
-        where: which picture this is, for messages.
+        where: which image this is, for messages.
 
     Returns:
         uint8 (H, W, 3), BGR; the argument itself where nothing had to change.
 
     Raises:
-        UsageError: when it is no picture, empty, or of another dtype or shape.
+        UsageError: when it is no image, empty, or of another dtype or shape.
     """
     if color not in ("bgr", "rgb"):
         raise UsageError(f"color must be 'bgr' or 'rgb', got {color!r}")
@@ -49,10 +49,10 @@ def as_bgr(image: object, *, color: ColorOrder = "bgr", where: str = "picture") 
     if channels not in (1, 3, 4):
         raise UsageError(
             f"{where}: expected shape (height, width, 3), got {array.shape}"
-            + ("; pass a list for several pictures" if array.ndim == 4 else "")
+            + ("; pass a list for several images" if array.ndim == 4 else "")
         )
     if array.size == 0:
-        raise UsageError(f"{where}: the picture is empty, its shape is {array.shape}")
+        raise UsageError(f"{where}: the image is empty, its shape is {array.shape}")
     if channels == 1:
         array = np.broadcast_to(array.reshape(*array.shape[:2], 1), (*array.shape[:2], 3))
         return np.ascontiguousarray(array)

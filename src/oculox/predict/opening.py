@@ -42,7 +42,7 @@ def open_backend(
         device: ``cpu``, ``cuda``, ``cuda:1``, ``mps``, ... or ``auto``.
         precision: of the network, where the format leaves the choice.
         backend: one of `FORMATS` where the suffix does not tell.
-        threads: of the processor, where the format's runtime takes a number.
+        threads: of the CPU, where the format's runtime takes a number.
 
     Raises:
         UsageError: when the format is unknown, the device absent, or an export is asked for
@@ -87,7 +87,7 @@ def _open_export(kind: str, path: Path, *, device: str, threads: int | None) -> 
 
         return TensorrtBackend.from_file(path, device=device)
     if device not in ("auto", "cpu"):
-        raise UsageError(f"{path}: device {device!r}: Oculox runs {kind} models on the processor")
+        raise UsageError(f"{path}: device {device!r}: Oculox runs {kind} models on the CPU")
     if kind == "mindir":
         from oculox.predict.backends.mindir_backend import MindirBackend
 

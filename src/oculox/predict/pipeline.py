@@ -1,4 +1,4 @@
-"""Pictures in, detections in the pixels of those pictures out."""
+"""Images in, detections in the pixels of those images out."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from oculox.types import Detections, ImageArray
 class Pipeline:
     """Letterbox, network, post-processing and the way back to source pixels.
 
-    Arrays are BGR, as OpenCV reads pictures, unless a call says ``color="rgb"``.
+    Arrays are BGR, as OpenCV reads images, unless a call says ``color="rgb"``.
 
     Args:
         backend: the network.
         settings: thresholds and class filter.
         size_hw: input height and width; None for the network's own.
-        batch: most pictures that go through the network at once.
+        batch: most images that go through the network at once.
 
     Raises:
         UsageError: when the network does not take that size, or a class of the filter is
@@ -56,7 +56,7 @@ class Pipeline:
         color: ColorOrder = "bgr",
         watch: Stopwatch | None = None,
     ) -> list[Detections]:
-        """Find objects in pictures of any sizes.
+        """Find objects in images of any sizes.
 
         Args:
             images: uint8 arrays (H, W, 3), grey or with alpha too, or Pillow images.
@@ -64,32 +64,32 @@ class Pipeline:
             watch: counts the stages.
 
         Returns:
-            One result a picture, in order, in its own pixels and clipped to it.
+            One result per image, in order, in its own pixels and clipped to it.
 
         Raises:
-            UsageError: when one is no picture; the message gives its place in the list.
+            UsageError: when one is no image; the message gives its place in the list.
         """
         watch = watch or Stopwatch()
         with watch.stage("preprocess"):
-            pictures = [
-                as_bgr(image, color=color, where=f"picture {i}") for i, image in enumerate(images)
+            arrays = [
+                as_bgr(image, color=color, where=f"image {i}") for i, image in enumerate(images)
             ]
         found: list[Detections] = []
-        for start in range(0, len(pictures), self.batch):
-            found += self._detect(pictures[start : start + self.batch], watch)
-        watch.count(len(pictures))
+        for start in range(0, len(arrays), self.batch):
+            found += self._detect(arrays[start : start + self.batch], watch)
+        watch.count(len(arrays))
         return found
 
-    def _detect(self, pictures: list[ImageArray], watch: Stopwatch) -> list[Detections]:
+    def _detect(self, images: list[ImageArray], watch: Stopwatch) -> list[Detections]:
         preprocessing = self.backend.spec.preprocessing
         with watch.stage("preprocess"):
             geometries = [
-                letterbox_geometry(picture.shape[:2], self.size_hw, preprocessing.placement)
-                for picture in pictures
+                letterbox_geometry(image.shape[:2], self.size_hw, preprocessing.placement)
+                for image in images
             ]
             boxed = []
-            for picture, geometry in zip(pictures, geometries, strict=True):
-                canvas = apply_letterbox(picture, geometry, pad_value=preprocessing.pad_value)
+            for image, geometry in zip(images, geometries, strict=True):
+                canvas = apply_letterbox(image, geometry, pad_value=preprocessing.pad_value)
                 if preprocessing.color == "rgb":
                     canvas = np.asarray(cv2.cvtColor(canvas, cv2.COLOR_BGR2RGB), np.uint8)
                 boxed.append(canvas)

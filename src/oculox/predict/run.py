@@ -1,4 +1,4 @@
-"""Predict on many sources into a folder: annotated pictures and one `predictions.json`."""
+"""Predict on many sources into a folder: annotated images and one `predictions.json`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import cv2
 
 from oculox.errors import DataError, UsageError
 from oculox.predict.pipeline import Pipeline
-from oculox.predict.sources import Picture, Source, Unreadable, read_pictures
+from oculox.predict.sources import LoadedImage, Source, Unreadable, read_images
 from oculox.predict.timing import StageTimes, Stopwatch
 from oculox.predict.video import VideoSummary, annotate_video
 from oculox.types import ImageArray
@@ -30,15 +30,15 @@ class PredictSummary:
 
     Attributes:
         output: the folder.
-        pictures: number of pictures predicted on.
-        detections: number of detections in pictures and videos.
-        unreadable: the pictures and videos that were skipped, with the reason.
+        images: number of images predicted on.
+        detections: number of detections in images and videos.
+        unreadable: the images and videos that were skipped, with the reason.
         videos: one summary a video or camera.
         times: seconds by stage, videos included.
     """
 
     output: Path
-    pictures: int
+    images: int
     detections: int
     unreadable: tuple[Unreadable, ...]
     videos: tuple[VideoSummary, ...]
@@ -63,8 +63,8 @@ def predict_to_folder(
 ) -> PredictSummary:
     """Predict on sources and write what was found.
 
-    `predictions.json` is a list with one entry a picture: source, width, height, detections
-    (box in xyxy pixels, score, class_id, name), and `picture`, the annotated file's name, if
+    `predictions.json` is a list with one entry per image: source, width, height, detections
+    (box in xyxy pixels, score, class_id, name), and `annotated`, the annotated file's name, if
     drawn. A video becomes an MP4 and a file of JSON lines. A source that cannot be read is
     skipped and reported in the summary.
 
@@ -72,7 +72,7 @@ def predict_to_folder(
         pipeline: what finds objects.
         sources: from `find_sources`.
         output: folder to write to; made if absent. Sources are never overwritten.
-        draw: write annotated pictures.
+        draw: write annotated images.
         overwrite: allow a folder that holds something already.
         max_frames: most frames of each video or camera.
         stdin: read for the source ``-``; standard input if None.
@@ -86,12 +86,12 @@ def predict_to_folder(
     names = _Names(output, sources)
     report = functools.partial(_report, progress, len(sources))
     watch = Stopwatch()
-    pictures = read_pictures(sources, stdin=stdin, watch=watch)
+    loaded = read_images(sources, stdin=stdin, watch=watch)
     entries: list[dict[str, Any]] = []
     unreadable: list[Unreadable] = []
-    for chunk in _chunks(pictures, pipeline.batch):
+    for chunk in _chunks(loaded, pipeline.batch):
         unreadable += [p for p in chunk if isinstance(p, Unreadable)]
-        good = [p for p in chunk if isinstance(p, Picture)]
+        good = [p for p in chunk if isinstance(p, LoadedImage)]
         entries += _predict_chunk(pipeline, good, names if draw else None, watch)
         report(len(entries) + len(unreadable))
     videos: list[VideoSummary] = []
@@ -105,7 +105,7 @@ def predict_to_folder(
     write_json(output / PREDICTIONS, entries)
     return PredictSummary(
         output=output,
-        pictures=len(entries),
+        images=len(entries),
         detections=sum(len(e["detections"]) for e in entries) + sum(v.detections for v in videos),
         unreadable=tuple(unreadable),
         videos=tuple(videos),
@@ -114,23 +114,23 @@ def predict_to_folder(
 
 
 def _predict_chunk(
-    pipeline: Pipeline, pictures: Sequence[Picture], names: _Names | None, watch: Stopwatch
+    pipeline: Pipeline, loaded: Sequence[LoadedImage], names: _Names | None, watch: Stopwatch
 ) -> list[dict[str, Any]]:
-    """Entries of `predictions.json`; pictures are drawn where there are `names` for them."""
+    """Entries of `predictions.json`; images are drawn where there are `names` for them."""
     entries = []
-    results = pipeline([p.image for p in pictures], watch=watch)
-    for picture, detections in zip(pictures, results, strict=True):
-        height, width = picture.image.shape[:2]
+    results = pipeline([p.image for p in loaded], watch=watch)
+    for one, detections in zip(loaded, results, strict=True):
+        height, width = one.image.shape[:2]
         entry = {
-            "source": picture.source.name,
+            "source": one.source.name,
             "width": width,
             "height": height,
             "detections": detections.to_dicts(),
         }
         if names is not None:
-            target = names.take(picture.source)
-            write_picture(target, detections.draw(picture.image))
-            entry["picture"] = target.name
+            target = names.take(one.source)
+            write_image(target, detections.draw(one.image))
+            entry["annotated"] = target.name
         entries.append(entry)
     return entries
 
@@ -172,15 +172,15 @@ def prepare_folder(output: Path, *, overwrite: bool) -> None:
         raise DataError(f"{output}: cannot make the folder ({error.strerror})") from error
 
 
-def write_picture(path: Path, image: ImageArray) -> None:
-    """Write a picture in the format of its suffix, complete or not at all.
+def write_image(path: Path, image: ImageArray) -> None:
+    """Write an image in the format of its suffix, complete or not at all.
 
     Raises:
         DataError: when it cannot be written.
     """
     good, encoded = cv2.imencode(path.suffix, image)
     if not good:
-        raise DataError(f"{path}: the picture cannot be encoded as {path.suffix}")
+        raise DataError(f"{path}: the image cannot be encoded as {path.suffix}")
     _write(path, encoded.tobytes())
 
 
@@ -204,9 +204,9 @@ def _write(path: Path, data: bytes) -> None:
 
 
 def _chunks(
-    items: Iterator[Picture | Unreadable], size: int
-) -> Iterator[list[Picture | Unreadable]]:
-    chunk: list[Picture | Unreadable] = []
+    items: Iterator[LoadedImage | Unreadable], size: int
+) -> Iterator[list[LoadedImage | Unreadable]]:
+    chunk: list[LoadedImage | Unreadable] = []
     for item in items:
         chunk.append(item)
         if len(chunk) == size:
@@ -226,7 +226,7 @@ class _Names:
         self._taken.add(self._key(folder / PREDICTIONS))
 
     def take(self, source: Source) -> Path:
-        if source.kind == "picture" and source.path is not None:
+        if source.kind == "image" and source.path is not None:
             stem, suffix = source.path.stem, _written_suffix(source.path)
         elif source.kind == "stdin":
             stem, suffix = source.name, ".jpg"
@@ -247,6 +247,6 @@ class _Names:
 
 
 def _written_suffix(path: Path) -> str:
-    """Pictures keep their format where it suits photographs and every viewer shows it."""
+    """Images keep their format where it suits photographs and every viewer shows it."""
     suffix = path.suffix.lower()
     return suffix if suffix in (".jpg", ".jpeg", ".png", ".webp", ".bmp") else ".png"

@@ -1,7 +1,7 @@
-"""What to predict on: pictures, folders, patterns, standard input, videos and cameras.
+"""What to predict on: images, folders, patterns, standard input, videos and cameras.
 
 Two steps: `find_sources` names everything and fails at once on what does not exist;
-`read_pictures` then decodes one picture after the other.
+`read_images` then decodes one image after the other.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from oculox.errors import DataError, UsageError
 from oculox.predict.timing import Stopwatch
 from oculox.types import ImageArray
 
-PICTURE_SUFFIXES = frozenset(
+IMAGE_SUFFIXES = frozenset(
     (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".jp2")
 )
 VIDEO_SUFFIXES = frozenset((".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg"))
@@ -31,21 +31,21 @@ class Source:
     """One thing to predict on, known to exist but not read yet.
 
     Attributes:
-        kind: ``picture``, ``stdin`` (one encoded picture), ``video`` or ``camera``.
+        kind: ``image``, ``stdin`` (one encoded image), ``video`` or ``camera``.
         name: as the user would recognise it.
         path: the file; None for the others.
         address: camera number or stream address for ``camera``.
     """
 
-    kind: Literal["picture", "stdin", "video", "camera"]
+    kind: Literal["image", "stdin", "video", "camera"]
     name: str
     path: Path | None = None
     address: int | str | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Picture:
-    """A decoded picture: uint8 (H, W, 3), BGR, upright."""
+class LoadedImage:
+    """A decoded image: uint8 (H, W, 3), BGR, upright."""
 
     source: Source
     image: ImageArray
@@ -53,7 +53,7 @@ class Picture:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Unreadable:
-    """A picture that could not be read, and why."""
+    """An image that could not be read, and why."""
 
     source: Source
     error: DataError
@@ -63,18 +63,18 @@ def find_sources(given: Iterable[str | Path], *, recursive: bool = False) -> tup
     """Resolve what the user named.
 
     Args:
-        given: picture or video files; folders; patterns such as ``shots/*.jpg`` (``**`` for any
-            depth); ``-`` for one encoded picture on standard input; a camera's number; the
+        given: image or video files; folders; patterns such as ``shots/*.jpg`` (``**`` for any
+            depth); ``-`` for one encoded image on standard input; a camera's number; the
             address of a stream (``rtsp://...``).
         recursive: look into the folders of folders as well.
 
     Returns:
-        The sources in the order given, those of a folder or pattern sorted; a picture named
+        The sources in the order given, those of a folder or pattern sorted; an image named
         twice comes once.
 
     Raises:
-        DataError: when something does not exist or holds no picture.
-        UsageError: when nothing was given, or a file's suffix is none of a picture or video.
+        DataError: when something does not exist or holds no image.
+        UsageError: when nothing was given, or a file's suffix is none of an image or video.
     """
     found: dict[object, Source] = {}
     for item in given:
@@ -82,14 +82,14 @@ def find_sources(given: Iterable[str | Path], *, recursive: bool = False) -> tup
             key = source.path.resolve() if source.path else source.name
             found.setdefault(key, source)
     if not found:
-        raise UsageError("no sources given: name pictures, folders, patterns, a video or a camera")
+        raise UsageError("no sources given: name images, folders, patterns, a video or a camera")
     return tuple(found.values())
 
 
-def read_pictures(
+def read_images(
     sources: Sequence[Source], *, stdin: BinaryIO | None = None, watch: Stopwatch | None = None
-) -> Iterator[Picture | Unreadable]:
-    """Decode the pictures among the sources, one at a time.
+) -> Iterator[LoadedImage | Unreadable]:
+    """Decode the images among the sources, one at a time.
 
     Args:
         sources: from `find_sources`; videos and cameras are passed over.
@@ -97,7 +97,7 @@ def read_pictures(
         watch: counts decoding.
 
     Yields:
-        A picture, or what is wrong with it, for each source.
+        An image, or what is wrong with it, for each source.
     """
     watch = watch or Stopwatch()
     for source in sources:
@@ -106,14 +106,14 @@ def read_pictures(
                 if source.kind == "stdin":
                     data = (stdin or sys.stdin.buffer).read()
                     image = decode_image(data, where="standard input")
-                elif source.path is not None and source.kind == "picture":
+                elif source.path is not None and source.kind == "image":
                     image = read_image(source.path)
                 else:
                     continue
         except DataError as error:
             yield Unreadable(source=source, error=error)
         else:
-            yield Picture(source=source, image=image)
+            yield LoadedImage(source=source, image=image)
 
 
 def _resolve(item: str, recursive: bool) -> list[Source]:
@@ -131,19 +131,19 @@ def _resolve(item: str, recursive: bool) -> list[Source]:
     if glob.has_magic(item):
         # A name with brackets that exists was taken above: it is no pattern.
         matches = [Path(m) for m in sorted(glob.glob(item, recursive=True))]  # noqa: PTH207
-        files = [m for m in matches if m.suffix.lower() in PICTURE_SUFFIXES | VIDEO_SUFFIXES]
+        files = [m for m in matches if m.suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES]
         if not files:
-            raise DataError(f"{item}: no picture or video matches this pattern")
+            raise DataError(f"{item}: no image or video matches this pattern")
         return [_file(m) for m in files]
     raise DataError(f"{item}: no such file or folder")
 
 
 def _folder(folder: Path, recursive: bool) -> list[Source]:
     entries = folder.rglob("*") if recursive else folder.iterdir()
-    files = sorted(e for e in entries if e.suffix.lower() in PICTURE_SUFFIXES and e.is_file())
+    files = sorted(e for e in entries if e.suffix.lower() in IMAGE_SUFFIXES and e.is_file())
     if not files:
         hint = "" if recursive else " (its own folders are not searched unless asked for)"
-        raise DataError(f"{folder}: no pictures in this folder{hint}")
+        raise DataError(f"{folder}: no images in this folder{hint}")
     return [_file(f) for f in files]
 
 
@@ -151,10 +151,10 @@ def _file(path: Path) -> Source:
     suffix = path.suffix.lower()
     if suffix in VIDEO_SUFFIXES:
         return Source(kind="video", name=str(path), path=path)
-    if suffix in PICTURE_SUFFIXES:
-        return Source(kind="picture", name=str(path), path=path)
+    if suffix in IMAGE_SUFFIXES:
+        return Source(kind="image", name=str(path), path=path)
     raise UsageError(
-        f"{path}: {suffix or 'a file without suffix'} is no picture or video that can be read "
-        f"(pictures: {' '.join(sorted(PICTURE_SUFFIXES))}; videos: "
+        f"{path}: {suffix or 'a file without suffix'} is no image or video that can be read "
+        f"(images: {' '.join(sorted(IMAGE_SUFFIXES))}; videos: "
         f"{' '.join(sorted(VIDEO_SUFFIXES))})"
     )

@@ -14,14 +14,14 @@ STAGES: tuple[Stage, ...] = ("decode", "preprocess", "network", "postprocess")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StageTimes:
-    """Seconds spent in each stage over `images` pictures.
+    """Seconds spent in each stage over `images` images.
 
     Attributes:
         decode: reading and decoding files (in an evaluation: waiting for the loader).
         preprocess: letterbox and stacking.
-        network: the forward pass; with suppression where the model contains it.
-        postprocess: decoding of boxes, thresholds, suppression, back to source pixels.
-        images: pictures that went through.
+        network: the forward pass; with NMS where the model contains it.
+        postprocess: decoding of boxes, thresholds, NMS, back to source pixels.
+        images: images that went through.
     """
 
     decode: float = 0.0
@@ -36,7 +36,7 @@ class StageTimes:
         return self.decode + self.preprocess + self.network + self.postprocess
 
     def milliseconds(self) -> dict[str, float]:
-        """Mean milliseconds a picture of each stage and of their `total`."""
+        """Mean milliseconds per image of each stage and of their `total`."""
         scale = 1000 / max(self.images, 1)
         seconds: dict[str, float] = {str(stage): getattr(self, stage) for stage in STAGES}
         return {stage: s * scale for stage, s in {**seconds, "total": self.total}.items()}
@@ -69,7 +69,7 @@ class Stopwatch:
             self._seconds[name] += time.perf_counter() - start
 
     def count(self, images: int) -> None:
-        """Say that so many pictures went through."""
+        """Say that so many images went through."""
         self._images += images
 
     def times(self) -> StageTimes:

@@ -26,7 +26,7 @@ class VideoSummary:
     Attributes:
         source: its name.
         video: the annotated MP4.
-        predictions: JSON lines, one a frame: frame, seconds, detections.
+        predictions: JSON lines, one per frame: frame, seconds, detections.
         frames: number of frames.
         detections: number of detections in all frames.
         times: seconds by stage.

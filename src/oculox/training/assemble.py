@@ -168,8 +168,8 @@ def _spec(config: Config, index: CocoIndex) -> ModelSpec:
 def _describe(train: CocoIndex, val: CocoIndex) -> str:
     objects = sum(train.num_objects(i) for i in range(len(train)))
     return (
-        f"data: {len(train)} training pictures with {objects} objects of "
-        f"{len(train.class_names)} classes, {len(val)} validation pictures"
+        f"data: {len(train)} training images with {objects} objects of "
+        f"{len(train.class_names)} classes, {len(val)} validation images"
     )
 
 

@@ -1,4 +1,4 @@
-"""Curves of a run as one picture."""
+"""Curves of a run as one image."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ def write_curves(folder: Path) -> Path | None:
     """Plot losses, learning rate and AP from a run's log to ``curves.png``.
 
     Returns:
-        The picture's path, or None while there is nothing to plot.
+        The image's path, or None while there is nothing to plot.
 
     Raises:
-        OculoxError: when the picture cannot be written.
+        OculoxError: when the image cannot be written.
     """
     rows = read_log(folder)
     steps = [row for row in rows if row["kind"] == "train"]

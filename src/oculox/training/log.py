@@ -30,7 +30,7 @@ class StepRecord:
     Attributes:
         epoch: from 1.
         step: from 1, over the whole run.
-        phase: ``aug`` or ``no_aug``.
+        phase: ``aug`` or ``tail``.
         loss, box, objectness, classes, l1: the paper's loss and its terms.
         positives_per_object: positive cells for each labelled object.
         gradient_norm: before clipping.
@@ -163,10 +163,10 @@ class RunLog:
             eta=format_seconds(record.eta_s),
         )
 
-    def evaluation(self, *, epoch: int, step: int, figures: Mapping[str, float]) -> None:
-        """The COCO figures after an epoch (counted from 1)."""
+    def evaluation(self, *, epoch: int, step: int, metrics: Mapping[str, float]) -> None:
+        """The COCO metrics after an epoch (counted from 1)."""
         if self._enabled:
-            self._write("eval", {"epoch": epoch, "step": step, **figures})
+            self._write("eval", {"epoch": epoch, "step": step, **metrics})
 
     def _write_text(self, text: str) -> None:
         _append(self._text, f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}")

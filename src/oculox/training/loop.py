@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from oculox.config import Config, config_to_yaml
 from oculox.errors import TrainingError
 from oculox.evaluation import evaluate_loader
-from oculox.metrics import CocoFigures
+from oculox.metrics import CocoMetrics
 from oculox.predict.backend import DetectSettings
 from oculox.predict.backends.torch_backend import TorchBackend
 from oculox.training.assemble import Run, build_run
@@ -80,7 +80,7 @@ def _train(
 ) -> TrainSummary:
     started = time.perf_counter()
     _greet(run, progress, output, log)
-    figures: CocoFigures | None = None
+    metrics: CocoMetrics | None = None
     stopped = False
     meter = StepMeter(run, log, done=progress.step)
     for epoch in range(progress.epoch, run.plan.total):
@@ -91,9 +91,9 @@ def _train(
         last = epoch + 1 == run.plan.total or out_of_steps
         improved = False
         if last or _evaluation_is_due(run, epoch):
-            figures = _evaluate(run, epoch, progress, log)
-            improved = figures.ap > progress.best_ap
-            progress = _scored(progress, figures.ap, epoch=epoch, improved=improved)
+            metrics = _evaluate(run, epoch, progress, log)
+            improved = metrics.ap > progress.best_ap
+            progress = _scored(progress, metrics.ap, epoch=epoch, improved=improved)
             patience = run.config.train.early_stop
             stopped = bool(patience) and progress.evals_without_gain >= patience
         if last or stopped or improved or (epoch + 1) % run.config.train.checkpoint_interval == 0:
@@ -104,7 +104,7 @@ def _train(
             break
     summary = TrainSummary(
         output=output,
-        figures={} if figures is None else figures.as_dict(),
+        metrics={} if metrics is None else metrics.as_dict(),
         best_ap=progress.best_ap,
         best_epoch=progress.best_epoch,
         epochs=progress.epoch,
@@ -125,7 +125,7 @@ def _train_epoch(
     in_tail = run.plan.in_tail(epoch)
     set_train_mode(run.stepper.model, ())
     set_train_mode(run.stepper.network, config.train.freeze)
-    meter.start_epoch(epoch, phase="no_aug" if in_tail else "aug")
+    meter.start_epoch(epoch, phase="tail" if in_tail else "aug")
     limit = config.train.max_steps or run.rate.total_steps
     step = progress.step
     steps_per_epoch = run.train_loader.steps_per_epoch
@@ -161,7 +161,7 @@ def _out_of_memory(run: Run, step: int, size_hw: tuple[int, int]) -> TrainingErr
     train = run.config.train
     return TrainingError(
         f"out of memory on {run.accelerator.device} at step {step} with "
-        f"{train.batch // run.accelerator.num_processes // train.accumulate} pictures of "
+        f"{train.batch // run.accelerator.num_processes // train.accumulate} images of "
         f"{size_hw[0]}x{size_hw[1]} at once; lower train.batch, raise train.accumulate "
         f"(now {train.accumulate}) or lower augment.multiscale; what was saved before is good"
     )
@@ -173,7 +173,7 @@ def _evaluation_is_due(run: Run, epoch: int) -> bool:
     return interval > 0 and (epoch + 1) % interval == 0
 
 
-def _evaluate(run: Run, epoch: int, progress: Progress, log: RunLog) -> CocoFigures:
+def _evaluate(run: Run, epoch: int, progress: Progress, log: RunLog) -> CocoMetrics:
     stepper, config = run.stepper, run.config
     network = stepper.network if stepper.ema is None else stepper.ema.network
     result = evaluate_loader(
@@ -181,30 +181,30 @@ def _evaluate(run: Run, epoch: int, progress: Progress, log: RunLog) -> CocoFigu
         run.val_loader,
         settings=DetectSettings(
             conf=config.eval.conf,
-            nms=config.eval.nms,
-            max_detections=config.eval.max_detections,
+            iou=config.eval.iou,
+            max_det=config.eval.max_det,
         ),
         gather=gather_lists if run.accelerator.num_processes > 1 else None,
     )
-    figures = result.figures
-    log.evaluation(epoch=epoch + 1, step=progress.step, figures=figures.as_dict())
+    metrics = result.metrics
+    log.evaluation(epoch=epoch + 1, step=progress.step, metrics=metrics.as_dict())
     log.message(
-        f"epoch {epoch + 1} evaluation: AP {figures.ap:.4f} AP50 {figures.ap50:.4f} "
-        f"AP75 {figures.ap75:.4f} in {format_seconds(result.seconds)}"
+        f"epoch {epoch + 1} evaluation: AP {metrics.ap:.4f} AP50 {metrics.ap50:.4f} "
+        f"AP75 {metrics.ap75:.4f} in {format_seconds(result.seconds)}"
     )
-    if figures.ap <= 0 and (epoch + 1) * 4 >= run.plan.total:
-        log.message(_why_zero(figures))
-    return figures
+    if metrics.ap <= 0 and (epoch + 1) * 4 >= run.plan.total:
+        log.message(_why_zero(metrics))
+    return metrics
 
 
-def _why_zero(figures: CocoFigures) -> str:
-    if figures.detections == 0:
+def _why_zero(metrics: CocoMetrics) -> str:
+    if metrics.detections == 0:
         return (
             "AP is 0: nothing was detected above eval.conf. Train longer, start from weights "
             "(--weights), or raise the learning rate if the loss hardly falls"
         )
     return (
-        f"AP is 0 with {figures.detections} detections: none lies on an object of its class. "
+        f"AP is 0 with {metrics.detections} detections: none lies on an object of its class. "
         "Check the annotations with: oculox data check"
     )
 
@@ -260,8 +260,8 @@ def _greet(run: Run, progress: Progress, output: Path, log: RunLog) -> None:
     config, accelerator = run.config, run.accelerator
     log.message(
         f"training {config.model.name} on {_where(accelerator)} in {config.train.precision}: "
-        f"{run.plan.aug} + {run.plan.no_aug} epochs of {run.train_loader.steps_per_epoch} steps "
-        f"of {config.train.batch} pictures, peak learning rate {run.rate.peak:.3g}; "
+        f"{run.plan.aug} + {run.plan.tail} epochs of {run.train_loader.steps_per_epoch} steps "
+        f"of {config.train.batch} images, peak learning rate {run.rate.peak:.3g}; "
         f"output in {output}"
     )
     for note in run.notes:

@@ -2,7 +2,7 @@
 
 Source: paper, section 2.1 (two phases); official `yolox_base.py` and `lr_scheduler.py`
 (`yoloxwarmcos`). The official code switches augmentation off one epoch early; here the tail is
-exactly `no_aug_epochs` long.
+exactly `tail_epochs` long.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ class EpochPlan:
 
     Attributes:
         aug: epochs with strong augmentation.
-        no_aug: epochs of the tail after them.
+        tail: epochs of the tail after them.
         warmup: epochs of warm-up at the start, a fraction possible.
         notes: what was shortened and why, for the log.
     """
 
     aug: int
-    no_aug: int
+    tail: int
     warmup: float
     notes: tuple[str, ...] = ()
 
     @property
     def total(self) -> int:
         """All epochs."""
-        return self.aug + self.no_aug
+        return self.aug + self.tail
 
     def in_tail(self, epoch: int) -> bool:
         """Whether an epoch (from 0) belongs to the tail, without mosaic and mixup."""
@@ -54,23 +54,23 @@ def plan_epochs(train: TrainConfig, *, warmup_epochs: float) -> EpochPlan:
     """
     notes = []
     if train.epochs is None:
-        aug, no_aug = train.aug_epochs, train.no_aug_epochs
+        aug, tail = train.aug_epochs, train.tail_epochs
     else:
-        no_aug = min(train.no_aug_epochs, math.ceil(train.epochs * TAIL_SHARE))
+        tail = min(train.tail_epochs, math.ceil(train.epochs * TAIL_SHARE))
         if train.aug_epochs == 0:
-            no_aug = train.epochs
-        aug = train.epochs - no_aug
-        if no_aug < train.no_aug_epochs:
+            tail = train.epochs
+        aug = train.epochs - tail
+        if tail < train.tail_epochs:
             notes.append(
-                f"short run: the tail without augmentation takes {no_aug} of {train.epochs} "
-                f"epochs instead of {train.no_aug_epochs}"
+                f"short run: the tail without augmentation takes {tail} of {train.epochs} "
+                f"epochs instead of {train.tail_epochs}"
             )
-    total = aug + no_aug
+    total = aug + tail
     longest = min(max(1.0, total * WARMUP_SHARE), aug / 2)
     warmup = min(warmup_epochs, longest)
     if warmup < warmup_epochs:
         notes.append(f"short run: warm-up takes {warmup:g} epochs instead of {warmup_epochs:g}")
-    return EpochPlan(aug=aug, no_aug=no_aug, warmup=warmup, notes=tuple(notes))
+    return EpochPlan(aug=aug, tail=tail, warmup=warmup, notes=tuple(notes))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -114,7 +114,7 @@ def build_learning_rate(config: Config, plan: EpochPlan, *, steps_per_epoch: int
         start=config.schedule.warmup_lr * scale,
         floor=peak * config.schedule.min_lr_ratio,
         warmup_steps=plan.warmup * steps_per_epoch,
-        tail_steps=plan.no_aug * steps_per_epoch,
+        tail_steps=plan.tail * steps_per_epoch,
         total_steps=plan.total * steps_per_epoch,
     )
 

@@ -63,7 +63,7 @@ class Stepper:
         positives of the global batch: the same for any number of processes and micro-batches.
 
         Args:
-            batch: letterboxed pictures and labels.
+            batch: letterboxed images and labels.
             rate: learning rate of this step.
             size_hw: input size of this step; the batch is resized to it.
             use_l1: whether the L1 term counts.
@@ -81,7 +81,7 @@ class Stepper:
         )
         local = self._backward(images, targets, use_l1=use_l1)
         sums = self.accelerator.reduce(local, reduction="sum")
-        norm = self._finish_gradients(sums[4], pictures=len(images))
+        norm = self._finish_gradients(sums[4], images=len(images))
         # The one place where a step waits for the device.
         *values, length = torch.cat((sums, norm[None])).tolist()
         loss = _normalised(values, length)
@@ -110,11 +110,11 @@ class Stepper:
             total += torch.stack([t.detach().float() for t in terms])
         return total
 
-    def _finish_gradients(self, positives: Tensor, *, pictures: int) -> Tensor:
+    def _finish_gradients(self, positives: Tensor, *, images: int) -> Tensor:
         """Divide the gradients by the positives, clip them; their norm before clipping."""
         # Processes average their gradients of local sums; undo that and the constant, and divide
         # by the positives of all processes.
-        total = pictures * self.accelerator.num_processes
+        total = images * self.accelerator.num_processes
         scale_gradients(self.network.parameters(), total / positives.clamp(min=1))
         self.accelerator.unscale_gradients(self.optimizer)
         norm = gradient_norm(self.network.parameters())

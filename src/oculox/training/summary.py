@@ -21,7 +21,7 @@ class TrainSummary:
 
     Attributes:
         output: its folder.
-        figures: the 12 COCO figures of the last evaluation by name.
+        metrics: the 12 COCO metrics of the last evaluation by name.
         best_ap: best AP of all evaluations.
         best_epoch: its epoch, from 1.
         epochs: epochs done.
@@ -31,7 +31,7 @@ class TrainSummary:
     """
 
     output: Path
-    figures: Mapping[str, float]
+    metrics: Mapping[str, float]
     best_ap: float
     best_epoch: int
     epochs: int

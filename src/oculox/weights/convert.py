@@ -103,7 +103,7 @@ def adapt_to_input(weights: Weights, target: InputConfig) -> Weights:
 
     Channel order and pixel range are absorbed by the first convolution. A change of order is
     exact; one of range multiplies by 255 or its inverse, which rounds in the last place. Where
-    the letterbox puts the picture needs nothing: the network treats all places alike.
+    the letterbox puts the image needs nothing: the network treats all places alike.
 
     Args:
         weights: any weights.

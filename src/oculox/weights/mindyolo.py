@@ -116,7 +116,7 @@ def mindyolo_content(weights: Weights) -> dict[str, Tensor | str]:
 
 
 def customary_input(config: InputConfig) -> InputConfig:
-    """What MindYOLO feeds a network of that input size: RGB, 0-1, the picture centred."""
+    """What MindYOLO feeds a network of that input size: RGB, 0-1, the image centred."""
     return config.model_copy(update={"color": "rgb", "pixel_max": 1, "placement": "center"})
 
 

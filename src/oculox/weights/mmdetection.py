@@ -1,7 +1,7 @@
 """mmdetection's YOLOX checkpoints (`.pth`), for reading.
 
 Source: mmdetection's `csp_darknet.py`, `yolox_pafpn.py` and `yolox_head.py` (parameter names) and
-its YOLOX configurations (BGR, 0-255, the picture in the top-left corner, as the official ones).
+its YOLOX configurations (BGR, 0-255, the image in the top-left corner, as the official ones).
 """
 
 from __future__ import annotations

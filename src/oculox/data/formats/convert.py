@@ -26,14 +26,14 @@ class ConvertSummary:
     Attributes:
         target: the new folder.
         classes: class names in order.
-        pictures: pictures of each split.
+        images: images of each split.
         objects: objects of each split.
         faults: what was left out or doubtful.
     """
 
     target: Path
     classes: tuple[str, ...]
-    pictures: dict[str, int]
+    images: dict[str, int]
     objects: dict[str, int]
     faults: tuple[Fault, ...]
 
@@ -42,7 +42,7 @@ class ConvertSummary:
         return {
             "target": str(self.target),
             "classes": list(self.classes),
-            "pictures": self.pictures,
+            "images": self.images,
             "objects": self.objects,
             "counts": count_faults(self.faults),
             "faults": [fault.as_dict() for fault in self.faults],
@@ -61,7 +61,7 @@ def convert(
     skip_difficult: bool = False,
     on_image: Progress | None = None,
 ) -> ConvertSummary:
-    """Convert a data set; faulty boxes and pictures are left out and told.
+    """Convert a data set; faulty boxes and images are left out and told.
 
     Args:
         source: the data set; it is not touched.
@@ -70,9 +70,9 @@ def convert(
         target_format: coco (``train2017/ val2017/ annotations/``) or yolo.
         classes: class names in the order wanted; see the readers for what happens without.
         splits: the source's split name -> train, val or test; see the readers.
-        mode: copy the pictures byte by byte, or link to them.
+        mode: copy the images byte by byte, or link to them.
         skip_difficult: leave out objects that VOC marks difficult.
-        on_image: called after each picture that is read, for progress.
+        on_image: called after each image that is read, for progress.
 
     Raises:
         UsageError: a split or class list makes no sense.
@@ -94,8 +94,8 @@ def convert(
         skip_difficult=skip_difficult,
         on_image=on_image,
     )
-    pictures = {split: len(many) for split, many in data.splits.items()}
-    if not sum(pictures.values()) or not data.classes:
+    images = {split: len(many) for split, many in data.splits.items()}
+    if not sum(images.values()) or not data.classes:
         first = f"; the first fault: {data.faults[0]}" if data.faults else ""
         raise DataError(f"{source}: nothing could be converted{first}")
     with new_folder(target) as scratch:
@@ -104,7 +104,7 @@ def convert(
     objects = {
         split: sum(int((~p.crowd).sum()) for p in many) for split, many in data.splits.items()
     }
-    return ConvertSummary(target, data.classes, pictures, objects, data.faults)
+    return ConvertSummary(target, data.classes, images, objects, data.faults)
 
 
 def _read(

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import numpy.typing as npt
 
-from oculox.data.check_pictures import look_at
+from oculox.data.check_images import look_at
 from oculox.data.faults import Fault, Severity, judge_box
 from oculox.types import FloatArray, IntArray
 
@@ -21,14 +21,14 @@ Progress = Callable[[], None]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class LabelledPicture:
-    """A picture on disk and its usable boxes.
+class LabelledImage:
+    """An image on disk and its usable boxes.
 
     Attributes:
         source: the file.
         name: its name below the split's image folder, with forward slashes.
         hw: height and width in pixels, upright.
-        boxes: float32 (n, 4), xyxy pixels inside the picture.
+        boxes: float32 (n, 4), xyxy pixels inside the image.
         labels: int64 (n,), class indices.
         crowd: bool (n,), regions that hold many objects and count as none.
     """
@@ -43,10 +43,10 @@ class LabelledPicture:
 
 @dataclasses.dataclass(frozen=True)
 class LabelledData:
-    """A data set that was read: class names, pictures by split, and what was wrong with it."""
+    """A data set that was read: class names, images by split, and what was wrong with it."""
 
     classes: tuple[str, ...]
-    splits: Mapping[str, tuple[LabelledPicture, ...]]
+    splits: Mapping[str, tuple[LabelledImage, ...]]
     faults: tuple[Fault, ...]
 
 
@@ -59,8 +59,8 @@ class RawObject:
     where: str
 
 
-class PictureReader:
-    """Turns raw objects into labelled pictures, telling every fault on the way."""
+class ImageReader:
+    """Turns raw objects into labelled images, telling every fault on the way."""
 
     def __init__(self) -> None:
         self.faults: list[Fault] = []
@@ -73,10 +73,10 @@ class PictureReader:
         self.faults.append(Fault(severity=severity, code=code, file=str(file), message=message))
 
     def measure(self, path: Path) -> tuple[int, int] | None:
-        """Height and width of a picture; None, and a finding, where it cannot be used."""
+        """Height and width of an image; None, and a finding, where it cannot be used."""
         fact = look_at(path, depth="header")
         if fact.problem is not None:
-            code = "picture-missing" if fact.missing else "picture-unreadable"
+            code = "image-missing" if fact.missing else "image-unreadable"
             self.tell(code, path, fact.problem)
         return fact.hw
 
@@ -114,10 +114,10 @@ def labelled(
     hw: tuple[int, int],
     objects: Sequence[tuple[str, tuple[float, float, float, float]]],
     classes: Sequence[str],
-) -> LabelledPicture:
-    """A picture with objects (class name and box), all of classes that are known."""
+) -> LabelledImage:
+    """An image with objects (class name and box), all of classes that are known."""
     index = {c: i for i, c in enumerate(classes)}
-    return LabelledPicture(
+    return LabelledImage(
         source=source,
         name=name,
         hw=hw,

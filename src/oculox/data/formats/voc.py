@@ -15,9 +15,9 @@ from oculox.data.faults import stays_inside
 from oculox.data.formats.dataset import (
     IMAGE_SUFFIXES,
     SPLITS,
+    ImageReader,
     LabelledData,
-    LabelledPicture,
-    PictureReader,
+    LabelledImage,
     Progress,
     RawObject,
     labelled,
@@ -43,10 +43,10 @@ def read_voc(
         classes: names, in the order wanted; without them all that occur, in alphabetical order.
             Objects of other classes are faults.
         splits: list of ``ImageSets/Main`` (without .txt) -> split; without it train, val and test
-            where they are (trainval for train where train is not); all pictures become train
+            where they are (trainval for train where train is not); all images become train
             where there is no list.
         skip_difficult: leave out objects marked difficult.
-        on_image: called after each picture, for progress.
+        on_image: called after each image, for progress.
 
     Raises:
         DataError: the layout is not there, or a wanted list is not.
@@ -62,24 +62,24 @@ def read_voc(
     for split, stems in _lists(root, splits).items():
         found[split] = []
         for stem in stems:
-            picture = reader.read(stem, split)
-            if picture is not None:
-                found[split].append(picture)
+            image = reader.read(stem, split)
+            if image is not None:
+                found[split].append(image)
             if on_image is not None:
                 on_image()
-    seen = {c for pictures in found.values() for *_, objects in pictures for c, _ in objects}
+    seen = {c for images in found.values() for *_, objects in images for c, _ in objects}
     names = tuple(classes) if classes is not None else tuple(sorted(seen))
-    result: dict[str, tuple[LabelledPicture, ...]] = {}
-    for split, pictures in found.items():
+    result: dict[str, tuple[LabelledImage, ...]] = {}
+    for split, images in found.items():
         result[split] = tuple(
             labelled(path, name, hw=hw, objects=reader.known(objects, names, path), classes=names)
-            for path, name, hw, objects in pictures
+            for path, name, hw, objects in images
         )
     return LabelledData(names, result, tuple(reader.faults))
 
 
 def _lists(root: Path, splits: Mapping[str, str] | None) -> dict[str, list[str]]:
-    """Stems of the pictures of each split."""
+    """Stems of the images of each split."""
     folder = root / "ImageSets" / "Main"
     if splits is None:
         present = [s for s in SPLITS if (folder / f"{s}.txt").is_file()]
@@ -92,48 +92,48 @@ def _lists(root: Path, splits: Mapping[str, str] | None) -> dict[str, list[str]]
     for name, split in splits.items():
         path = folder / f"{name}.txt"
         if not path.is_file():
-            raise DataError(f"{path}: no such list of pictures")
+            raise DataError(f"{path}: no such list of images")
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
         stems = (line.strip() for line in lines)
         result.setdefault(split, []).extend(dict.fromkeys(s for s in stems if s))
     return result
 
 
-class _VocReader(PictureReader):
+class _VocReader(ImageReader):
     def __init__(self, root: Path, *, skip_difficult: bool) -> None:
         super().__init__()
         self._root = root
         self._skip_difficult = skip_difficult
-        pictures = sorted((root / "JPEGImages").iterdir())
-        self._pictures = {p.stem: p for p in pictures if p.suffix.lower() in IMAGE_SUFFIXES}
+        images = sorted((root / "JPEGImages").iterdir())
+        self._images = {p.stem: p for p in images if p.suffix.lower() in IMAGE_SUFFIXES}
 
     def read(self, stem: str, split: str) -> tuple[Path, str, tuple[int, int], _Objects] | None:
-        """One picture with its usable objects, of whatever class."""
+        """One image with its usable objects, of whatever class."""
         xml = self._root / "Annotations" / f"{stem}.xml"
         if not stays_inside(stem):
             self.tell("path-escape", f"{split}.txt", f"{stem!r} leads out of the data set")
             return None
-        picture = self._pictures.get(stem)
-        if picture is None:
-            self.tell("picture-missing", xml, f"no picture {stem}.* in JPEGImages/")
+        image = self._images.get(stem)
+        if image is None:
+            self.tell("image-missing", xml, f"no image {stem}.* in JPEGImages/")
             return None
         try:
             tree = parse_xml(xml.read_bytes())
         except FileNotFoundError:
-            self.tell("labels-missing", xml, f"no annotation of {picture.name}")
+            self.tell("labels-missing", xml, f"no annotation of {image.name}")
             return None
         except (OSError, XmlError) as error:
             self.tell("labels-unreadable", xml, str(error))
             return None
-        hw = self.measure(picture)
+        hw = self.measure(image)
         if hw is None or not self._size_agrees(tree, hw, xml):
             return None
         objects = self.keep(self._objects(tree, xml), hw, file=xml)
-        return picture, self.free_name(split, picture.name), hw, objects
+        return image, self.free_name(split, image.name), hw, objects
 
-    def known(self, objects: _Objects, classes: Sequence[str], picture: Path) -> _Objects:
+    def known(self, objects: _Objects, classes: Sequence[str], image: Path) -> _Objects:
         """The objects whose class is among `classes`; the others are told."""
-        xml = self._root / "Annotations" / f"{picture.stem}.xml"
+        xml = self._root / "Annotations" / f"{image.stem}.xml"
         for name, _ in objects:
             if name not in classes:
                 self.tell("class-unknown", xml, f"class {name!r} is not among {list(classes)}")
@@ -144,15 +144,15 @@ class _VocReader(PictureReader):
         texts = [tree.findtext(f"size/{key}", "0").strip() for key in ("height", "width")]
         stated = tuple(int(t) if t.isdecimal() else 0 for t in texts)
         if 0 in stated:
-            message = f"no size is stated; the picture's {hw[1]} x {hw[0]} is taken"
+            message = f"no size is stated; the image's {hw[1]} x {hw[0]} is taken"
             self.tell("size-missing", xml, message, severity="warning")
             return True
         if stated in (hw, hw[::-1]):
             if stated != hw:
-                message = f"height and width are swapped; the picture is {hw[1]} x {hw[0]}"
+                message = f"height and width are swapped; the image is {hw[1]} x {hw[0]}"
                 self.tell("size-mismatch", xml, message, severity="warning")
             return True
-        message = f"stated {stated[1]} x {stated[0]}, the picture is {hw[1]} x {hw[0]}; left out"
+        message = f"stated {stated[1]} x {stated[0]}, the image is {hw[1]} x {hw[0]}; left out"
         self.tell("size-mismatch", xml, message)
         return False
 

@@ -1,6 +1,6 @@
-"""YOLO: ``images/`` and ``labels/`` side by side, one text file a picture, ``data.yaml``.
+"""YOLO: ``images/`` and ``labels/`` side by side, one text file per image, ``data.yaml``.
 
-A line is ``class cx cy w h``, fractions of the picture; or a class and a polygon of at least
+A line is ``class cx cy w h``, fractions of the image; or a class and a polygon of at least
 three points, whose bounding box is taken.
 """
 
@@ -16,9 +16,9 @@ from oculox.data.folders import FileMode, place_file
 from oculox.data.formats.dataset import (
     IMAGE_SUFFIXES,
     SPLITS,
+    ImageReader,
     LabelledData,
-    LabelledPicture,
-    PictureReader,
+    LabelledImage,
     Progress,
     RawObject,
     labelled,
@@ -41,32 +41,32 @@ def read_yolo(
         root: the folder, or its YAML file. Without one: ``images/<split>`` or ``<split>/images``.
         classes: names by index; without them those of the YAML file or ``classes.txt``.
         splits: the source's split name -> split; without it train, val (or valid) and test.
-        on_image: called after each picture, for progress.
+        on_image: called after each image, for progress.
 
     Raises:
-        DataError: no pictures or no class names are found, or the YAML file is malformed.
+        DataError: no images or no class names are found, or the YAML file is malformed.
     """
     config, base = _load_yaml(root)
     names = tuple(classes) if classes is not None else _names(config, base)
     reader = _YoloReader(names)
-    result: dict[str, tuple[LabelledPicture, ...]] = {}
+    result: dict[str, tuple[LabelledImage, ...]] = {}
     for source, split in (splits or _ALIASES).items():
         if splits is None and split in result:
             continue  # one folder is often named both by the file and by itself
-        pictures = []
-        for path, name in _pictures(base, config, source):
-            picture = reader.read(path, name, split)
-            if picture is not None:
-                pictures.append(picture)
+        images = []
+        for path, name in _images(base, config, source):
+            image = reader.read(path, name, split)
+            if image is not None:
+                images.append(image)
             if on_image is not None:
                 on_image()
-        if pictures:
-            result[split] = (*result.get(split, ()), *pictures)
+        if images:
+            result[split] = (*result.get(split, ()), *images)
         elif splits is not None:
-            raise DataError(f"{root}: no pictures of split {source!r} found")
+            raise DataError(f"{root}: no images of split {source!r} found")
     if not result and not reader.faults:
         raise DataError(
-            f"{root}: no pictures found; expected a data.yaml with train and val, or "
+            f"{root}: no images found; expected a data.yaml with train and val, or "
             "images/train and labels/train, or train/images and train/labels"
         )
     return LabelledData(names, result, tuple(reader.faults))
@@ -113,27 +113,27 @@ def _names(config: Mapping[str, Any], base: Path) -> tuple[str, ...]:
     raise DataError(f"{base}: no class names; add names to data.yaml, or pass --classes a,b,c")
 
 
-def _pictures(base: Path, config: Mapping[str, Any], split: str) -> Iterator[tuple[Path, str]]:
-    """Pictures of a split, each with its name below its folder, in order of name."""
+def _images(base: Path, config: Mapping[str, Any], split: str) -> Iterator[tuple[Path, str]]:
+    """Images of a split, each with its name below its folder, in order of name."""
     stated = config.get(split)
     sources = [stated] if isinstance(stated, str) else stated if isinstance(stated, list) else []
     paths = [_resolve(base, str(source)) for source in sources]
     if not sources:
         paths = [p for p in (base / "images" / split, base / split / "images") if p.is_dir()]
         if split == "train" and not paths and (base / "images").is_dir():
-            # One folder of pictures without splits.
+            # One folder of images without splits.
             named = any((base / "images" / alias).is_dir() for alias in _ALIASES)
             paths = [] if named else [base / "images"]
     for path in paths:
         if path.suffix == ".txt" and path.is_file():
             for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
                 if line.strip():
-                    picture = _resolve(base, line.strip())
-                    yield picture, picture.name
+                    image = _resolve(base, line.strip())
+                    yield image, image.name
         else:
-            for picture in sorted(path.rglob("*")):
-                if picture.suffix.lower() in IMAGE_SUFFIXES:
-                    yield picture, picture.relative_to(path).as_posix()
+            for image in sorted(path.rglob("*")):
+                if image.suffix.lower() in IMAGE_SUFFIXES:
+                    yield image, image.relative_to(path).as_posix()
 
 
 def _resolve(base: Path, stated: str) -> Path:
@@ -143,13 +143,13 @@ def _resolve(base: Path, stated: str) -> Path:
     return path if path.exists() or not stripped.exists() else stripped
 
 
-class _YoloReader(PictureReader):
+class _YoloReader(ImageReader):
     def __init__(self, names: Sequence[str]) -> None:
         super().__init__()
         self._names_by_index = names
 
-    def read(self, path: Path, name: str, split: str) -> LabelledPicture | None:
-        """One picture with its usable objects; without a label file it shows none."""
+    def read(self, path: Path, name: str, split: str) -> LabelledImage | None:
+        """One image with its usable objects; without a label file it shows none."""
         hw = self.measure(path)
         if hw is None:
             return None
@@ -197,9 +197,9 @@ class _YoloReader(PictureReader):
         return RawObject(self._names_by_index[int(number)], xyxy, where)
 
 
-def label_path(picture: Path) -> Path:
-    """The label file of a picture: the last folder ``images`` becomes ``labels``."""
-    parts = list(picture.parts)
+def label_path(image: Path) -> Path:
+    """The label file of an image: the last folder ``images`` becomes ``labels``."""
+    parts = list(image.parts)
     for i in range(len(parts) - 2, -1, -1):
         if parts[i] == "images":
             parts[i] = "labels"
@@ -212,15 +212,15 @@ def write_yolo(
 ) -> None:
     """Write ``images/<split>``, ``labels/<split>`` and ``data.yaml`` into an empty folder.
 
-    Crowd regions have no place in this format and are left out; a picture without objects gets
+    Crowd regions have no place in this format and are left out; an image without objects gets
     an empty label file.
     """
-    for split, pictures in data.splits.items():
-        for picture in pictures:
-            place_file(picture.source, folder / "images" / split / picture.name, mode=mode)
-            labels = (folder / "labels" / split / picture.name).with_suffix(".txt")
+    for split, images in data.splits.items():
+        for image in images:
+            place_file(image.source, folder / "images" / split / image.name, mode=mode)
+            labels = (folder / "labels" / split / image.name).with_suffix(".txt")
             labels.parent.mkdir(parents=True, exist_ok=True)
-            labels.write_text("".join(_lines(picture)), encoding="utf-8")
+            labels.write_text("".join(_lines(image)), encoding="utf-8")
             if on_image is not None:
                 on_image()
     config: dict[str, Any] = {s: f"images/{s}" for s in SPLITS if s in data.splits}
@@ -229,9 +229,9 @@ def write_yolo(
     (folder / "data.yaml").write_text(text, encoding="utf-8")
 
 
-def _lines(picture: LabelledPicture) -> Iterator[str]:
-    height, width = picture.hw
-    rows = zip(picture.boxes.tolist(), picture.labels.tolist(), picture.crowd.tolist(), strict=True)
+def _lines(image: LabelledImage) -> Iterator[str]:
+    height, width = image.hw
+    rows = zip(image.boxes.tolist(), image.labels.tolist(), image.crowd.tolist(), strict=True)
     for (x1, y1, x2, y2), label, crowd in rows:
         if not crowd:
             values = (

@@ -14,7 +14,7 @@ from oculox.predict.exported import METADATA_KEY, Array, ExportedBackend, Export
 
 
 class LitertBackend(ExportedBackend):
-    """Runs an exported `.tflite`, on the processor.
+    """Runs an exported `.tflite`, on the CPU.
 
     Args:
         interpreter: an ``ai_edge_litert`` interpreter, which the runner needs alive.

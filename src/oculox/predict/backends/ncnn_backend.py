@@ -14,7 +14,7 @@ from oculox.predict.exported import METADATA_KEY, Array, ExportedBackend, Export
 
 
 class NcnnBackend(ExportedBackend):
-    """Runs an exported `.ncnn` folder, on the processor.
+    """Runs an exported `.ncnn` folder, on the CPU.
 
     Args:
         net: an ``ncnn.Net``.

@@ -33,7 +33,7 @@ class OnnxBackend(ExportedBackend):
         Args:
             path: the `.onnx`.
             device: ``cpu``, ``cuda`` (needs onnxruntime-gpu) or ``auto``.
-            threads: of one operator; None for one a core.
+            threads: of one operator; None for one per core.
 
         Raises:
             MissingExtraError: when onnxruntime is not installed.

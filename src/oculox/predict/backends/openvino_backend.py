@@ -34,7 +34,7 @@ class OpenVinoBackend(ExportedBackend):
         Args:
             path: the `.xml`; its `.bin` lies beside it.
             device: ``cpu`` (also for ``auto``), ``gpu`` or ``npu`` (Intel's).
-            threads: of the processor; None for one a core.
+            threads: of the CPU; None for one per core.
 
         Raises:
             MissingExtraError: when openvino is not installed.
@@ -59,7 +59,7 @@ class OpenVinoBackend(ExportedBackend):
             config["INFERENCE_NUM_THREADS"] = threads
         target = "CPU" if device == "auto" else device.upper()
         if target == "CPU":
-            # Some processors would otherwise compute in bfloat16 without being asked.
+            # Some CPUs would otherwise compute in bfloat16 without being asked.
             config["INFERENCE_PRECISION_HINT"] = "f32"
         if target not in {name.split(".")[0] for name in core.available_devices}:
             raise UsageError(

@@ -1,4 +1,4 @@
-"""A backend that needs no weights: it finds the one block of pure red in each picture."""
+"""A backend that needs no weights: it finds the one block of pure red in each image."""
 
 import numpy as np
 import torch
@@ -45,8 +45,8 @@ class RedBackend(DecodingBackend):
         return DecodedPredictions(boxes, found, classes)
 
 
-def red_picture(height=48, width=120, box=(40, 12, 80, 36)):
-    """A dark BGR picture with one red block; box is left, top, right, bottom."""
+def red_image(height=48, width=120, box=(40, 12, 80, 36)):
+    """A dark BGR image with one red block; box is left, top, right, bottom."""
     image = np.full((height, width, 3), 20, np.uint8)
     left, top, right, bottom = box
     image[top:bottom, left:right] = (0, 0, 255)

@@ -1,4 +1,4 @@
-"""The COCO figures as values, and the tables people read."""
+"""The COCO metrics as values, and the tables people read."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from oculox.types import IntArray
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ClassFigures:
-    """Figures of one class; -1 where the data has no object of it, as COCO writes it.
+class ClassMetrics:
+    """Metrics of one class; -1 where the data has no object of it, as COCO writes it.
 
     Attributes:
         name: the class.
@@ -18,7 +18,7 @@ class ClassFigures:
         objects: objects counted (crowds are not).
         ap: mean average precision over IoU 0.50 to 0.95.
         ap50: average precision at IoU 0.5.
-        ar: mean recall over IoU 0.50 to 0.95, 100 detections a picture.
+        ar: mean recall over IoU 0.50 to 0.95, 100 detections per image.
         precision: at `confidence` and IoU 0.5.
         recall: at `confidence` and IoU 0.5.
         f1: harmonic mean of the two; the best over the points of the precision-recall curve.
@@ -38,27 +38,27 @@ class ClassFigures:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class CocoFigures:
-    """The twelve COCO figures, in COCO's order, and more; -1 where nothing was to be found.
+class CocoMetrics:
+    """The twelve COCO metrics, in COCO's order, and more; -1 where nothing was to be found.
 
     Attributes:
-        ap: mean average precision over IoU 0.50 to 0.95, all areas, 100 detections a picture.
+        ap: mean average precision over IoU 0.50 to 0.95, all areas, 100 detections per image.
         ap50: the same at IoU 0.5.
         ap75: the same at IoU 0.75.
         ap_small: `ap` of objects under 32 x 32 pixels.
         ap_medium: `ap` of objects from there to 96 x 96.
         ap_large: `ap` of objects above.
-        ar1: mean recall with 1 detection a picture.
+        ar1: mean recall with 1 detection per image.
         ar10: with 10.
         ar100: with 100.
         ar_small: `ar100` of small objects.
         ar_medium: `ar100` of medium objects.
         ar_large: `ar100` of large objects.
-        classes: figures of each class, in order of category id.
+        classes: metrics of each class, in order of category id.
         confusion: int64 (C + 1, C + 1), objects in rows, detections in columns; the last row
             and column are the background: invented and missed objects. Counted at IoU 0.5.
         confusion_conf: lowest score that counted there.
-        images: number of pictures.
+        images: number of images.
         detections: number of detections.
     """
 
@@ -74,19 +74,19 @@ class CocoFigures:
     ar_small: float
     ar_medium: float
     ar_large: float
-    classes: tuple[ClassFigures, ...]
+    classes: tuple[ClassMetrics, ...]
     confusion: IntArray
     confusion_conf: float
     images: int
     detections: int
 
     def as_dict(self) -> dict[str, float]:
-        """The twelve figures by name, in COCO's order."""
-        return {name: getattr(self, name) for name in FIGURES}
+        """The twelve metrics by name, in COCO's order."""
+        return {name: getattr(self, name) for name in METRICS}
 
     def table(self) -> str:
         """The twelve lines that every COCO evaluator prints."""
-        return figures_table(self.as_dict())
+        return metrics_table(self.as_dict())
 
     def class_table(self) -> str:
         """One line a class: name, objects, AP, AP50, AR, then the best-F1 operating point."""
@@ -102,23 +102,23 @@ class CocoFigures:
         return "\n".join([head, *rows])
 
 
-def figures_table(figures: Mapping[str, float]) -> str:
+def metrics_table(metrics: Mapping[str, float]) -> str:
     """The twelve lines that every COCO evaluator prints.
 
     Args:
-        figures: values by the names in `FIGURES`.
+        metrics: values by the names in `METRICS`.
     """
     return "\n".join(
-        f" {kind} @[ IoU={iou:<9} | area={area:>6s} | maxDets={most:>3d} ] = {figures[name]:0.3f}"
-        for name, (kind, iou, area, most) in zip(FIGURES, _LINES, strict=True)
+        f" {kind} @[ IoU={iou:<9} | area={area:>6s} | maxDets={most:>3d} ] = {metrics[name]:0.3f}"
+        for name, (kind, iou, area, most) in zip(METRICS, _LINES, strict=True)
     )
 
 
-FIGURES = (
+METRICS = (
     "ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large",
     "ar1", "ar10", "ar100", "ar_small", "ar_medium", "ar_large",
 )  # fmt: skip
-"""Names of the twelve figures, in COCO's order."""
+"""Names of the twelve metrics, in COCO's order."""
 
 _AREAS = ("small", "medium", "large")
 _AP, _AR = "Average Precision  (AP)", "Average Recall     (AR)"

@@ -1,4 +1,4 @@
-"""The doctor's look at picture files: present, readable, of which size, seen before."""
+"""The check's look at image files: present, readable, of which size, seen before."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ Depth = Literal["exists", "header", "decode"]
 
 
 @dataclasses.dataclass(frozen=True)
-class PictureFacts:
-    """What is known about a picture file.
+class ImageFacts:
+    """What is known about an image file.
 
     Attributes:
         problem: why it cannot be used; None when nothing was found.
@@ -39,18 +39,18 @@ def examine(
     *,
     depth: Depth,
     on_image: Callable[[], None] | None = None,
-) -> dict[str, PictureFacts]:
-    """Facts of pictures of a folder, by name.
+) -> dict[str, ImageFacts]:
+    """Facts of images of a folder, by name.
 
     Args:
         folder: the image folder.
         names: file names relative to it, known to stay inside.
         depth: only whether they exist; size and completeness from the header; everything, by
             decoding them.
-        on_image: called after each picture, for progress.
+        on_image: called after each image, for progress.
     """
     unique = list(dict.fromkeys(names))
-    facts: dict[str, PictureFacts] = {}
+    facts: dict[str, ImageFacts] = {}
     # Reading and decoding leave the interpreter's lock, so threads are enough.
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
         looked = pool.map(lambda name: look_at(folder / name, depth=depth), unique)
@@ -61,17 +61,17 @@ def examine(
     return facts
 
 
-def look_at(path: Path, *, depth: Depth) -> PictureFacts:
-    """Facts of one picture file; a damaged or absent one is a fact, not an error."""
+def look_at(path: Path, *, depth: Depth) -> ImageFacts:
+    """Facts of one image file; a damaged or absent one is a fact, not an error."""
     if depth == "exists":
         found = path.is_file()
-        return PictureFacts(None if found else f"no such picture: {path}", missing=not found)
+        return ImageFacts(None if found else f"no such image: {path}", missing=not found)
     try:
         data = path.read_bytes()
     except (FileNotFoundError, IsADirectoryError):
-        return PictureFacts(f"no such picture: {path}", missing=True)
+        return ImageFacts(f"no such image: {path}", missing=True)
     except OSError as error:
-        return PictureFacts(f"{path}: cannot be read ({error.strerror or error})")
+        return ImageFacts(f"{path}: cannot be read ({error.strerror or error})")
     header = read_header(data)
     # An EXIF turn swaps the sides, and some formats tell no size: then only decoding knows.
     sure = header.size_hw is not None and b"Exif\0\0" not in data[:65536]
@@ -82,6 +82,6 @@ def look_at(path: Path, *, depth: Depth) -> PictureFacts:
         else:
             size = header.size_hw or (0, 0)
     except DataError as error:
-        return PictureFacts(str(error).removeprefix(f"{path}: "))
+        return ImageFacts(str(error).removeprefix(f"{path}: "))
     digest = hashlib.sha256(data).hexdigest() if depth == "decode" else None
-    return PictureFacts(hw=size, digest=digest)
+    return ImageFacts(hw=size, digest=digest)
