@@ -34,12 +34,12 @@ from oculox.export.run import export_model
 from oculox.export.targets import TARGETS
 from oculox.models import build_model
 from oculox.models.layers import SPP
-from oculox.predict.backend import Backend
-from oculox.predict.backends.torch_backend import TorchBackend, spec_of
-from oculox.predict.fusing import fuse
-from oculox.predict.opening import open_backend
 from oculox.predict.pipeline import Pipeline
-from oculox.predict.timing import Stopwatch
+from oculox.runtime.backend import Backend
+from oculox.runtime.fusing import fuse
+from oculox.runtime.opening import open_backend
+from oculox.runtime.timing import Stopwatch
+from oculox.runtime.torch_backend import TorchBackend, spec_of
 from oculox.weights import Weights, build_network, load_weights
 
 BASELINE = "plain PyTorch"

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from oculox.config import load_config
-from oculox.data.demo import write_demo
+from oculox.datasets.demo.dataset import write_demo
 from oculox.models import build_model
 from oculox.weights import Weights
 from oculox.weights.checkpoint import save_checkpoint

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from oculox.predict.backend import DecodingBackend, ModelSpec
+from oculox.runtime.backend import DecodingBackend, ModelSpec
 from oculox.types import DecodedPredictions, Preprocessing
 
 

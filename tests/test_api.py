@@ -7,7 +7,7 @@ import pytest
 import oculox
 from oculox import Config, Detections, Detector, OculoxError, load_config, train
 from oculox.errors import CheckpointError, DataError, UsageError
-from oculox.predict.backends.torch_backend import TorchBackend
+from oculox.runtime.torch_backend import TorchBackend
 from oculox.weights import load_weights
 
 

@@ -13,9 +13,9 @@ import pytest
 from oculox.data.coco import load_coco
 from oculox.data.loader import EvalLoader
 from oculox.errors import DataError, UsageError
-from oculox.evaluation import evaluate, evaluate_loader, match_classes
-from oculox.predict.backend import DetectSettings, ModelSpec
-from oculox.predict.opening import open_backend
+from oculox.evaluation.evaluate import evaluate, evaluate_loader, match_classes
+from oculox.runtime.backend import DetectSettings, ModelSpec
+from oculox.runtime.opening import open_backend
 from oculox.types import Preprocessing
 from red_images import RedBackend, red_image
 

@@ -11,7 +11,8 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from oculox.errors import DataError
-from oculox.metrics import METRICS, evaluate_boxes
+from oculox.evaluation.coco_metrics import evaluate_boxes
+from oculox.evaluation.metrics import METRICS
 
 
 def make_data(seed=0, *, images=12, classes=3, crowds=True):

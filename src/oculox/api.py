@@ -14,16 +14,16 @@ from oculox.config import Config, config_from_dict, config_to_yaml, load_config,
 from oculox.config.schema import DataConfig
 from oculox.data.coco import CocoIndex, load_coco, load_split
 from oculox.data.image import read_image
+from oculox.distributed.launch import is_launched, launch
 from oculox.errors import TrainingError, UsageError
-from oculox.evaluation import Evaluation, Gather
-from oculox.evaluation import evaluate as evaluate_backend
+from oculox.evaluation.evaluate import Evaluation, Gather
+from oculox.evaluation.evaluate import evaluate as evaluate_backend
 from oculox.export.fast import open_with
 from oculox.models import build_model
-from oculox.predict.backend import Backend, DetectSettings
-from oculox.predict.backends.torch_backend import Precision
 from oculox.predict.inputs import ColorOrder, as_bgr
-from oculox.predict.pipeline import Pipeline, class_filter
-from oculox.training.launch import is_launched, launch
+from oculox.predict.pipeline import Pipeline
+from oculox.runtime.backend import Backend, DetectSettings, class_filter
+from oculox.runtime.torch_backend import Precision
 from oculox.training.loop import run_training
 from oculox.training.output import claim_output
 from oculox.training.summary import TrainSummary, read_summary

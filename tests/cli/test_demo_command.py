@@ -3,7 +3,7 @@
 import pytest
 
 from oculox.cli import demo as command
-from oculox.data.demo import write_demo
+from oculox.datasets.demo.dataset import write_demo
 
 
 @pytest.fixture

@@ -10,11 +10,11 @@ import cv2
 import numpy as np
 import pytest
 
-from oculox.data.check import CheckReport, check_data, check_split, locate_splits
-from oculox.data.clean import write_clean
 from oculox.data.coco import load_coco
-from oculox.data.demo import write_demo
 from oculox.data.faults import count_faults, judge_box, stays_inside
+from oculox.datasets.check import CheckReport, check_data, check_split, locate_splits
+from oculox.datasets.clean import write_clean
+from oculox.datasets.demo.dataset import write_demo
 from oculox.errors import DataError
 
 NAN = math.nan

@@ -6,9 +6,9 @@ import cv2
 import numpy as np
 import pytest
 
-from oculox.data.demo import CLASSES, write_demo
-from oculox.data.demo_scene import render_scene
-from oculox.data.demo_shapes import KINDS, make_frame
+from oculox.datasets.demo.dataset import CLASSES, write_demo
+from oculox.datasets.demo.scene import render_scene
+from oculox.datasets.demo.shapes import KINDS, make_frame
 from oculox.errors import DataError, UsageError
 
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from oculox.data.coco import load_coco
-from oculox.data.demo import write_demo
 from oculox.data.faults import count_faults
-from oculox.data.formats.convert import ConvertSummary, convert
-from oculox.data.formats.xml import XmlError, parse_xml
-from oculox.data.formats.yolo import label_path
+from oculox.datasets.demo.dataset import write_demo
+from oculox.datasets.formats.convert import ConvertSummary, convert
+from oculox.datasets.formats.xml import XmlError, parse_xml
+from oculox.datasets.formats.yolo import label_path
 from oculox.errors import DataError, UsageError
 
 

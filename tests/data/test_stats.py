@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from oculox.data.coco import load_coco
-from oculox.data.demo import write_demo
-from oculox.data.stats import SizeHistogram, SplitStats, Spread, index_stats, split_stats
+from oculox.datasets.demo.dataset import write_demo
+from oculox.datasets.stats import SizeHistogram, SplitStats, Spread, index_stats, split_stats
 
 
 def make(

@@ -18,7 +18,7 @@ from oculox.config import load_config
 from oculox.export.job import ExportOptions
 from oculox.export.run import export_model
 from oculox.models import build_model
-from oculox.predict.exported import InGraphNms
+from oculox.runtime.exported import InGraphNms
 from oculox.weights import Weights, load_weights
 
 SOURCE = Path(__file__).parents[2] / "deploy" / "cpp"

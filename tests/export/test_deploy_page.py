@@ -9,9 +9,9 @@ import cv2
 import numpy as np
 import pytest
 
-from oculox.data.demo_scene import render_scene
+from oculox.datasets.demo.scene import render_scene
 from oculox.export.targets import TARGETS
-from oculox.predict.exported import InGraphNms
+from oculox.runtime.exported import InGraphNms
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "deploy.md"
 BLOCKS = re.findall(r"```python\n(.*?)```", PAGE.read_text("utf-8"), flags=re.DOTALL)

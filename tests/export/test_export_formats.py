@@ -7,10 +7,10 @@ import pytest
 
 from oculox.api import Detector
 from oculox.export.parity import check_parity, compare_detections, sample_inputs
-from oculox.predict.backend import DetectSettings
-from oculox.predict.backends.torch_backend import TorchBackend
-from oculox.predict.exported import InGraphNms
-from oculox.predict.opening import open_backend
+from oculox.runtime.backend import DetectSettings
+from oculox.runtime.exported import InGraphNms
+from oculox.runtime.opening import open_backend
+from oculox.runtime.torch_backend import TorchBackend
 from oculox.weights import build_network
 
 PACKAGES = {

@@ -12,9 +12,9 @@ from oculox.export.calibration import load_calibration
 from oculox.export.job import ExportOptions, calibration_feeds, make_job
 from oculox.export.run import ParityError, export_model
 from oculox.export.targets import TARGETS, find_target
-from oculox.predict.exported import InGraphNms
-from oculox.predict.opening import open_backend
 from oculox.predict.pipeline import Pipeline
+from oculox.runtime.exported import InGraphNms
+from oculox.runtime.opening import open_backend
 from oculox.types import Preprocessing
 
 

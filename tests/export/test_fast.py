@@ -12,7 +12,7 @@ from oculox.export.benchmark import run_benchmark
 from oculox.export.benchmark_report import as_json, as_table, write_plot
 from oculox.export.fast import fastest_runtime, open_with
 from oculox.export.parity import sample_inputs
-from oculox.predict.timing import STAGES
+from oculox.runtime.timing import STAGES
 
 HAS_ONNX = all(map(importlib.util.find_spec, ("onnx", "onnxscript", "onnxruntime")))
 HAS_OPENVINO = HAS_ONNX and importlib.util.find_spec("openvino") is not None

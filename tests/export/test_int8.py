@@ -6,8 +6,8 @@ from oculox.data.coco import load_coco
 from oculox.export.job import ExportOptions
 from oculox.export.run import export_model
 from oculox.export.targets import TARGETS
-from oculox.predict.exported import InGraphNms
-from oculox.predict.opening import open_backend
+from oculox.runtime.exported import InGraphNms
+from oculox.runtime.opening import open_backend
 from oculox.weights import load_weights
 
 PACKAGES = {"onnx": ("onnxscript", "onnxruntime"), "openvino": ("onnxscript", "openvino", "nncf")}

@@ -4,7 +4,7 @@ import json
 import pytest
 
 from oculox.errors import CheckpointError
-from oculox.predict.exported import ExportMetadata, InGraphNms
+from oculox.runtime.exported import ExportMetadata, InGraphNms
 from oculox.types import Preprocessing
 
 PLAIN = ExportMetadata(

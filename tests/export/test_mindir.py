@@ -13,11 +13,11 @@ from oculox.errors import CheckpointError, MissingExtraError
 from oculox.export.job import ExportOptions
 from oculox.export.run import ExportReport, export_model
 from oculox.models import build_model
-from oculox.predict.opening import open_backend
+from oculox.runtime.opening import open_backend
 from oculox.weights import Weights, load_weights
 from oculox.weights.convert import convert_weights
-from oculox.weights.mindspore_file import read_mindspore, write_mindspore
-from oculox.weights.mindspore_layout import DESCRIPTION
+from oculox.weights.interop.mindspore_file import read_mindspore, write_mindspore
+from oculox.weights.interop.mindspore_layout import DESCRIPTION
 
 
 def fresh_weights(recipe: str) -> Weights:

@@ -7,7 +7,7 @@ import torch
 from oculox.data.transforms import apply_letterbox, letterbox_geometry
 from oculox.export.onnx_parts import letterbox_part, nms_part
 from oculox.postprocess import select_detections
-from oculox.predict.exported import InGraphNms
+from oculox.runtime.exported import InGraphNms
 from oculox.types import DecodedPredictions, Preprocessing
 
 onnx = pytest.importorskip("onnx")

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from oculox.export.parity import TOLERANCES, ParityRow, compare_cells, compare_detections
-from oculox.predict.exported import InGraphNms
+from oculox.runtime.exported import InGraphNms
 from oculox.types import DecodedPredictions, Detections
 
 NMS = InGraphNms(conf=0.1, iou=0.5, max_det=4)

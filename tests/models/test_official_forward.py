@@ -11,7 +11,7 @@ from oculox.config import load_config
 from oculox.models import build_model
 from oculox.ops.boxes import cxcywh_to_xyxy
 from oculox.postprocess import decode
-from oculox.weights.megvii import official_names
+from oculox.weights.interop.megvii import official_names
 
 OFFICIAL_NAMES = {"yolox-darknet53": "yolov3"}
 

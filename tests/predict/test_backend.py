@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from oculox.errors import UsageError
-from oculox.predict.backend import DetectSettings, ModelSpec, fixed_batches, network_input
+from oculox.runtime.backend import DetectSettings, ModelSpec, fixed_batches, network_input
 from oculox.types import Preprocessing
 
 

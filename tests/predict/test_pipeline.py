@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 
 from oculox.errors import UsageError
-from oculox.predict.backend import DetectSettings
-from oculox.predict.pipeline import Pipeline, class_filter
-from oculox.predict.timing import Stopwatch
+from oculox.predict.pipeline import Pipeline
+from oculox.runtime.backend import DetectSettings, class_filter
+from oculox.runtime.timing import Stopwatch
 from oculox.types import Preprocessing
 from red_images import red_image
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from oculox.errors import DataError, UsageError
-from oculox.predict.run import predict_to_folder
+from oculox.predict.folder import predict_to_folder
 from oculox.predict.sources import Source, find_sources
 from oculox.predict.video import annotate_video
 from red_images import red_image

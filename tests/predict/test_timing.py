@@ -2,7 +2,7 @@ import time
 
 import pytest
 
-from oculox.predict.timing import STAGES, StageTimes, Stopwatch
+from oculox.runtime.timing import STAGES, StageTimes, Stopwatch
 
 
 def test_stopwatch_adds_up_and_counts_what_fails_too():

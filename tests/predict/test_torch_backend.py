@@ -9,11 +9,11 @@ from oculox.config.schema import ModelConfig
 from oculox.errors import CheckpointError, UsageError
 from oculox.models import build_model
 from oculox.postprocess import decode
-from oculox.predict.backend import DetectSettings, ModelSpec
-from oculox.predict.backends.torch_backend import TorchBackend, usable_device
-from oculox.predict.fusing import fuse
-from oculox.predict.opening import open_backend
 from oculox.predict.pipeline import Pipeline
+from oculox.runtime.backend import DetectSettings, ModelSpec
+from oculox.runtime.fusing import fuse
+from oculox.runtime.opening import open_backend
+from oculox.runtime.torch_backend import TorchBackend, usable_device
 from oculox.types import Preprocessing
 from oculox.weights import load_weights
 

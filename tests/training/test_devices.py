@@ -5,8 +5,8 @@ import torch
 from accelerate.state import AcceleratorState, PartialState
 
 from oculox.config.schema import TrainConfig
+from oculox.distributed.devices import check_device, device_kind, gather_lists, open_accelerator
 from oculox.errors import ConfigError
-from oculox.training.devices import check_device, device_kind, gather_lists, open_accelerator
 
 PRESENT = {
     "cuda": torch.cuda.is_available(),

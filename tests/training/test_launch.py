@@ -7,8 +7,8 @@ import sys
 import psutil
 import pytest
 
+from oculox.distributed.launch import is_launched, launch, speaks_for_the_run
 from oculox.training import launch as module
-from oculox.training.launch import is_launched, launch, speaks_for_the_run
 
 
 @pytest.fixture

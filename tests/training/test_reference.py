@@ -69,7 +69,7 @@ def make_stepper(shared, *, ema=False, accumulate=1):
 
 
 def official_names(reference, network):
-    from oculox.weights.megvii import official_names as name_map
+    from oculox.weights.interop.megvii import official_names as name_map
 
     to_official = name_map("csp_darknet")
     return {to_official(name): name for name in network.state_dict()}

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from oculox.training.sync_bn import CpuSyncBatchNorm, to_sync_batch_norm
+from oculox.distributed.sync_bn import CpuSyncBatchNorm, to_sync_batch_norm
 
 PROGRAM = """
 import sys, torch, torch.distributed as dist
-from oculox.training.sync_bn import to_sync_batch_norm
+from oculox.distributed.sync_bn import to_sync_batch_norm
 folder, rank = sys.argv[1], int(sys.argv[2])
 dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
 task = torch.load(f"{folder}/task.pt", weights_only=True)

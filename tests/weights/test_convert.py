@@ -18,7 +18,7 @@ from oculox.weights.convert import (
     customary_input_of,
     describe_weights,
 )
-from oculox.weights.mindspore_file import read_mindspore
+from oculox.weights.interop.mindspore_file import read_mindspore
 
 SUFFIXES = tuple(LAYOUTS)
 CASES = [
@@ -68,7 +68,7 @@ def test_official_and_mindyolo_files_without_extras(shared: Path, tmp_path: Path
 
 
 def test_every_official_state_dict_maps(shared: Path) -> None:
-    from oculox.weights.megvii import read_official
+    from oculox.weights.interop.megvii import read_official
 
     shapes = json.loads((shared / "golden/megvii_state_dicts.json").read_text())
     for name, tensors in shapes.items():

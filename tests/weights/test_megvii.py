@@ -10,8 +10,8 @@ from oculox.errors import CheckpointError
 from oculox.models import build_model
 from oculox.weights import Weights, build_network, load_weights
 from oculox.weights.classes import COCO_CATEGORY_IDS, COCO_NAMES
-from oculox.weights.megvii import is_official, official_names, read_official, write_official
-from oculox.weights.names import paired_names
+from oculox.weights.interop.megvii import is_official, official_names, read_official, write_official
+from oculox.weights.interop.names import paired_names
 
 OFFICIAL_NAMES = {"yolox-darknet53": "yolov3"}
 

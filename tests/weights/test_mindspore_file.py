@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 
 from oculox.errors import CheckpointError, OculoxError
-from oculox.weights.mindspore_file import is_mindspore, read_mindspore, write_mindspore
-from oculox.weights.protobuf_wire import bytes_field, bytes_header, number_field
+from oculox.weights.interop.mindspore_file import is_mindspore, read_mindspore, write_mindspore
+from oculox.weights.interop.protobuf_wire import bytes_field, bytes_header, number_field
 
 # Written by MindSpore 2.10: append_dict={"epoch": 3, "lr": 0.1, "flag": True, "s": "hello"} with
 # parameters of several types and crc_check=True.

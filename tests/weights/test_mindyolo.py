@@ -10,9 +10,9 @@ from oculox.config import load_config, recipe_names
 from oculox.errors import CheckpointError
 from oculox.models import build_model
 from oculox.weights import Weights, build_network, load_weights
-from oculox.weights.mindspore_file import write_mindspore
-from oculox.weights.mindspore_layout import DESCRIPTION
-from oculox.weights.mindyolo import (
+from oculox.weights.interop.mindspore_file import write_mindspore
+from oculox.weights.interop.mindspore_layout import DESCRIPTION
+from oculox.weights.interop.mindyolo import (
     customary_input,
     mindyolo_content,
     mindyolo_names,

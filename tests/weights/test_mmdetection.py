@@ -8,8 +8,8 @@ from test_mindyolo import random_weights
 from oculox.config import load_config
 from oculox.errors import CheckpointError
 from oculox.weights import load_weights
-from oculox.weights.mmdetection import is_mmdetection, mmdetection_names, read_mmdetection
-from oculox.weights.names import export_state
+from oculox.weights.interop.mmdetection import is_mmdetection, mmdetection_names, read_mmdetection
+from oculox.weights.interop.names import export_state
 
 # From mmdetection's modules: one name for each rule.
 KNOWN_NAMES = [

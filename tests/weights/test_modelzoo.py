@@ -11,8 +11,13 @@ from oculox.config import load_config
 from oculox.errors import CheckpointError, UsageError
 from oculox.models import build_model
 from oculox.weights import build_network, load_weights
-from oculox.weights.mindspore_file import read_mindspore, write_mindspore
-from oculox.weights.modelzoo import modelzoo_content, modelzoo_names, network_name, read_modelzoo
+from oculox.weights.interop.mindspore_file import read_mindspore, write_mindspore
+from oculox.weights.interop.modelzoo import (
+    modelzoo_content,
+    modelzoo_names,
+    network_name,
+    read_modelzoo,
+)
 
 RECIPES = {"yolox_darknet53": "yolox-darknet53", "yolox_x": "yolox-x"}
 

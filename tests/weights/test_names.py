@@ -4,7 +4,13 @@ import pytest
 import torch
 
 from oculox.errors import CheckpointError
-from oculox.weights.names import export_state, import_state, paired_names, rules_map, tensor_report
+from oculox.weights.interop.names import (
+    export_state,
+    import_state,
+    paired_names,
+    rules_map,
+    tensor_report,
+)
 
 RENAME = rules_map(((r"^a\.", "b."), (r"\.w$", ".weight")))
 

@@ -9,8 +9,8 @@ from oculox import Detector
 from oculox.errors import CheckpointError
 from oculox.weights import build_network, load_weights
 from oculox.weights.convert import convert_weights
-from oculox.weights.onnx_weights import read_onnx
-from oculox.weights.protobuf_wire import bytes_field, number_field
+from oculox.weights.interop.onnx_weights import read_onnx
+from oculox.weights.interop.protobuf_wire import bytes_field, number_field
 
 
 def tensor(name: str, shape: tuple[int, ...], *, kind: int = 1, size: int | None = None) -> bytes:

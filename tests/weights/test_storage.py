@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from oculox.errors import CheckpointError, OculoxError
-from oculox.weights.storage import load_torch, save_torch, write_atomically
+from oculox.files import write_atomically
+from oculox.weights.torch_file import load_torch, save_torch
 
 
 def test_a_write_replaces_the_whole_file(tmp_path):

@@ -7,11 +7,12 @@ from typing import Annotated
 
 import typer
 
-from oculox.cli.console import note, print_json, say, write_json
+from oculox.cli.console import note, print_json, say
 from oculox.cli.evaluate import Model
 from oculox.cli.export import data_index, input_size
 from oculox.export.benchmark import TORCH, run_benchmark
 from oculox.export.benchmark_report import as_json, as_table, write_plot
+from oculox.files import write_json
 from oculox.weights import load_weights
 
 _DEFAULT = f"{TORCH},onnx,openvino"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import typer
@@ -18,8 +17,6 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-
-from oculox.weights.storage import write_text
 
 
 def say(text: str = "") -> None:
@@ -35,16 +32,6 @@ def note(text: str) -> None:
 def print_json(value: Any) -> None:
     """JSON on standard output."""
     typer.echo(json.dumps(value, indent=1, ensure_ascii=False))
-
-
-def write_json(path: Path, value: Any) -> None:
-    """JSON to a file, atomically.
-
-    Raises:
-        OculoxError: when it cannot be written.
-    """
-    text = json.dumps(value, indent=1, ensure_ascii=False) + "\n"
-    write_text(path, text)
 
 
 @contextmanager

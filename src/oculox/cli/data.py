@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -16,14 +15,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from oculox.cli.console import print_json
 from oculox.cli.data_view import show_check, show_clean, show_conversion, show_stats
-from oculox.data.check import SplitName, check_data, locate_splits
-from oculox.data.clean import write_clean
 from oculox.data.coco import load_coco
-from oculox.data.demo import write_demo
-from oculox.data.folders import require_free
-from oculox.data.formats.convert import convert
-from oculox.data.stats import SplitStats, index_stats
-from oculox.errors import DataError, UsageError
+from oculox.datasets.check import SplitName, check_data, locate_splits
+from oculox.datasets.clean import write_clean
+from oculox.datasets.demo.dataset import write_demo
+from oculox.datasets.formats.convert import convert
+from oculox.datasets.stats import SplitStats, index_stats
+from oculox.errors import UsageError
+from oculox.files import require_free, write_json
 
 app = typer.Typer(
     name="data",
@@ -195,7 +194,7 @@ def check(
     if report == "-":
         print_json(found.as_dict())
     elif report is not None:
-        _write_json(Path(report), found.as_dict())
+        write_json(Path(report), found.as_dict())
     console = Console(stderr=report == "-")
     if report != "-":
         show_check(console, found, limit=show)
@@ -264,10 +263,3 @@ def _progress(what: str, *, total: int | None = None) -> Iterator[Callable[[], N
     ) as bar:
         task = bar.add_task(what, total=total)
         yield lambda: bar.advance(task)
-
-
-def _write_json(path: Path, tree: Mapping[str, Any]) -> None:
-    try:
-        path.write_text(json.dumps(tree, indent=2) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise DataError(f"{path}: cannot be written ({error.strerror or error})") from error

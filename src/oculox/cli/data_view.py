@@ -9,11 +9,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from oculox.data.check import DataReport
-from oculox.data.clean import CleanSummary
 from oculox.data.faults import Fault, Severity, count_faults
-from oculox.data.formats.convert import ConvertSummary
-from oculox.data.stats import SizeHistogram, SplitStats, Spread
+from oculox.datasets.check import DataReport
+from oculox.datasets.clean import CleanSummary
+from oculox.datasets.formats.convert import ConvertSummary
+from oculox.datasets.stats import SizeHistogram, SplitStats, Spread
 
 _COLORS: dict[Severity, str] = {"error": "red", "warning": "yellow", "info": "cyan"}
 

@@ -11,12 +11,12 @@ import typer
 from oculox.api import Detector, train
 from oculox.cli.console import say
 from oculox.data.coco import load_coco
-from oculox.data.demo import write_demo
 from oculox.data.image import read_image
+from oculox.datasets.demo.dataset import write_demo
 from oculox.draw import contact_sheet
 from oculox.errors import UsageError
-from oculox.metrics.values import metrics_table
-from oculox.predict.run import write_image
+from oculox.evaluation.metrics import metrics_table
+from oculox.predict.folder import write_image
 from oculox.weights.checkpoint import save_safetensors
 from oculox.weights.load import load_weights
 

@@ -18,7 +18,7 @@ from oculox.export.job import DEFAULT_LICENSE, DEFAULT_OPSET, ExportOptions
 from oculox.export.parity import ParityRow
 from oculox.export.run import MAX_AP_LOSS, ExportReport, ParityError, export_model
 from oculox.export.targets import TARGETS, find_target
-from oculox.predict.exported import InGraphNms, Precision
+from oculox.runtime.exported import InGraphNms, Precision
 from oculox.weights import load_weights
 
 _NMS = InGraphNms()

@@ -10,7 +10,7 @@ import typer
 from oculox.api import Detector
 from oculox.cli.console import note, print_json, progress_bar, say
 from oculox.cli.evaluate import BackendName, Conf, Device, ImageSize, Iou, Model, PrecisionOption
-from oculox.predict.run import PREDICTIONS, PredictSummary, predict_to_folder
+from oculox.predict.folder import PREDICTIONS, PredictSummary, predict_to_folder
 from oculox.predict.sources import find_sources
 
 

@@ -9,8 +9,8 @@ import typer
 
 from oculox.api import train as train_network
 from oculox.cli.console import print_json, say
-from oculox.metrics.values import metrics_table
-from oculox.training.launch import speaks_for_the_run
+from oculox.distributed.launch import speaks_for_the_run
+from oculox.evaluation.metrics import metrics_table
 from oculox.training.summary import TrainSummary
 
 Recipe = Annotated[

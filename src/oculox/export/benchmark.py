@@ -16,18 +16,18 @@ import numpy.typing as npt
 import torch
 
 from oculox.data.coco import CocoIndex
-from oculox.data.demo_scene import render_scene
 from oculox.data.image import decode_image
+from oculox.datasets.demo.scene import render_scene
 from oculox.errors import DataError, OculoxError, UsageError
-from oculox.evaluation import evaluate
+from oculox.evaluation.evaluate import evaluate
 from oculox.export.job import ExportOptions
 from oculox.export.run import export_model
 from oculox.export.targets import TARGETS
-from oculox.predict.backend import Backend
-from oculox.predict.backends.torch_backend import TorchBackend
-from oculox.predict.opening import open_backend
 from oculox.predict.pipeline import Pipeline
-from oculox.predict.timing import StageTimes, Stopwatch
+from oculox.runtime.backend import Backend
+from oculox.runtime.opening import open_backend
+from oculox.runtime.timing import StageTimes, Stopwatch
+from oculox.runtime.torch_backend import TorchBackend
 from oculox.version import __version__
 from oculox.weights import Weights
 from oculox.weights.checkpoint import save_checkpoint

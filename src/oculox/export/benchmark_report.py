@@ -8,8 +8,8 @@ from typing import Any
 
 from oculox.errors import UsageError
 from oculox.export.benchmark import Benchmark
-from oculox.predict.timing import STAGES
-from oculox.weights.storage import write_atomically
+from oculox.files import write_atomically
+from oculox.runtime.timing import STAGES
 
 _STAGE_COLORS = ("#9aa5b1", "#5b8def", "#1f4e9e", "#f0a33c")
 

@@ -11,9 +11,9 @@ import numpy as np
 from oculox.errors import UsageError
 from oculox.export.job import ExportOptions, make_job
 from oculox.export.targets import find_target
-from oculox.predict.backend import Backend
-from oculox.predict.backends.torch_backend import Precision, usable_device
-from oculox.predict.opening import FORMATS, open_backend
+from oculox.runtime.backend import Backend
+from oculox.runtime.opening import FORMATS, open_backend
+from oculox.runtime.torch_backend import Precision, usable_device
 from oculox.weights import load_weights
 from oculox.weights.download import locate_weights
 

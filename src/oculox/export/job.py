@@ -12,7 +12,7 @@ from oculox.config.schema import ModelConfig
 from oculox.errors import UsageError
 from oculox.export.graph import DetectionGraph, for_export
 from oculox.models.yolox import YOLOX
-from oculox.predict.exported import Array, ExportMetadata, InGraphNms, Precision
+from oculox.runtime.exported import Array, ExportMetadata, InGraphNms, Precision
 from oculox.types import FloatArray
 from oculox.version import __version__
 from oculox.weights import Weights, build_network

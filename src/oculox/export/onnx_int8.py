@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from oculox.export.job import Job, calibration_feeds
-from oculox.predict.backends.extras import require
-from oculox.predict.exported import METADATA_KEY, Array
+from oculox.extras import require
+from oculox.runtime.exported import METADATA_KEY, Array
 
 if TYPE_CHECKING:
     import onnx

@@ -14,8 +14,8 @@ import torch
 from oculox.errors import ExportError, UsageError
 from oculox.export.job import DEFAULT_OPSET, Job
 from oculox.export.onnx_parts import letterbox_part, nms_part
-from oculox.predict.backends.extras import require
-from oculox.predict.exported import METADATA_KEY, ExportMetadata
+from oculox.extras import require
+from oculox.runtime.exported import METADATA_KEY, ExportMetadata
 
 if TYPE_CHECKING:
     import onnx

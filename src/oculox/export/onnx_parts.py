@@ -6,7 +6,7 @@ one graph, to be merged with its neighbours by output and input names.
 
 from __future__ import annotations
 
-from oculox.predict.exported import InGraphNms
+from oculox.runtime.exported import InGraphNms
 from oculox.types import Preprocessing
 
 IR_VERSION = 10

@@ -13,15 +13,15 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 
-from oculox.data.demo_scene import render_scene
 from oculox.data.transforms import apply_letterbox, letterbox_geometry
+from oculox.datasets.demo.scene import render_scene
 from oculox.models.yolox import YOLOX
 from oculox.ops.boxes import pairwise_iou
 from oculox.postprocess import decode, select_detections
-from oculox.predict.backend import DetectSettings, fixed_batches, network_input
-from oculox.predict.backends.torch_backend import TorchBackend
-from oculox.predict.exported import Array, ExportedBackend, InGraphNms, Precision
 from oculox.predict.pipeline import Pipeline
+from oculox.runtime.backend import DetectSettings, fixed_batches, network_input
+from oculox.runtime.exported import Array, ExportedBackend, InGraphNms, Precision
+from oculox.runtime.torch_backend import TorchBackend
 from oculox.types import DecodedPredictions, Detections, ImageArray
 
 TOP_CELLS = 100

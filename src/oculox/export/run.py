@@ -9,17 +9,17 @@ from pathlib import Path
 import numpy as np
 
 from oculox.data.coco import CocoIndex
-from oculox.data.folders import scratch_beside
 from oculox.errors import ExportError, UsageError
-from oculox.evaluation import OFFICIAL_SETTINGS, evaluate
+from oculox.evaluation.evaluate import OFFICIAL_SETTINGS, evaluate
 from oculox.export.calibration import load_calibration
 from oculox.export.job import ExportOptions, make_job
 from oculox.export.parity import ParityRow, check_parity
 from oculox.export.targets import Target, find_target
-from oculox.predict.backend import Backend
-from oculox.predict.backends.torch_backend import TorchBackend
-from oculox.predict.exported import ExportedBackend, ExportMetadata
-from oculox.predict.opening import open_backend
+from oculox.files import scratch_beside
+from oculox.runtime.backend import Backend
+from oculox.runtime.exported import ExportedBackend, ExportMetadata
+from oculox.runtime.opening import open_backend
+from oculox.runtime.torch_backend import TorchBackend
 from oculox.weights import Weights
 
 MAX_AP_LOSS = 0.01

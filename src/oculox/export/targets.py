@@ -19,7 +19,7 @@ from oculox.export.to_onnx import write_onnx
 from oculox.export.to_openvino import write_openvino
 from oculox.export.to_tensorrt import write_tensorrt
 from oculox.export.to_torch import write_pt2, write_torchscript
-from oculox.predict.exported import Precision
+from oculox.runtime.exported import Precision
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

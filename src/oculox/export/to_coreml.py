@@ -8,8 +8,8 @@ import torch
 
 from oculox.export.job import Job
 from oculox.export.onnx_model import quiet
-from oculox.predict.backends.extras import require
-from oculox.predict.exported import CELL_OUTPUTS, METADATA_KEY
+from oculox.extras import require
+from oculox.runtime.exported import CELL_OUTPUTS, METADATA_KEY
 
 
 def write_coreml(job: Job, path: Path) -> None:

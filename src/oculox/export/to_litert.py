@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from oculox.export.graph import DetectionGraph
 from oculox.export.job import Job
 from oculox.export.onnx_model import quiet
-from oculox.predict.backends.extras import require
-from oculox.predict.exported import CELL_OUTPUTS, METADATA_KEY
+from oculox.extras import require
+from oculox.runtime.exported import CELL_OUTPUTS, METADATA_KEY
 
 
 class _Named(nn.Module):

@@ -9,10 +9,10 @@ import numpy as np
 
 from oculox.errors import ExportError
 from oculox.export.job import Job
+from oculox.extras import require
 from oculox.ops.points import level_sizes_of
-from oculox.predict.backends.extras import require
-from oculox.predict.exported import METADATA_KEY
-from oculox.weights.protobuf_wire import bytes_field
+from oculox.runtime.exported import METADATA_KEY
+from oculox.weights.interop.protobuf_wire import bytes_field
 
 _USER_INFO = 14
 

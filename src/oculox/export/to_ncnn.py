@@ -11,8 +11,8 @@ import torch
 from oculox.errors import ExportError
 from oculox.export.job import Job
 from oculox.export.onnx_model import quiet
-from oculox.predict.backends.extras import require
-from oculox.predict.exported import METADATA_KEY
+from oculox.extras import require
+from oculox.runtime.exported import METADATA_KEY
 
 NCNN_FILES = ("model.ncnn.param", "model.ncnn.bin")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from oculox.export.job import Job
 from oculox.export.onnx_int8 import quantize_onnx
 from oculox.export.onnx_model import build_onnx
-from oculox.predict.backends.extras import require
+from oculox.extras import require
 
 
 def write_onnx(job: Job, path: Path) -> None:

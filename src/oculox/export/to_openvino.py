@@ -8,8 +8,8 @@ from typing import Any
 
 from oculox.export.job import Job, calibration_feeds
 from oculox.export.onnx_model import build_onnx, quiet
-from oculox.predict.backends.extras import require
-from oculox.predict.exported import METADATA_KEY
+from oculox.extras import require
+from oculox.runtime.exported import METADATA_KEY
 
 FLOAT_NODES = (
     r".*_preds\..*",

@@ -12,8 +12,8 @@ from oculox.errors import ExportError
 from oculox.export.job import Job
 from oculox.export.onnx_int8 import quantize_onnx
 from oculox.export.onnx_model import build_onnx
-from oculox.predict.backends.extras import require
-from oculox.predict.exported import METADATA_KEY
+from oculox.extras import require
+from oculox.runtime.exported import METADATA_KEY
 
 LARGEST_BATCH = 16
 """Of an engine whose batch is left free; it is tuned for half as many."""

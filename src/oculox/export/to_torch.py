@@ -9,7 +9,7 @@ import torch
 
 from oculox.export.job import Job
 from oculox.export.onnx_model import free_dimensions, quiet
-from oculox.predict.exported import METADATA_KEY
+from oculox.runtime.exported import METADATA_KEY
 
 
 def write_torchscript(job: Job, path: Path) -> None:

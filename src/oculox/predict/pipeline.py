@@ -11,9 +11,9 @@ import numpy as np
 
 from oculox.data.transforms import apply_letterbox, boxes_to_source, letterbox_geometry
 from oculox.errors import UsageError
-from oculox.predict.backend import Backend, DetectSettings, ModelSpec
 from oculox.predict.inputs import ColorOrder, as_bgr
-from oculox.predict.timing import Stopwatch
+from oculox.runtime.backend import Backend, DetectSettings, check_classes, check_size
+from oculox.runtime.timing import Stopwatch
 from oculox.types import Detections, ImageArray
 
 
@@ -101,74 +101,3 @@ class Pipeline:
                 dataclasses.replace(result, xyxy=boxes_to_source(result.xyxy, geometry))
                 for result, geometry in zip(found, geometries, strict=True)
             ]
-
-
-def check_size(spec: ModelSpec, size_hw: tuple[int, int] | None) -> tuple[int, int]:
-    """The input size to use.
-
-    Raises:
-        UsageError: when the network is built for another size, or the size is no multiple of
-            its largest stride.
-    """
-    if size_hw is None or tuple(size_hw) == spec.size_hw:
-        return spec.size_hw
-    if not spec.dynamic_size:
-        raise UsageError(
-            f"this model was built for {spec.size_hw[0]} x {spec.size_hw[1]} (height x width), "
-            f"got {size_hw[0]} x {size_hw[1]}; export it with that size"
-        )
-    stride = max(spec.strides)
-    if any(side < stride or side % stride for side in size_hw):
-        raise UsageError(
-            f"the input size must be multiples of {stride}, got {size_hw[0]} x {size_hw[1]}"
-        )
-    return size_hw[0], size_hw[1]
-
-
-def check_classes(spec: ModelSpec, class_ids: Sequence[int] | None) -> None:
-    """Check a class filter.
-
-    Raises:
-        UsageError: when it is empty or an index is outside the network's classes.
-    """
-    if class_ids is None:
-        return
-    if not class_ids:
-        raise UsageError("the class filter is empty; leave it out to keep all classes")
-    for index in class_ids:
-        if not 0 <= index < spec.num_classes:
-            raise UsageError(
-                f"class {index} does not exist; the model has 0-{spec.num_classes - 1}"
-            )
-
-
-def class_filter(spec: ModelSpec, classes: Sequence[str | int]) -> tuple[int, ...]:
-    """Class names or indices -> class indices.
-
-    A text that is no name but a number counts as an index, so that a command line may pass both.
-
-    Raises:
-        UsageError: when a class is unknown; the message names the nearest known one.
-    """
-    import difflib
-
-    indices = []
-    for item in classes:
-        text = str(item).strip()
-        if isinstance(item, str) and text in spec.names:
-            indices.append(spec.names.index(text))
-        elif text.isdecimal():
-            indices.append(int(text))
-        else:
-            near = difflib.get_close_matches(text, spec.names, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else _known(spec)
-            raise UsageError(f"the model has no class {text!r}; {hint}")
-    check_classes(spec, indices)
-    return tuple(dict.fromkeys(indices))
-
-
-def _known(spec: ModelSpec) -> str:
-    if not spec.names:
-        return f"its classes have no names, use 0-{spec.num_classes - 1}"
-    shown = ", ".join(spec.names[:10])
-    return f"its classes: {shown}" + (", ..." if len(spec.names) > 10 else "")

@@ -15,7 +15,7 @@ from typing import BinaryIO, Literal
 
 from oculox.data.image import decode_image, read_image
 from oculox.errors import DataError, UsageError
-from oculox.predict.timing import Stopwatch
+from oculox.runtime.timing import Stopwatch
 from oculox.types import ImageArray
 
 IMAGE_SUFFIXES = frozenset(

@@ -13,7 +13,7 @@ import numpy as np
 from oculox.errors import DataError, UsageError
 from oculox.predict.pipeline import Pipeline
 from oculox.predict.sources import Source
-from oculox.predict.timing import StageTimes, Stopwatch
+from oculox.runtime.timing import StageTimes, Stopwatch
 from oculox.types import ImageArray
 
 DEFAULT_FPS = 25.0

@@ -12,16 +12,16 @@ from torch import nn
 from oculox.config import Config
 from oculox.data.coco import CocoIndex, load_split
 from oculox.data.loader import EvalLoader, TrainLoader, build_eval_loader, build_train_loader
+from oculox.distributed.sync_bn import to_sync_batch_norm
 from oculox.errors import ConfigError, DataError
 from oculox.losses.criterion import build_criterion
 from oculox.models import build_model
-from oculox.predict.backend import ModelSpec
+from oculox.runtime.backend import ModelSpec
 from oculox.training.ema import Ema
 from oculox.training.optim import build_optimizer, freeze_parts
 from oculox.training.schedule import EpochPlan, LearningRate, build_learning_rate, plan_epochs
 from oculox.training.state import input_of
 from oculox.training.step import Stepper
-from oculox.training.sync_bn import to_sync_batch_norm
 from oculox.weights.bundle import transfer_state
 from oculox.weights.load import load_weights
 

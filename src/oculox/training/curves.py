@@ -7,8 +7,8 @@ from pathlib import Path
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from oculox.files import write_atomically
 from oculox.training.log import read_log
-from oculox.weights.storage import write_atomically
 
 
 def write_curves(folder: Path) -> Path | None:

@@ -17,7 +17,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from typing_extensions import Self
 
 from oculox.errors import MissingExtraError, TrainingError
-from oculox.weights.storage import write_text
+from oculox.files import write_text
 
 LOG_JSONL = "log.jsonl"
 LOG_TEXT = "log.txt"

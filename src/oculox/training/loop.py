@@ -11,14 +11,15 @@ import torch
 from accelerate import Accelerator
 
 from oculox.config import Config, config_to_yaml
+from oculox.distributed.devices import gather_lists, open_accelerator
 from oculox.errors import TrainingError
-from oculox.evaluation import evaluate_loader
-from oculox.metrics import CocoMetrics
-from oculox.predict.backend import DetectSettings
-from oculox.predict.backends.torch_backend import TorchBackend
+from oculox.evaluation.evaluate import evaluate_loader
+from oculox.evaluation.metrics import CocoMetrics
+from oculox.files import write_text
+from oculox.runtime.backend import DetectSettings
+from oculox.runtime.torch_backend import TorchBackend
 from oculox.training.assemble import Run, build_run
 from oculox.training.curves import write_curves
-from oculox.training.devices import gather_lists, open_accelerator
 from oculox.training.log import RunLog, format_seconds
 from oculox.training.meter import StepMeter
 from oculox.training.optim import set_train_mode
@@ -28,7 +29,6 @@ from oculox.training.schedule import input_size_at, l1_is_on
 from oculox.training.state import BEST, LAST, Progress, restore_run, save_run
 from oculox.training.summary import TrainSummary, write_summary
 from oculox.weights.checkpoint import load_training_state
-from oculox.weights.storage import write_text
 
 
 def run_training(

@@ -14,7 +14,7 @@ from oculox.config import Config, config_to_dict
 from oculox.config.schema import InputConfig
 from oculox.errors import CheckpointError
 from oculox.models import YOLOX
-from oculox.predict.backend import ModelSpec
+from oculox.runtime.backend import ModelSpec
 from oculox.training.ema import Ema
 from oculox.weights.bundle import Weights
 from oculox.weights.checkpoint import save_checkpoint

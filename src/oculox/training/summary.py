@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from oculox.errors import TrainingError
+from oculox.files import write_text
 from oculox.training.state import BEST
-from oculox.weights.storage import write_text
 
 SUMMARY = "summary.json"
 

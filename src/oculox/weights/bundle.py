@@ -13,7 +13,7 @@ from oculox.config import load_config, recipe_names
 from oculox.config.schema import InputConfig, ModelConfig
 from oculox.errors import CheckpointError
 from oculox.models import YOLOX, build_model
-from oculox.weights.names import tensor_report
+from oculox.weights.interop.names import tensor_report
 
 Origin = Literal["oculox", "megvii", "mindyolo", "modelzoo", "mmdetection", "onnx"]
 

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from oculox.config import load_config
 from oculox.config.schema import InputConfig
 from oculox.errors import UsageError
-from oculox.weights.mindyolo import customary_input
+from oculox.weights.interop.mindyolo import customary_input
 
 
 class PublishedWeights(BaseModel):

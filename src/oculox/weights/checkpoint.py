@@ -23,8 +23,9 @@ from torch import Tensor
 
 from oculox.config.schema import InputConfig, ModelConfig
 from oculox.errors import CheckpointError
+from oculox.files import write_atomically
 from oculox.weights.bundle import Weights
-from oculox.weights.storage import load_torch, save_torch, write_atomically
+from oculox.weights.torch_file import load_torch, save_torch
 
 FORMAT = "oculox"
 VERSION = 1

@@ -12,12 +12,12 @@ from oculox.config.schema import InputConfig
 from oculox.errors import UsageError
 from oculox.weights.bundle import Weights
 from oculox.weights.checkpoint import save_checkpoint, save_safetensors
+from oculox.weights.interop.megvii import write_official
+from oculox.weights.interop.mindspore_file import write_mindspore
+from oculox.weights.interop.mindyolo import customary_input, mindyolo_content
+from oculox.weights.interop.modelzoo import modelzoo_content
 from oculox.weights.load import load_weights
-from oculox.weights.megvii import write_official
-from oculox.weights.mindspore_file import write_mindspore
-from oculox.weights.mindyolo import customary_input, mindyolo_content
-from oculox.weights.modelzoo import modelzoo_content
-from oculox.weights.storage import save_torch
+from oculox.weights.torch_file import save_torch
 
 Layout = Literal["oculox", "megvii", "mindyolo", "modelzoo"]
 LAYOUTS: dict[str, tuple[Layout, ...]] = {

@@ -9,14 +9,14 @@ from typing import Any
 from torch import Tensor
 
 from oculox.errors import CheckpointError
-from oculox.weights import megvii, mindspore_layout, mindyolo, modelzoo
 from oculox.weights.bundle import Weights
 from oculox.weights.checkpoint import is_checkpoint, load_safetensors, weights_from
 from oculox.weights.download import locate_weights
-from oculox.weights.mindspore_file import is_mindspore, read_mindspore
-from oculox.weights.mmdetection import is_mmdetection, read_mmdetection
-from oculox.weights.onnx_weights import read_onnx
-from oculox.weights.storage import load_torch
+from oculox.weights.interop import megvii, mindspore_layout, mindyolo, modelzoo
+from oculox.weights.interop.mindspore_file import is_mindspore, read_mindspore
+from oculox.weights.interop.mmdetection import is_mmdetection, read_mmdetection
+from oculox.weights.interop.onnx_weights import read_onnx
+from oculox.weights.torch_file import load_torch
 
 SUFFIXES = (".pt", ".safetensors", ".pth", ".ckpt", ".onnx")
 """What weights files are called."""

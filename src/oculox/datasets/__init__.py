@@ -1,0 +1,1 @@
+"""What people do with datasets: convert, check, clean, measure, and the rendered demo."""

@@ -1,0 +1,133 @@
+"""The built-in demo data set: rendered scenes in COCO layout, the same for the same seed."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from oculox.datasets.demo.scene import Scene, render_scene
+from oculox.datasets.demo.shapes import KINDS
+from oculox.errors import DataError, UsageError
+from oculox.files import move_entries, require_free, scratch_beside
+
+CLASSES = tuple(kind.name for kind in KINDS)
+"""Class names, in the order of category ids 1, 2, ..."""
+
+_MARK = "Oculox demo data set: rendered scenes"
+
+
+@dataclasses.dataclass(frozen=True)
+class DemoSummary:
+    """What `write_demo` wrote: images and labelled objects of each split."""
+
+    folder: Path
+    classes: tuple[str, ...]
+    train_images: int
+    train_objects: int
+    val_images: int
+    val_objects: int
+
+
+def write_demo(
+    folder: Path,
+    *,
+    seed: int = 0,
+    train: int = 300,
+    val: int = 60,
+    size: tuple[int, int] = (320, 240),
+    overwrite: bool = False,
+    on_image: Callable[[], None] | None = None,
+) -> DemoSummary:
+    """Render the demo data set: six kinds of objects on varied backgrounds, with clutter.
+
+    Scene ``i`` of a split depends on (seed, split, i) and the size alone, so a larger set starts
+    with the smaller one. The folder appears at the end, whole.
+
+    Args:
+        folder: where to write ``train2017/ val2017/ annotations/``; new or empty.
+        seed: chooses the scenes.
+        train: training images.
+        val: validation images.
+        size: width and height of the images in pixels.
+        overwrite: replace an earlier demo data set in `folder` (nothing else is ever replaced).
+        on_image: called after each image, for progress.
+
+    Raises:
+        UsageError: when a number makes no sense.
+        DataError: when the folder holds something else, or cannot be written.
+    """
+    if min(train, val) < 1 or seed < 0 or min(size) < 32:
+        raise UsageError(
+            "a demo data set needs at least 1 training and 1 validation image, a seed of at "
+            f"least 0 and 32 x 32 pixels; got train={train}, val={val}, seed={seed}, size={size}"
+        )
+    folder = folder.expanduser().absolute()
+    _require_free(folder, overwrite=overwrite)
+    objects = []
+    with scratch_beside(folder) as new:
+        (new / "annotations").mkdir()
+        for number, (split, count) in enumerate((("train2017", train), ("val2017", val))):
+            rngs = (np.random.default_rng((seed, number, i)) for i in range(count))
+            (new / split).mkdir()
+            coco = _empty_coco(seed)
+            for i, rng in enumerate(rngs, start=1):
+                _write_scene(new / split / f"{i:06d}.jpg", render_scene(rng, size[::-1]), coco)
+                if on_image is not None:
+                    on_image()
+            objects.append(len(coco["annotations"]))
+            text = json.dumps(coco)
+            (new / "annotations" / f"instances_{split}.json").write_text(text, encoding="utf-8")
+        move_entries(new, folder)
+    return DemoSummary(folder, CLASSES, train, objects[0], val, objects[1])
+
+
+def _require_free(folder: Path, *, overwrite: bool) -> None:
+    annotations = folder / "annotations" / "instances_train2017.json"
+    if not annotations.is_file() or _MARK.encode() not in annotations.read_bytes()[:200]:
+        require_free(folder)
+    elif not overwrite:
+        raise DataError(f"{folder} already holds a demo data set; pass --force to replace it")
+
+
+def _empty_coco(seed: int) -> dict[str, Any]:
+    return {
+        "info": {"description": _MARK, "seed": seed, "version": "1"},
+        "licenses": [],
+        "categories": [
+            {"id": i, "name": name, "supercategory": "demo"} for i, name in enumerate(CLASSES, 1)
+        ],
+        "images": [],
+        "annotations": [],
+    }
+
+
+def _write_scene(path: Path, scene: Scene, coco: dict[str, Any]) -> None:
+    """Write the image and append it and its objects to `coco`, which this module builds."""
+    done, data = cv2.imencode(".jpg", scene.image, [cv2.IMWRITE_JPEG_QUALITY, 92])
+    if not done:
+        raise DataError(f"{path}: the image could not be encoded as JPEG")
+    path.write_bytes(data.tobytes())
+    height, width = scene.image.shape[:2]
+    image_id = len(coco["images"]) + 1
+    coco["images"].append(
+        {"id": image_id, "file_name": path.name, "height": height, "width": width}
+    )
+    for (x1, y1, x2, y2), label, area in zip(
+        scene.boxes.tolist(), scene.labels.tolist(), scene.areas.tolist(), strict=True
+    ):
+        coco["annotations"].append(
+            {
+                "id": len(coco["annotations"]) + 1,
+                "image_id": image_id,
+                "category_id": label + 1,
+                "bbox": [x1, y1, x2 - x1, y2 - y1],
+                "area": area,
+                "iscrowd": 0,
+            }
+        )

@@ -1,0 +1,128 @@
+"""From one annotation format to another, in one call."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from oculox.data.faults import Fault, count_faults
+from oculox.datasets.formats.coco import read_coco, write_coco
+from oculox.datasets.formats.dataset import SPLITS, LabelledData, Progress
+from oculox.datasets.formats.voc import read_voc
+from oculox.datasets.formats.yolo import read_yolo, write_yolo
+from oculox.errors import DataError, UsageError
+from oculox.files import FileMode, new_folder, require_free
+
+SourceFormat = Literal["voc", "yolo", "coco"]
+TargetFormat = Literal["coco", "yolo"]
+
+
+@dataclasses.dataclass(frozen=True)
+class ConvertSummary:
+    """What a conversion wrote.
+
+    Attributes:
+        target: the new folder.
+        classes: class names in order.
+        images: images of each split.
+        objects: objects of each split.
+        faults: what was left out or doubtful.
+    """
+
+    target: Path
+    classes: tuple[str, ...]
+    images: dict[str, int]
+    objects: dict[str, int]
+    faults: tuple[Fault, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return {
+            "target": str(self.target),
+            "classes": list(self.classes),
+            "images": self.images,
+            "objects": self.objects,
+            "counts": count_faults(self.faults),
+            "faults": [fault.as_dict() for fault in self.faults],
+        }
+
+
+def convert(
+    source: Path,
+    target: Path,
+    *,
+    source_format: SourceFormat,
+    target_format: TargetFormat = "coco",
+    classes: Sequence[str] | None = None,
+    splits: Mapping[str, str] | None = None,
+    mode: FileMode = "copy",
+    skip_difficult: bool = False,
+    on_image: Progress | None = None,
+) -> ConvertSummary:
+    """Convert a data set; faulty boxes and images are left out and told.
+
+    Args:
+        source: the data set; it is not touched.
+        target: a new or empty folder; it appears whole or not at all.
+        source_format: voc, yolo or coco.
+        target_format: coco (``train2017/ val2017/ annotations/``) or yolo.
+        classes: class names in the order wanted; see the readers for what happens without.
+        splits: the source's split name -> train, val or test; see the readers.
+        mode: copy the images byte by byte, or link to them.
+        skip_difficult: leave out objects that VOC marks difficult.
+        on_image: called after each image that is read, for progress.
+
+    Raises:
+        UsageError: a split or class list makes no sense.
+        DataError: the source cannot be read, holds nothing usable, or the target is in use.
+    """
+    unknown = set((splits or {}).values()) - set(SPLITS)
+    if unknown:
+        raise UsageError(f"splits can become train, val or test, not {', '.join(sorted(unknown))}")
+    if classes is not None and (not all(classes) or len(set(classes)) != len(classes)):
+        raise UsageError(f"classes must be different names, got {list(classes)}")
+    if skip_difficult and source_format != "voc":
+        raise UsageError("only Pascal VOC marks objects as difficult")
+    require_free(target)
+    data = _read(
+        source,
+        source_format,
+        classes=classes,
+        splits=splits,
+        skip_difficult=skip_difficult,
+        on_image=on_image,
+    )
+    images = {split: len(many) for split, many in data.splits.items()}
+    if not sum(images.values()) or not data.classes:
+        first = f"; the first fault: {data.faults[0]}" if data.faults else ""
+        raise DataError(f"{source}: nothing could be converted{first}")
+    with new_folder(target) as scratch:
+        writer = write_coco if target_format == "coco" else write_yolo
+        writer(data, scratch, mode=mode)
+    objects = {
+        split: sum(int((~p.crowd).sum()) for p in many) for split, many in data.splits.items()
+    }
+    return ConvertSummary(target, data.classes, images, objects, data.faults)
+
+
+def _read(
+    source: Path,
+    source_format: SourceFormat,
+    *,
+    classes: Sequence[str] | None,
+    splits: Mapping[str, str] | None,
+    skip_difficult: bool,
+    on_image: Progress | None,
+) -> LabelledData:
+    if source_format == "voc":
+        return read_voc(
+            source,
+            classes=classes,
+            splits=splits,
+            skip_difficult=skip_difficult,
+            on_image=on_image,
+        )
+    reader = read_yolo if source_format == "yolo" else read_coco
+    return reader(source, classes=classes, splits=splits, on_image=on_image)

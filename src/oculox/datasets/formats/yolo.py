@@ -1,0 +1,243 @@
+"""YOLO: ``images/`` and ``labels/`` side by side, one text file per image, ``data.yaml``.
+
+A line is ``class cx cy w h``, fractions of the image; or a class and a polygon of at least
+three points, whose bounding box is taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import yaml
+
+from oculox.datasets.formats.dataset import (
+    IMAGE_SUFFIXES,
+    SPLITS,
+    ImageReader,
+    LabelledData,
+    LabelledImage,
+    Progress,
+    RawObject,
+    labelled,
+)
+from oculox.errors import DataError
+from oculox.files import FileMode, place_file
+
+_ALIASES = {"train": "train", "val": "val", "valid": "val", "test": "test"}
+
+
+def read_yolo(
+    root: Path,
+    *,
+    classes: Sequence[str] | None = None,
+    splits: Mapping[str, str] | None = None,
+    on_image: Progress | None = None,
+) -> LabelledData:
+    """Read a YOLO data set.
+
+    Args:
+        root: the folder, or its YAML file. Without one: ``images/<split>`` or ``<split>/images``.
+        classes: names by index; without them those of the YAML file or ``classes.txt``.
+        splits: the source's split name -> split; without it train, val (or valid) and test.
+        on_image: called after each image, for progress.
+
+    Raises:
+        DataError: no images or no class names are found, or the YAML file is malformed.
+    """
+    config, base = _load_yaml(root)
+    names = tuple(classes) if classes is not None else _names(config, base)
+    reader = _YoloReader(names)
+    result: dict[str, tuple[LabelledImage, ...]] = {}
+    for source, split in (splits or _ALIASES).items():
+        if splits is None and split in result:
+            continue  # one folder is often named both by the file and by itself
+        images = []
+        for path, name in _images(base, config, source):
+            image = reader.read(path, name, split)
+            if image is not None:
+                images.append(image)
+            if on_image is not None:
+                on_image()
+        if images:
+            result[split] = (*result.get(split, ()), *images)
+        elif splits is not None:
+            raise DataError(f"{root}: no images of split {source!r} found")
+    if not result and not reader.faults:
+        raise DataError(
+            f"{root}: no images found; expected a data.yaml with train and val, or "
+            "images/train and labels/train, or train/images and train/labels"
+        )
+    return LabelledData(names, result, tuple(reader.faults))
+
+
+def _load_yaml(root: Path) -> tuple[dict[str, Any], Path]:
+    """The YAML file's content ({} where there is none) and the folder its paths count from."""
+    if not root.exists():
+        raise DataError(f"{root}: no such file or folder")
+    if root.is_dir():
+        files = [root / f"data.{e}" for e in ("yaml", "yml") if (root / f"data.{e}").is_file()]
+        files = files or sorted((*root.glob("*.yaml"), *root.glob("*.yml")))
+        if not files:
+            return {}, root
+        path = files[0]
+    else:
+        path = root
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise DataError(f"{path}: cannot be read as YAML ({reason})") from error
+    if not isinstance(config, dict):
+        raise DataError(f"{path}: expected keys such as train, val and names")
+    stated = config.get("path")
+    base = path.parent / stated if isinstance(stated, str) else path.parent
+    return config, base if base.is_dir() else path.parent
+
+
+def _names(config: Mapping[str, Any], base: Path) -> tuple[str, ...]:
+    names = config.get("names")
+    if isinstance(names, dict):
+        if sorted(names) != list(range(len(names))):
+            raise DataError(f"names must be numbered 0, 1, ... without gaps, got {sorted(names)}")
+        names = [names[i] for i in range(len(names))]
+    if isinstance(names, list) and names:
+        return tuple(str(n) for n in names)
+    listing = base / "classes.txt"
+    if listing.is_file():
+        lines = listing.read_text(encoding="utf-8", errors="replace").splitlines()
+        found = tuple(line.strip() for line in lines if line.strip())
+        if found:
+            return found
+    raise DataError(f"{base}: no class names; add names to data.yaml, or pass --classes a,b,c")
+
+
+def _images(base: Path, config: Mapping[str, Any], split: str) -> Iterator[tuple[Path, str]]:
+    """Images of a split, each with its name below its folder, in order of name."""
+    stated = config.get(split)
+    sources = [stated] if isinstance(stated, str) else stated if isinstance(stated, list) else []
+    paths = [_resolve(base, str(source)) for source in sources]
+    if not sources:
+        paths = [p for p in (base / "images" / split, base / split / "images") if p.is_dir()]
+        if split == "train" and not paths and (base / "images").is_dir():
+            # One folder of images without splits.
+            named = any((base / "images" / alias).is_dir() for alias in _ALIASES)
+            paths = [] if named else [base / "images"]
+    for path in paths:
+        if path.suffix == ".txt" and path.is_file():
+            for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+                if line.strip():
+                    image = _resolve(base, line.strip())
+                    yield image, image.name
+        else:
+            for image in sorted(path.rglob("*")):
+                if image.suffix.lower() in IMAGE_SUFFIXES:
+                    yield image, image.relative_to(path).as_posix()
+
+
+def _resolve(base: Path, stated: str) -> Path:
+    """A stated path, counted from the base; a leading ../ that leads nowhere is forgiven."""
+    path = base / stated
+    stripped = base / "/".join(p for p in PurePosixPath(stated).parts if p != "..")
+    return path if path.exists() or not stripped.exists() else stripped
+
+
+class _YoloReader(ImageReader):
+    def __init__(self, names: Sequence[str]) -> None:
+        super().__init__()
+        self._names_by_index = names
+
+    def read(self, path: Path, name: str, split: str) -> LabelledImage | None:
+        """One image with its usable objects; without a label file it shows none."""
+        hw = self.measure(path)
+        if hw is None:
+            return None
+        labels = label_path(path)
+        objects = []
+        try:
+            text = labels.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            text = ""
+        except (OSError, UnicodeDecodeError) as error:
+            self.tell("labels-unreadable", labels, str(error))
+            return None
+        for i, line in enumerate(text.splitlines(), start=1):
+            if line.strip():
+                found = self._object(line.split(), hw, where=f"line {i}", file=labels)
+                objects += [] if found is None else [found]
+        kept = self.keep(objects, hw, file=labels)
+        name = self.free_name(split, name)
+        return labelled(path, name, hw=hw, objects=kept, classes=self._names_by_index)
+
+    def _object(
+        self, words: list[str], hw: tuple[int, int], *, where: str, file: Path
+    ) -> RawObject | None:
+        try:
+            number, *values = (float(word) for word in words)
+        except ValueError:
+            self.tell("box-malformed", file, f"{where}: expected numbers, got {' '.join(words)!r}")
+            return None
+        if len(values) != 4 and (len(values) < 6 or len(values) % 2):
+            message = f"{where}: expected class cx cy w h or a polygon, got {len(words)} values"
+            self.tell("box-malformed", file, message)
+            return None
+        if number not in range(len(self._names_by_index)):
+            message = f"{where}: class {words[0]} is not among the {len(self._names_by_index)}"
+            self.tell("class-unknown", file, message)
+            return None
+        height, width = hw
+        if len(values) == 4:
+            cx, cy, w, h = values
+            left, top, right, bottom = cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2
+        else:
+            left, right = min(values[::2]), max(values[::2])
+            top, bottom = min(values[1::2]), max(values[1::2])
+        xyxy = (left * width, top * height, right * width, bottom * height)
+        return RawObject(self._names_by_index[int(number)], xyxy, where)
+
+
+def label_path(image: Path) -> Path:
+    """The label file of an image: the last folder ``images`` becomes ``labels``."""
+    parts = list(image.parts)
+    for i in range(len(parts) - 2, -1, -1):
+        if parts[i] == "images":
+            parts[i] = "labels"
+            break
+    return Path(*parts).with_suffix(".txt")
+
+
+def write_yolo(
+    data: LabelledData, folder: Path, *, mode: FileMode, on_image: Progress | None = None
+) -> None:
+    """Write ``images/<split>``, ``labels/<split>`` and ``data.yaml`` into an empty folder.
+
+    Crowd regions have no place in this format and are left out; an image without objects gets
+    an empty label file.
+    """
+    for split, images in data.splits.items():
+        for image in images:
+            place_file(image.source, folder / "images" / split / image.name, mode=mode)
+            labels = (folder / "labels" / split / image.name).with_suffix(".txt")
+            labels.parent.mkdir(parents=True, exist_ok=True)
+            labels.write_text("".join(_lines(image)), encoding="utf-8")
+            if on_image is not None:
+                on_image()
+    config: dict[str, Any] = {s: f"images/{s}" for s in SPLITS if s in data.splits}
+    config["names"] = dict(enumerate(data.classes))
+    text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
+    (folder / "data.yaml").write_text(text, encoding="utf-8")
+
+
+def _lines(image: LabelledImage) -> Iterator[str]:
+    height, width = image.hw
+    rows = zip(image.boxes.tolist(), image.labels.tolist(), image.crowd.tolist(), strict=True)
+    for (x1, y1, x2, y2), label, crowd in rows:
+        if not crowd:
+            values = (
+                (x1 + x2) / 2 / width,
+                (y1 + y2) / 2 / height,
+                (x2 - x1) / width,
+                (y2 - y1) / height,
+            )
+            yield f"{label} " + " ".join(f"{v:.7f}" for v in values) + "\n"

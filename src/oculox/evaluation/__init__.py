@@ -1,0 +1,1 @@
+"""A model over a dataset, and the COCO metrics."""

@@ -1,0 +1,225 @@
+"""A network over a data set: detections, COCO metrics and speed, on one or many processes."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from oculox.data.coco import CocoIndex
+from oculox.data.loader import EvalLoader
+from oculox.data.transforms import boxes_to_source, letterbox_geometry
+from oculox.errors import DataError, UsageError
+from oculox.evaluation.coco_metrics import evaluate_boxes
+from oculox.evaluation.metrics import CocoMetrics
+from oculox.runtime.backend import Backend, DetectSettings, ModelSpec, check_classes, check_size
+from oculox.runtime.timing import StageTimes, Stopwatch
+from oculox.types import Batch, Detections
+
+OFFICIAL_SETTINGS = DetectSettings(conf=0.01, iou=0.65, max_det=1000)
+"""Thresholds of the official evaluation; it has no limit, and COCO counts 100 detections."""
+
+Gather = Callable[[list[Any]], list[Any]]
+"""Collects over processes: this one's list in, all lists joined out, in every process."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Evaluation:
+    """What an evaluation found.
+
+    Attributes:
+        metrics: the COCO metrics.
+        results: all detections as COCO results, in the data set's image and category ids.
+        times: seconds by stage over all processes; `decode` is the wait for the loader.
+        seconds: wall time of the slowest process, without the counting of metrics.
+        images: number of images.
+        notes: what a reader of the metrics should know, in sentences.
+    """
+
+    metrics: CocoMetrics
+    results: list[dict[str, Any]]
+    times: StageTimes
+    seconds: float
+    images: int
+    notes: tuple[str, ...] = ()
+
+    @property
+    def images_per_second(self) -> float:
+        """Throughput, all stages and processes together."""
+        return self.images / self.seconds if self.seconds > 0 else 0.0
+
+
+def evaluate(
+    backend: Backend,
+    index: CocoIndex,
+    *,
+    settings: DetectSettings = OFFICIAL_SETTINGS,
+    size_hw: tuple[int, int] | None = None,
+    batch: int = 8,
+    workers: int = 0,
+    rank: int = 0,
+    world_size: int = 1,
+    gather: Gather | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Evaluation:
+    """Evaluate a network on a data set, as the official code does: boxes are not clipped.
+
+    With several processes each takes its share of the images, `gather` collects what was
+    found, and all return the same metrics.
+
+    Args:
+        backend: the network.
+        index: the data; metrics are counted against its annotation file.
+        settings: thresholds.
+        size_hw: input height and width; None for the network's own.
+        batch: images at once.
+        workers: loader processes.
+        rank: this process's number.
+        world_size: number of processes.
+        gather: collects lists of plain values over processes; needed when there are several.
+        progress: called with the numbers of batches done and in all, of this process.
+
+    Raises:
+        DataError: when the network predicts another number of classes than the data has, or a
+            image cannot be read.
+        UsageError: when the network does not take that size.
+        ValueError: when there are several processes and no `gather`.
+    """
+    if world_size > 1 and gather is None:
+        raise ValueError(f"an evaluation over {world_size} processes needs gather")
+    if batch < 1:
+        raise UsageError(f"batch must be at least 1, got {batch}")
+    loader = EvalLoader(
+        index,
+        size_hw=check_size(backend.spec, size_hw),
+        preprocessing=backend.spec.preprocessing,
+        batch=batch,
+        workers=workers,
+        rank=rank,
+        world_size=world_size,
+    )
+    return evaluate_loader(backend, loader, settings=settings, gather=gather, progress=progress)
+
+
+def evaluate_loader(
+    backend: Backend,
+    loader: EvalLoader,
+    *,
+    settings: DetectSettings = OFFICIAL_SETTINGS,
+    gather: Gather | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Evaluation:
+    """`evaluate` with a loader that is kept between evaluations, as training does.
+
+    Args:
+        backend: the network.
+        loader: this process's share of the images, with the preprocessing of `backend`.
+        settings: thresholds.
+        gather: collects lists of plain values over processes; None where there is only one.
+        progress: called with the numbers of batches done and in all, of this process.
+
+    Raises:
+        DataError: as `evaluate`.
+        ValueError: when the loader prepares images in another way than the network needs.
+    """
+    index, spec = loader.index, backend.spec
+    if loader.preprocessing != spec.preprocessing:
+        raise ValueError(
+            f"the loader's preprocessing is {loader.preprocessing}, "
+            f"the network needs {spec.preprocessing}"
+        )
+    categories, notes = match_classes(spec, index)
+    check_classes(spec, settings.class_ids)
+    share = _evaluate_share(backend, loader, settings, categories, progress)
+    shares = [share] if gather is None else gather([share])
+    results = [row for s in shares for row in s.results]
+    times = sum((s.times for s in shares), StageTimes())
+    return Evaluation(
+        metrics=evaluate_boxes(index.annotations, results, image_ids=index.image_ids),
+        results=results,
+        times=times,
+        seconds=max(s.seconds for s in shares),
+        images=times.images,
+        notes=notes,
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Share:
+    """What one process found."""
+
+    results: list[dict[str, Any]]
+    times: StageTimes
+    seconds: float
+
+
+def _evaluate_share(
+    backend: Backend,
+    loader: EvalLoader,
+    settings: DetectSettings,
+    categories: Sequence[int],
+    progress: Callable[[int, int], None] | None,
+) -> _Share:
+    watch = Stopwatch()
+    results: list[dict[str, Any]] = []
+    start = time.perf_counter()
+    batches = iter(loader)
+    done = 0
+    while True:
+        with watch.stage("decode"):
+            batch = next(batches, None)
+        if batch is None:
+            break
+        found = backend.detect(batch.images, settings, watch=watch)
+        with watch.stage("postprocess"):
+            results += _coco_rows(batch, found, loader, categories)
+        watch.count(len(found))
+        done += 1
+        if progress is not None:
+            progress(done, len(loader))
+    return _Share(results=results, times=watch.times(), seconds=time.perf_counter() - start)
+
+
+def _coco_rows(
+    batch: Batch,
+    found: Sequence[Detections],
+    loader: EvalLoader,
+    categories: Sequence[int],
+) -> list[dict[str, Any]]:
+    placement = loader.preprocessing.placement
+    rows: list[dict[str, Any]] = []
+    for result, image_id, source_hw in zip(found, batch.image_ids, batch.source_hw, strict=True):
+        geometry = letterbox_geometry(source_hw, loader.size_hw, placement)
+        boxes = boxes_to_source(result.xyxy, geometry, clip=False)
+        rows += dataclasses.replace(result, xyxy=boxes).to_coco(image_id, categories)
+    return rows
+
+
+def match_classes(spec: ModelSpec, index: CocoIndex) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    """The data's category id of each class the network predicts, and notes on how they match.
+
+    Equal sets of names are matched by name, whatever their order; otherwise by position.
+
+    Raises:
+        DataError: when the numbers of classes differ.
+    """
+    if spec.num_classes != len(index.class_names):
+        raise DataError(
+            f"wrong class count: the model predicts {spec.num_classes} classes, "
+            f"{index.annotations} has {len(index.class_names)}; evaluate on the data the model "
+            "was trained for, or fine-tune it on this data"
+        )
+    if not spec.names or spec.names == index.class_names:
+        return index.category_ids, ()
+    by_name: Mapping[str, int] = dict(zip(index.class_names, index.category_ids, strict=True))
+    if len(by_name) == len(set(spec.names)) == spec.num_classes and set(spec.names) == set(by_name):
+        note = "the model's classes come in another order than the data's: matched by name"
+        return tuple(by_name[name] for name in spec.names), (note,)
+    pairs = zip(spec.names, index.class_names, strict=True)
+    model, data = next(pair for pair in pairs if pair[0] != pair[1])
+    note = (
+        "class names of model and data differ, matched by position "
+        f"(the first: {model!r} of the model is taken for {data!r} of the data)"
+    )
+    return index.category_ids, (note,)

@@ -1,0 +1,161 @@
+"""Writing files and folders: all of it or nothing, and never over somebody's files."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+from oculox.errors import OculoxError, UsageError
+
+FileMode = Literal["copy", "symlink"]
+
+
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """Write a file so that `path` holds the old content or the new one, never a part.
+
+    Args:
+        path: the final name; its folder is created.
+        write: writes the whole content to the path it is given, in the same folder.
+
+    Raises:
+        OculoxError: when the disk is full or the folder cannot be written; `path` is unchanged.
+    """
+    temporary: Path | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+        os.close(handle)
+        temporary = Path(name)
+        write(temporary)
+        with temporary.open("rb") as written:
+            os.fsync(written.fileno())
+        # mkstemp makes private files; give the file the permissions any new file would get.
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(path)
+    except (OSError, RuntimeError) as error:
+        raise OculoxError(
+            f"{path}: could not be written ({_reason(error)}); what was there before is unchanged"
+        ) from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text, atomically.
+
+    Raises:
+        OculoxError: when it cannot be written.
+    """
+    write_atomically(path, lambda temporary: temporary.write_text(text, "utf-8"))
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write plain values as JSON, atomically.
+
+    Raises:
+        OculoxError: when the file cannot be written.
+    """
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
+def free_folder(wanted: Path) -> Path:
+    """`wanted` where nothing has that name, else ``wanted-2``, ``wanted-3`` and so on."""
+    folder, number = wanted, 2
+    while folder.exists():
+        folder, number = wanted.with_name(f"{wanted.name}-{number}"), number + 1
+    return folder
+
+
+def require_free(target: Path) -> None:
+    """Refuse a target that is a file or a folder with something in it; nothing is created.
+
+    Raises:
+        UsageError: it is.
+    """
+    if target.exists() and not target.is_dir():
+        raise UsageError(f"{target}: the output must be a folder, this is a file")
+    if target.is_dir() and any(target.iterdir()):
+        raise UsageError(f"{target} already holds files; name a new or empty folder")
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it; nothing happens where it exists.
+
+    Raises:
+        OculoxError: when it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OculoxError(f"{folder}: the folder cannot be made ({error.strerror})") from error
+
+
+@contextmanager
+def new_folder(target: Path) -> Iterator[Path]:
+    """A temporary folder beside `target` whose entries move there when the block succeeds.
+
+    Raises:
+        UsageError: `target` is a file or holds something.
+        OculoxError: the disk refuses.
+    """
+    require_free(target)
+    with scratch_beside(target) as scratch:
+        yield scratch
+        move_entries(scratch, target)
+
+
+@contextmanager
+def scratch_beside(target: Path) -> Iterator[Path]:
+    """A temporary folder on the same disk as `target`, removed at the end.
+
+    Raises:
+        OculoxError: the disk refuses, here or inside the block.
+    """
+    target = target.expanduser().absolute()
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as scratch:
+            yield Path(scratch)
+    except OSError as error:
+        raise OculoxError(f"{target}: could not be written ({_reason(error)})") from error
+
+
+def move_entries(source: Path, target: Path) -> None:
+    """Move everything in `source` into `target`, replacing folders of the same name."""
+    target.mkdir(exist_ok=True)
+    for entry in sorted(source.iterdir()):
+        if (target / entry.name).is_dir():
+            shutil.rmtree(target / entry.name)
+        entry.rename(target / entry.name)
+
+
+def place_file(source: Path, target: Path, *, mode: FileMode) -> None:
+    """Copy a file byte by byte, or link to it; folders are made as needed."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if mode == "symlink":
+        target.symlink_to(source.absolute())
+    else:
+        shutil.copyfile(source, target)
+
+
+def _reason(error: BaseException) -> str:
+    """The system's words: PyTorch turns a failed write of its archive into a RuntimeError."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.strerror:
+            return cause.strerror
+        cause = cause.__cause__ or cause.__context__
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,1 +1,0 @@
-"""One module for each format of a network; `oculox.predict.opening` chooses among them."""

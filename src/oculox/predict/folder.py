@@ -1,0 +1,226 @@
+"""Predict on many sources into a folder: annotated images and one `predictions.json`."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import cv2
+
+from oculox.errors import DataError
+from oculox.files import make_folder, require_free, write_atomically, write_json
+from oculox.predict.pipeline import Pipeline
+from oculox.predict.sources import LoadedImage, Source, Unreadable, read_images
+from oculox.predict.video import VideoSummary, annotate_video
+from oculox.runtime.timing import StageTimes, Stopwatch
+from oculox.types import ImageArray
+
+PREDICTIONS = "predictions.json"
+Progress = Callable[[int, int], None]
+"""Called with the numbers of things done and in all."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PredictSummary:
+    """What came of a run over many sources.
+
+    Attributes:
+        output: the folder.
+        images: number of images predicted on.
+        detections: number of detections in images and videos.
+        unreadable: the images and videos that were skipped, with the reason.
+        videos: one summary a video or camera.
+        times: seconds by stage, videos included.
+    """
+
+    output: Path
+    images: int
+    detections: int
+    unreadable: tuple[Unreadable, ...]
+    videos: tuple[VideoSummary, ...]
+    times: StageTimes
+
+    @property
+    def ok(self) -> bool:
+        """Whether every source could be read."""
+        return not self.unreadable
+
+
+def predict_to_folder(
+    pipeline: Pipeline,
+    sources: Sequence[Source],
+    *,
+    output: Path,
+    draw: bool = True,
+    overwrite: bool = False,
+    max_frames: int | None = None,
+    stdin: BinaryIO | None = None,
+    progress: Progress | None = None,
+) -> PredictSummary:
+    """Predict on sources and write what was found.
+
+    `predictions.json` is a list with one entry per image: source, width, height, detections
+    (box in xyxy pixels, score, class_id, name), and `annotated`, the annotated file's name, if
+    drawn. A video becomes an MP4 and a file of JSON lines. A source that cannot be read is
+    skipped and reported in the summary.
+
+    Args:
+        pipeline: what finds objects.
+        sources: from `find_sources`.
+        output: folder to write to; made if absent. Sources are never overwritten.
+        draw: write annotated images.
+        overwrite: allow a folder that holds something already.
+        max_frames: most frames of each video or camera.
+        stdin: read for the source ``-``; standard input if None.
+        progress: called with the numbers of sources done and in all.
+
+    Raises:
+        UsageError: when the folder is occupied.
+        DataError: when it cannot be written.
+    """
+    prepare_folder(output, overwrite=overwrite)
+    names = _Names(output, sources)
+    report = functools.partial(_report, progress, len(sources))
+    watch = Stopwatch()
+    loaded = read_images(sources, stdin=stdin, watch=watch)
+    entries: list[dict[str, Any]] = []
+    unreadable: list[Unreadable] = []
+    for chunk in _chunks(loaded, pipeline.batch):
+        unreadable += [p for p in chunk if isinstance(p, Unreadable)]
+        good = [p for p in chunk if isinstance(p, LoadedImage)]
+        entries += _predict_chunk(pipeline, good, names if draw else None, watch)
+        report(len(entries) + len(unreadable))
+    videos: list[VideoSummary] = []
+    for source in sources:
+        if source.kind in ("video", "camera"):
+            try:
+                videos.append(_predict_video(pipeline, source, names, max_frames))
+            except DataError as error:
+                unreadable.append(Unreadable(source=source, error=error))
+            report(len(entries) + len(unreadable) + len(videos))
+    write_json(output / PREDICTIONS, entries)
+    return PredictSummary(
+        output=output,
+        images=len(entries),
+        detections=sum(len(e["detections"]) for e in entries) + sum(v.detections for v in videos),
+        unreadable=tuple(unreadable),
+        videos=tuple(videos),
+        times=sum((v.times for v in videos), watch.times()),
+    )
+
+
+def _predict_chunk(
+    pipeline: Pipeline, loaded: Sequence[LoadedImage], names: _Names | None, watch: Stopwatch
+) -> list[dict[str, Any]]:
+    """Entries of `predictions.json`; images are drawn where there are `names` for them."""
+    entries = []
+    results = pipeline([p.image for p in loaded], watch=watch)
+    for one, detections in zip(loaded, results, strict=True):
+        height, width = one.image.shape[:2]
+        entry = {
+            "source": one.source.name,
+            "width": width,
+            "height": height,
+            "detections": detections.to_dicts(),
+        }
+        if names is not None:
+            target = names.take(one.source)
+            write_image(target, detections.draw(one.image))
+            entry["annotated"] = target.name
+        entries.append(entry)
+    return entries
+
+
+def _predict_video(
+    pipeline: Pipeline, source: Source, names: _Names, max_frames: int | None
+) -> VideoSummary:
+    target = names.take(source)
+    return annotate_video(
+        pipeline,
+        source,
+        video=target,
+        predictions=target.with_suffix(".jsonl"),
+        max_frames=max_frames,
+    )
+
+
+def _report(progress: Progress | None, total: int, done: int) -> None:
+    if progress is not None:
+        progress(done, total)
+
+
+def prepare_folder(output: Path, *, overwrite: bool) -> None:
+    """Make the output folder.
+
+    Raises:
+        UsageError: when it is no folder, or holds something and `overwrite` is false.
+        OculoxError: when it cannot be made.
+    """
+    if output.is_file() or not overwrite:
+        require_free(output)
+    make_folder(output)
+
+
+def write_image(path: Path, image: ImageArray) -> None:
+    """Write an image in the format of its suffix, complete or not at all.
+
+    Raises:
+        DataError: when it cannot be written.
+    """
+    good, encoded = cv2.imencode(path.suffix, image)
+    if not good:
+        raise DataError(f"{path}: the image cannot be encoded as {path.suffix}")
+    write_atomically(path, lambda temporary: temporary.write_bytes(encoded.tobytes()))
+
+
+def _chunks(
+    items: Iterator[LoadedImage | Unreadable], size: int
+) -> Iterator[list[LoadedImage | Unreadable]]:
+    chunk: list[LoadedImage | Unreadable] = []
+    for item in items:
+        chunk.append(item)
+        if len(chunk) == size:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
+
+
+class _Names:
+    """Gives out file names in a folder: no two alike, none of them a source's own file."""
+
+    def __init__(self, folder: Path, sources: Sequence[Source]) -> None:
+        self._folder = folder
+        # Compared in lower case: `A.jpg` and `a.jpg` are one file on many systems.
+        self._taken = {self._key(s.path) for s in sources if s.path is not None}
+        self._taken.add(self._key(folder / PREDICTIONS))
+
+    def take(self, source: Source) -> Path:
+        if source.kind == "image" and source.path is not None:
+            stem, suffix = source.path.stem, _written_suffix(source.path)
+        elif source.kind == "stdin":
+            stem, suffix = source.name, ".jpg"
+        else:
+            kept = source.path.stem if source.path else source.name
+            stem, suffix = "".join(c if c.isalnum() or c in "-_. " else "_" for c in kept), ".mp4"
+        target = self._folder / f"{stem}{suffix}"
+        number = 2
+        while self._key(target) in self._taken:
+            target = self._folder / f"{stem}-{number}{suffix}"
+            number += 1
+        self._taken.add(self._key(target))
+        return target
+
+    @staticmethod
+    def _key(path: Path) -> str:
+        return os.path.realpath(path).lower()
+
+
+def _written_suffix(path: Path) -> str:
+    """Images keep their format where it suits photographs and every viewer shows it."""
+    suffix = path.suffix.lower()
+    return suffix if suffix in (".jpg", ".jpeg", ".png", ".webp", ".bmp") else ".png"

@@ -1,0 +1,1 @@
+"""A model that can be run: opening, preprocessing, one module per backend."""

@@ -1,0 +1,88 @@
+"""TensorRT engines, with PyTorch's memory and stream."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from typing_extensions import Self
+
+from oculox.errors import CheckpointError, UsageError
+from oculox.extras import existing, require
+from oculox.runtime.exported import METADATA_KEY, Array, ExportedBackend, ExportMetadata
+from oculox.runtime.torch_backend import usable_device
+
+
+class TensorrtBackend(ExportedBackend):
+    """Runs an exported `.engine`, on the kind of GPU that built it.
+
+    Args:
+        engine: a ``tensorrt.ICudaEngine``.
+        module: tensorrt itself.
+        metadata: from the file beside the engine.
+        device: a CUDA device.
+    """
+
+    kind = "tensorrt"
+
+    def __init__(
+        self, engine: Any, module: Any, metadata: ExportMetadata, device: torch.device
+    ) -> None:
+        super().__init__(metadata)
+        self._engine = engine
+        self._context = engine.create_execution_context()
+        self._device = device
+        self._dtypes = {
+            module.float32: torch.float32,
+            module.float16: torch.float16,
+            module.int64: torch.int64,
+            module.int32: torch.int32,
+        }
+
+    @classmethod
+    def from_file(cls, path: Path, *, device: str = "cuda") -> Self:
+        """Open an engine.
+
+        Raises:
+            MissingExtraError: when tensorrt is not installed.
+            UsageError: without an NVIDIA GPU.
+            CheckpointError: when a file is missing, not exported by Oculox, or built for another
+                GPU or version of TensorRT.
+        """
+        trt = require("tensorrt", extra="tensorrt", purpose="running a TensorRT engine")
+        existing(path)
+        target = usable_device("cuda" if device == "auto" else device)
+        if target.type != "cuda":
+            raise UsageError(f"{path}: TensorRT engines run on NVIDIA GPUs, not on {target}")
+        beside = existing(path.with_suffix(f"{path.suffix}.{METADATA_KEY}.json"))
+        metadata = ExportMetadata.from_json(beside.read_text("utf-8"), where=str(beside))
+        runtime = trt.Runtime(trt.Logger(trt.Logger.ERROR))
+        engine = runtime.deserialize_cuda_engine(path.read_bytes())
+        if engine is None:
+            raise CheckpointError(
+                f"{path}: damaged, or built for another GPU or version of TensorRT; export it here"
+            )
+        return cls(engine, trt, metadata, target)
+
+    def run(self, inputs: Array) -> tuple[Array, ...]:
+        """See `ExportedBackend.run`."""
+        metadata, context = self.metadata, self._context
+        fed = torch.from_numpy(inputs).to(self._device)
+        context.set_input_shape(metadata.input_name, tuple(fed.shape))
+        context.set_tensor_address(metadata.input_name, fed.data_ptr())
+        outputs = []
+        for name in metadata.output_names:
+            outputs.append(
+                torch.empty(
+                    tuple(context.get_tensor_shape(name)),
+                    dtype=self._dtypes[self._engine.get_tensor_dtype(name)],
+                    device=self._device,
+                )
+            )
+            context.set_tensor_address(name, outputs[-1].data_ptr())
+        stream = torch.cuda.current_stream(self._device)
+        if not context.execute_async_v3(stream.cuda_stream):
+            raise RuntimeError("TensorRT could not run the engine")
+        stream.synchronize()
+        return tuple(output.cpu().numpy() for output in outputs)

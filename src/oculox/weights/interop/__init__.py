@@ -1,0 +1,1 @@
+"""One module per foreign layout of weights."""

@@ -1,0 +1,72 @@
+"""PyTorch files in and out: written atomically, and never a pickle from outside."""
+
+from __future__ import annotations
+
+import pickle
+import struct
+import warnings
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from oculox.errors import CheckpointError
+from oculox.files import write_atomically
+
+# What PyTorch's restricted unpickler and its archive reader raise on arbitrary bytes.
+_DAMAGED = (
+    RuntimeError,
+    EOFError,
+    OSError,
+    ValueError,
+    LookupError,
+    AttributeError,
+    TypeError,
+    AssertionError,
+    struct.error,
+    zipfile.BadZipFile,
+)
+
+
+def save_torch(path: Path, content: dict[str, Any]) -> None:
+    """`torch.save`, atomically.
+
+    Raises:
+        OculoxError: when the file cannot be written.
+    """
+
+    def write(temporary: Path) -> None:
+        with temporary.open("wb") as file:
+            torch.save(content, file)
+
+    write_atomically(path, write)
+
+
+def load_torch(path: Path) -> dict[str, Any]:
+    """Load a `.pt` or `.pth` of plain values and tensors, on the CPU.
+
+    Raises:
+        CheckpointError: missing, truncated, not PyTorch's, or holding pickled objects.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file")
+    try:
+        # PyTorch muses about odd pickles on the way to refusing them; the error says it all.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        detail = str(error).splitlines()[0]
+        raise CheckpointError(
+            f"{path}: refused: it holds pickled objects besides tensors and plain values, "
+            f"or is no PyTorch file ({detail})"
+        ) from None
+    except _DAMAGED as error:
+        detail = (str(error) or type(error).__name__).splitlines()[0]
+        raise CheckpointError(f"{path}: damaged or no PyTorch file ({detail})") from None
+    if not isinstance(content, dict):
+        raise CheckpointError(
+            f"{path}: expected a mapping of tensors, got {type(content).__name__}"
+        )
+    return content
