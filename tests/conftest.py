@@ -1,6 +1,5 @@
 """Fixtures that every test may use."""
 
-import dataclasses
 from pathlib import Path
 
 import pytest
@@ -9,8 +8,11 @@ import torch
 from oculox.config import load_config
 from oculox.datasets.demo.dataset import write_demo
 from oculox.models import build_model
+from oculox.predict.pipeline import Pipeline
 from oculox.weights import Weights
 from oculox.weights.checkpoint import save_checkpoint
+from red_images import RedBackend
+from specs import make_weights
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -65,13 +67,7 @@ def eager_weights() -> Weights:
         state[f"head.cls_preds.{level}.weight"].zero_()
         state[f"head.obj_preds.{level}.weight"].mul_(0.2)
         state[f"head.cls_preds.{level}.bias"][names.index(favourite)] = 3.0
-    return Weights(
-        model=config.model.model_copy(update={"num_classes": len(names)}),
-        input=config.input,
-        names=names,
-        category_ids=(1, 2, 3, 4, 5, 6),
-        state=state,
-    )
+    return make_weights(config, state, names=names, category_ids=(1, 2, 3, 4, 5, 6))
 
 
 def _settle_batch_norms(network: torch.nn.Module) -> None:
@@ -104,12 +100,18 @@ def three_classes_pt(eager_weights, tmp_path_factory) -> Path:
         for key, value in eager_weights.state.items()
     }
     path = tmp_path_factory.mktemp("three") / "three.pt"
-    weights = dataclasses.replace(
-        eager_weights,
-        model=eager_weights.model.model_copy(update={"num_classes": 3}),
-        names=("a", "b", "c"),
-        category_ids=None,
-        state=keep,
-    )
-    save_checkpoint(path, weights)
+    config = load_config("yolox-nano", ["input.size=64"])
+    save_checkpoint(path, make_weights(config, keep, names=("a", "b", "c")))
     return path
+
+
+@pytest.fixture
+def red_backend():
+    """The class of backends that find red blocks."""
+    return RedBackend
+
+
+@pytest.fixture
+def red_pipeline():
+    """Finds the red block of each image."""
+    return Pipeline(RedBackend(), batch=3)

@@ -3,25 +3,23 @@
 import numpy as np
 import torch
 
-from oculox.runtime.backend import DecodingBackend, ModelSpec
-from oculox.types import DecodedPredictions, Preprocessing
+from oculox.config.schema import InputConfig, ModelConfig
+from oculox.postprocess import select_detections
+from oculox.runtime.backend import Backend
+from oculox.types import DecodedPredictions, ModelSpec
 
 
-class RedBackend(DecodingBackend):
+class RedBackend(Backend):
     """Finds pixels that are red in the colour order it was told to expect."""
 
     kind = "red"
 
-    def __init__(self, *, preprocessing=None, size_hw=(64, 96), batch=None, dynamic_size=True):
+    def __init__(self, *, size_hw=(64, 96), batch=None, dynamic_size=True, **pixels):
         super().__init__(
             ModelSpec(
-                name="red",
+                model=ModelConfig(name="red", num_classes=2),
+                input=InputConfig(size=size_hw, **pixels),
                 names=("square", "disc"),
-                category_ids=None,
-                preprocessing=preprocessing or Preprocessing(),
-                size_hw=size_hw,
-                strides=(8, 16, 32),
-                num_classes=2,
                 dynamic_size=dynamic_size,
                 batch=batch,
             )
@@ -31,7 +29,7 @@ class RedBackend(DecodingBackend):
     def predict(self, images):
         images = np.asarray(images)
         self.batches.append(images.shape)
-        red = 2 if self.spec.preprocessing.color == "bgr" else 0
+        red = 2 if self.spec.input.color == "bgr" else 0
         boxes = torch.zeros(len(images), 1, 4)
         found = torch.zeros(len(images), 1)
         for i, image in enumerate(images):
@@ -43,6 +41,9 @@ class RedBackend(DecodingBackend):
                 found[i] = 0.9
         classes = torch.tensor([1.0, 0.0]).expand(len(images), 1, 2)
         return DecodedPredictions(boxes, found, classes)
+
+    def select(self, outputs, settings):
+        return select_detections(DecodedPredictions(*outputs), settings, names=self.spec.names)
 
 
 def red_image(height=48, width=120, box=(40, 12, 80, 36)):

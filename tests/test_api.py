@@ -147,7 +147,7 @@ def test_files_that_are_no_models(tmp_path):
 def test_a_backend_of_ones_own(eager_weights, detector, paths):
     own = Detector(TorchBackend.from_weights(eager_weights))
     assert own.path is None
-    assert own.names == detector.names == eager_weights.names
+    assert own.names == detector.names == eager_weights.spec.names
     same(own(paths[0]), detector(paths[0]))
     with pytest.raises(UsageError, match="name the data"):
         own.evaluate()
@@ -191,7 +191,7 @@ def test_training_in_its_three_forms(quick, tiny_data, three_classes_pt, tmp_pat
     found = Detector(summary.best, device="cpu").evaluate(workers=0)
     assert found.metrics.as_dict() == pytest.approx(summary.metrics)
     tuned = Detector(three_classes_pt, device="cpu").train(*ways["name"], output=tmp_path / "tuned")
-    assert len(load_weights(tuned.best).names) == 6
+    assert len(load_weights(tuned.best).spec.names) == 6
 
 
 def test_training_calls_that_make_no_sense(quick, tmp_path):

@@ -10,13 +10,14 @@ import cv2
 import numpy as np
 import pytest
 
+from oculox.config.schema import InputConfig, ModelConfig
 from oculox.data.coco import load_coco
 from oculox.data.loader import EvalLoader
 from oculox.errors import DataError, UsageError
 from oculox.evaluation.evaluate import evaluate, evaluate_loader, match_classes
-from oculox.runtime.backend import DetectSettings, ModelSpec
-from oculox.runtime.opening import open_backend
-from oculox.types import Preprocessing
+from oculox.postprocess import DetectSettings
+from oculox.runtime.open_model import open_model
+from oculox.types import ModelSpec
 from red_images import RedBackend, red_image
 
 NAMES = ("square", "disc")
@@ -57,7 +58,7 @@ def index(request, tmp_path):
 @pytest.mark.parametrize("placement", ["top_left", "center"])
 @pytest.mark.parametrize(("batch", "workers"), [(1, 0), (3, 0), (16, 1)])
 def test_finds_everything(index, color, placement, batch, workers):
-    backend = RedBackend(preprocessing=Preprocessing(color=color, placement=placement))
+    backend = RedBackend(color=color, placement=placement)
     seen = []
     result = evaluate(
         backend, index, batch=batch, workers=workers, progress=lambda *n: seen.append(n)
@@ -108,14 +109,14 @@ def test_several_processes_need_gather(index):
 
 def test_loader_can_be_kept(index):
     backend = RedBackend()
-    loader = EvalLoader(index, size_hw=(96, 128), preprocessing=backend.spec.preprocessing, batch=4)
+    loader = EvalLoader(index, input_config=backend.spec.input.at((96, 128)), batch=4)
     first, second = (evaluate_loader(backend, loader) for _ in range(2))
     assert first.metrics.as_dict() == second.metrics.as_dict()
     assert backend.batches == [(4, 3, 96, 128), (3, 3, 96, 128)] * 2
 
 
 def test_loader_of_another_preprocessing(index):
-    loader = EvalLoader(index, size_hw=(64, 96), preprocessing=Preprocessing(color="rgb"), batch=4)
+    loader = EvalLoader(index, input_config=InputConfig(size=(64, 96), color="rgb"), batch=4)
     with pytest.raises(ValueError, match="preprocessing"):
         evaluate_loader(RedBackend(), loader)
 
@@ -136,15 +137,9 @@ def test_wrong_options(index, options, message):
         evaluate(RedBackend(), index, **options)
 
 
-def spec(*names, count=None):
+def spec(*names):
     return ModelSpec(
-        name="n",
-        names=names,
-        category_ids=None,
-        preprocessing=Preprocessing(),
-        size_hw=(64, 96),
-        strides=(8, 16, 32),
-        num_classes=count or len(names),
+        model=ModelConfig(num_classes=len(names)), input=InputConfig(size=(64, 96)), names=names
     )
 
 
@@ -154,7 +149,6 @@ def spec(*names, count=None):
         (spec(*NAMES), (30, 70), None),
         (spec("disc", "square"), (70, 30), "matched by name"),
         (spec("quadrat", "disc"), (30, 70), "by position.*'quadrat' of the model.*'square'"),
-        (spec(count=2), (30, 70), None),
     ],
 )
 def test_classes_are_matched(index, model, expected, note):
@@ -193,7 +187,7 @@ def test_agrees_with_the_official_pipeline(shared):
     golden = json.loads((shared / "golden/eval_nano416_val2017.json").read_text())
     data = shared / "coco_mini"
     index = load_coco(data / "annotations/instances_val2017.json", data / "val2017")
-    result = evaluate(open_backend(shared / "weights/yolox_nano.pth"), index)
+    result = evaluate(open_model(shared / "weights/yolox_nano.pth"), index)
     np.testing.assert_allclose(
         list(result.metrics.as_dict().values()), golden["stats"], atol=1e-3, rtol=0
     )

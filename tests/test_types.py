@@ -1,10 +1,15 @@
 """Detections: validation, conversions and their round trips."""
 
+import dataclasses
+import json
+
 import numpy as np
 import pytest
 import supervision as sv
 
-from oculox.types import Detections, Preprocessing
+from oculox.config.schema import InputConfig, ModelConfig
+from oculox.errors import CheckpointError
+from oculox.types import Detections, ModelSpec
 
 NAMES = ("cat", "dog")
 
@@ -92,6 +97,41 @@ def test_draw_marks_a_copy():
     assert (image == 50).all()
 
 
-def test_preprocessing_as_dict_rebuilds_it():
-    rgb = Preprocessing(color="rgb", pixel_max=1, placement="center", pad_value=0)
-    assert Preprocessing(**rgb.as_dict()) == rgb
+SPEC = ModelSpec(
+    model=ModelConfig(name="yolox-s", depth=0.33, num_classes=2),
+    input=InputConfig(size=(416, 640), color="rgb", pixel_max=1, placement="center", pad_value=0),
+    names=("a", 'b "quoted" ü'),
+    category_ids=(1, 9),
+)
+
+
+@pytest.mark.parametrize("changes", [{}, {"category_ids": None, "dynamic_size": False, "batch": 4}])
+def test_a_spec_survives_its_json(changes):
+    spec = dataclasses.replace(SPEC, **changes)
+    values = json.loads(json.dumps(spec.as_dict()))
+    assert ModelSpec.from_dict(values, where="x") == spec
+
+
+def test_the_json_form_of_a_spec_is_a_promise():
+    values = SPEC.as_dict()
+    assert list(values) == ["model", "input", "names", "category_ids", "dynamic_size", "batch"]
+    assert values["input"] == {
+        "size": [416, 640],
+        "color": "rgb",
+        "pixel_max": 1,
+        "placement": "center",
+        "pad_value": 0,
+    }
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"names": ["a"]}, "x: its description is incomplete: expected 2 class names, got 1"),
+        ({"input": {"size": 100}}, "x: its description is incomplete"),
+        ({"names": None}, "x: its description is incomplete"),
+    ],
+)
+def test_a_damaged_description(changes, message):
+    with pytest.raises(CheckpointError, match=message):
+        ModelSpec.from_dict({**SPEC.as_dict(), **changes}, where="x")

@@ -11,19 +11,19 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from oculox.config import Config, config_from_dict, config_to_yaml, load_config, recipe_names
-from oculox.config.schema import DataConfig
+from oculox.config.schema import DataConfig, Precision
 from oculox.data.coco import CocoIndex, load_coco, load_split
 from oculox.data.image import read_image
 from oculox.distributed.launch import is_launched, launch
 from oculox.errors import TrainingError, UsageError
 from oculox.evaluation.evaluate import Evaluation, Gather
 from oculox.evaluation.evaluate import evaluate as evaluate_backend
-from oculox.export.fast import open_with
+from oculox.export.open_with import open_with
 from oculox.models import build_model
+from oculox.postprocess import DetectSettings
 from oculox.predict.inputs import ColorOrder, as_bgr
 from oculox.predict.pipeline import Pipeline
-from oculox.runtime.backend import Backend, DetectSettings, class_filter
-from oculox.runtime.torch_backend import Precision
+from oculox.runtime.backend import Backend
 from oculox.training.loop import run_training
 from oculox.training.output import claim_output
 from oculox.training.summary import TrainSummary, read_summary
@@ -88,7 +88,7 @@ class Detector:
         settings = DetectSettings(
             conf=conf,
             iou=iou,
-            class_ids=None if classes is None else class_filter(spec, classes),
+            class_ids=None if classes is None else spec.class_ids(classes),
         )
         self.size_hw = (imgsz, imgsz) if isinstance(imgsz, int) else imgsz
         self.pipeline = Pipeline(self.backend, settings, size_hw=self.size_hw, batch=batch)

@@ -5,10 +5,11 @@ Source: official `yolo_head.py` (`decode_outputs`) and `boxes.py` (`postprocess`
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
+import numpy as np
 import torch
-from torch import Tensor
 
 from oculox.errors import UsageError
 from oculox.ops.boxes import cxcywh_to_xyxy
@@ -33,95 +34,84 @@ def decode(raw: RawPredictions, strides: Sequence[int]) -> DecodedPredictions:
     )
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DetectSettings:
+    """Which predictions become detections.
+
+    Attributes:
+        conf: lowest score (objectness times class probability) kept, 0 to 1.
+        iou: IoU above which NMS drops the weaker of two boxes, 0 to 1.
+        max_det: most detections kept in an image.
+        agnostic_nms: NMS across classes instead of within each.
+        class_ids: keep only cells whose most probable class is one of these; None for all.
+
+    Raises:
+        UsageError: when a value is out of its range.
+    """
+
+    conf: float = 0.3
+    iou: float = 0.45
+    max_det: int = 1000
+    agnostic_nms: bool = False
+    class_ids: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        for field in ("conf", "iou"):
+            value = getattr(self, field)
+            if not 0 <= value <= 1:
+                raise UsageError(f"{field} must be between 0 and 1, got {value}")
+        if self.max_det < 1:
+            raise UsageError(f"max_det must be at least 1, got {self.max_det}")
+
+
 def select_detections(
-    decoded: DecodedPredictions,
-    *,
-    conf: float,
-    iou: float,
-    max_det: int = 1000,
-    agnostic_nms: bool = False,
-    class_ids: Sequence[int] | None = None,
-    names: tuple[str, ...] = (),
+    decoded: DecodedPredictions, settings: DetectSettings, *, names: tuple[str, ...] = ()
 ) -> list[Detections]:
     """The detections of each image, best first, in pixels of the network's input.
 
-    A cell speaks for its most probable class alone. Boxes or scores that are not finite are
+    A cell counts for its most probable class alone. Boxes or scores that are not finite are
     dropped. Boxes are not clipped to the image.
 
     Args:
         decoded: predictions of B images.
-        conf: lowest score (objectness times class probability) that is kept, 0 to 1.
-        iou: IoU above which the weaker of two boxes of a class goes, 0 to 1.
-        max_det: most detections of an image.
-        agnostic_nms: suppress across classes.
-        class_ids: keep only cells whose most probable class is one of these; None for all.
+        settings: thresholds and class filter.
         names: class names, handed on to the detections.
 
     Returns:
         B detections.
-
-    Raises:
-        UsageError: when a threshold, `max_det` or a class is out of range.
     """
-    _check(conf, iou, max_det, class_ids, num_classes=decoded.classes.shape[-1])
     probabilities, classes = decoded.classes.detach().max(dim=-1)
     scores = decoded.objectness.detach() * probabilities
     boxes = decoded.boxes.detach()
-    wanted = (scores >= conf) & scores.isfinite() & boxes.isfinite().all(dim=-1)
-    if class_ids is not None:
-        chosen = torch.tensor(list(class_ids), dtype=torch.int64, device=classes.device)
+    wanted = (scores >= settings.conf) & scores.isfinite() & boxes.isfinite().all(dim=-1)
+    if settings.class_ids is not None:
+        chosen = torch.tensor(list(settings.class_ids), dtype=torch.int64, device=classes.device)
         wanted &= torch.isin(classes, chosen)
     # Few, large transfers: NMS works on the CPU.
     on_cpu = [x.cpu() for x in (boxes, scores, classes, wanted)]
     return [
-        _detections(
-            box[keep],
-            score[keep],
-            label[keep],
-            iou=iou,
-            max_det=max_det,
-            agnostic_nms=agnostic_nms,
-            names=names,
-        )
-        for box, score, label, keep in zip(*on_cpu, strict=True)
+        _apply_nms(Detections(b[k].numpy(), s[k].numpy(), c[k].numpy(), names), settings)
+        for b, s, c, k in zip(*on_cpu, strict=True)
     ]
 
 
-def _detections(
-    boxes: Tensor,
-    scores: Tensor,
-    class_ids: Tensor,
-    *,
-    iou: float,
-    max_det: int,
-    agnostic_nms: bool,
-    names: tuple[str, ...],
-) -> Detections:
-    """What stays of one image's candidates, boxes (n, 4), scores (n,), class_ids (n,)."""
-    kept = nms(boxes, scores, iou_threshold=iou, class_ids=None if agnostic_nms else class_ids)[
-        :max_det
-    ]
-    return Detections(
-        boxes[kept].numpy(), scores[kept].numpy(), class_ids[kept].numpy(), tuple(names)
+def narrow_detections(found: Detections, settings: DetectSettings) -> Detections:
+    """What `settings` keep of detections that went through NMS already, best first.
+
+    NMS at the threshold they went through changes nothing, at a stricter one it drops more.
+    """
+    kept = found.scores >= settings.conf
+    if settings.class_ids is not None:
+        kept &= np.isin(found.class_ids, settings.class_ids)
+    return _apply_nms(found[kept], settings)
+
+
+def _apply_nms(candidates: Detections, settings: DetectSettings) -> Detections:
+    kept = nms(
+        torch.from_numpy(candidates.xyxy),
+        torch.from_numpy(candidates.scores),
+        iou_threshold=settings.iou,
+        class_ids=None if settings.agnostic_nms else torch.from_numpy(candidates.class_ids),
     )
-
-
-def _check(
-    conf: float,
-    iou: float,
-    max_det: int,
-    class_ids: Sequence[int] | None,
-    *,
-    num_classes: int,
-) -> None:
-    for name, value in (("conf", conf), ("iou", iou)):
-        if not 0 <= value <= 1:
-            raise UsageError(f"{name} must be between 0 and 1, got {value}")
-    if max_det < 1:
-        raise UsageError(f"max_det must be at least 1, got {max_det}")
-    unknown = [c for c in class_ids or () if not 0 <= c < num_classes]
-    if unknown:
-        raise UsageError(
-            f"class_ids must be between 0 and {num_classes - 1} "
-            f"(the network knows {num_classes} classes), got {unknown}"
-        )
+    return candidates[kept.numpy()[: settings.max_det]]

@@ -7,14 +7,16 @@ import cv2
 import numpy as np
 import pytest
 
+from oculox.config.schema import InputConfig
 from oculox.data import cache
 from oculox.data.cache import FileImages, available_memory, build_images
 from oculox.data.coco import CocoIndex
-from oculox.data.transforms import apply_letterbox, letterbox_geometry
+from oculox.data.preprocess import apply_letterbox, letterbox_geometry
 from oculox.errors import DataError
 
 MakeCoco = Callable[..., CocoIndex]
 SIZE = (32, 32)
+INPUT = InputConfig(size=SIZE)
 
 
 @pytest.fixture
@@ -32,19 +34,27 @@ def files_in(folder: Path) -> list[Path]:
 def test_cached_images_letterbox_to_the_same_pixels(
     index: CocoIndex, tmp_path: Path, kind, placement
 ) -> None:
-    images = build_images(index, cache=kind, size_hw=SIZE, placement=placement, folder=tmp_path)
-    plain = build_images(index, cache="none", size_hw=SIZE)
+    images = build_images(
+        index,
+        cache=kind,
+        input_config=INPUT.model_copy(update={"placement": placement}),
+        folder=tmp_path,
+    )
+    plain = build_images(index, cache="none", input_config=INPUT)
     for i in range(len(index)):
         fit = letterbox_geometry(index.source_hw(i), SIZE, placement)
         cached = images(i)
         assert cached.shape[:2] == min(fit.inner_hw, index.source_hw(i))
-        assert np.array_equal(apply_letterbox(cached, fit), apply_letterbox(plain(i), fit))
+        assert np.array_equal(
+            apply_letterbox(cached, fit, pad_value=114),
+            apply_letterbox(plain(i), fit, pad_value=114),
+        )
     assert np.array_equal(images(2), plain(2))
 
 
 @pytest.mark.parametrize("kind", ["ram", "disk"])
 def test_cached_images_need_no_files(index: CocoIndex, tmp_path: Path, kind) -> None:
-    images = build_images(index, cache=kind, size_hw=SIZE, folder=tmp_path)
+    images = build_images(index, cache=kind, input_config=INPUT, folder=tmp_path)
     before = [np.array(images(i)) for i in range(3)]
     for i in range(3):
         index.image_path(i).unlink()
@@ -55,47 +65,47 @@ def test_cached_images_need_no_files(index: CocoIndex, tmp_path: Path, kind) -> 
 
 
 def test_pickled_disk_cache_stays_on_disk(index: CocoIndex, tmp_path: Path) -> None:
-    images = build_images(index, cache="disk", size_hw=SIZE, folder=tmp_path)
+    images = build_images(index, cache="disk", input_config=INPUT, folder=tmp_path)
     images(0)
     assert len(pickle.dumps(images)) < files_in(tmp_path)[0].stat().st_size / 2
 
 
 def test_disk_cache_is_used_again(index: CocoIndex, tmp_path: Path) -> None:
-    build_images(index, cache="disk", size_hw=SIZE, folder=tmp_path / "deep/er")
+    build_images(index, cache="disk", input_config=INPUT, folder=tmp_path / "deep/er")
     (first,) = files_in(tmp_path / "deep/er")
     time = first.stat().st_mtime_ns
-    build_images(index, cache="disk", size_hw=SIZE, folder=tmp_path / "deep/er")
+    build_images(index, cache="disk", input_config=INPUT, folder=tmp_path / "deep/er")
     assert files_in(tmp_path / "deep/er") == [first]
     assert first.stat().st_mtime_ns == time
 
 
 def test_changed_images_or_sizes_are_never_served_stale(index: CocoIndex, tmp_path: Path) -> None:
-    build_images(index, cache="disk", size_hw=SIZE, folder=tmp_path)
+    build_images(index, cache="disk", input_config=INPUT, folder=tmp_path)
     white = np.full((64, 48, 3), 255, np.uint8)
     cv2.imwrite(str(index.image_path(1)), white)
-    assert build_images(index, cache="disk", size_hw=SIZE, folder=tmp_path)(1).min() == 255
+    assert build_images(index, cache="disk", input_config=INPUT, folder=tmp_path)(1).min() == 255
     # The same number of bytes at another time is a change too.
     stat = index.image_path(1).stat()
     os.utime(index.image_path(1), ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
-    build_images(index, cache="disk", size_hw=SIZE, folder=tmp_path)
-    larger = build_images(index, cache="disk", size_hw=(48, 48), folder=tmp_path)
+    build_images(index, cache="disk", input_config=INPUT, folder=tmp_path)
+    larger = build_images(index, cache="disk", input_config=INPUT.at((48, 48)), folder=tmp_path)
     assert larger(0).shape == (32, 48, 3)
     assert len(files_in(tmp_path)) == 4
 
 
 def test_damaged_disk_cache_is_rebuilt(index: CocoIndex, tmp_path: Path) -> None:
-    build_images(index, cache="disk", size_hw=SIZE, folder=tmp_path)
+    build_images(index, cache="disk", input_config=INPUT, folder=tmp_path)
     (path,) = files_in(tmp_path)
     for damaged in (b"", b"garbage", path.read_bytes()[:-100]):
         path.write_bytes(damaged)
-        images = build_images(index, cache="disk", size_hw=SIZE, folder=tmp_path)
+        images = build_images(index, cache="disk", input_config=INPUT, folder=tmp_path)
         assert np.array_equal(images(2), FileImages(index)(2))
 
 
 def test_failed_disk_cache_leaves_nothing(index: CocoIndex, tmp_path: Path) -> None:
     index.image_path(2).write_bytes(b"no image")
     with pytest.raises(DataError, match=r"2\.png: not an image"):
-        build_images(index, cache="disk", size_hw=SIZE, folder=tmp_path / "kept")
+        build_images(index, cache="disk", input_config=INPUT, folder=tmp_path / "kept")
     assert [p.suffix for p in (tmp_path / "kept").iterdir()] == [".lock"]
 
 
@@ -103,13 +113,13 @@ def test_cache_that_does_not_fit_is_refused(
     index: CocoIndex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cache, "available_memory", lambda: 20_000)
-    assert build_images(index, cache="ram", size_hw=SIZE)(0).shape == (21, 32, 3)
+    assert build_images(index, cache="ram", input_config=INPUT)(0).shape == (21, 32, 3)
     with pytest.raises(DataError, match=r"data\.cache=ram: 3 images need .*4 processes"):
-        build_images(index, cache="ram", size_hw=SIZE, processes=4)
+        build_images(index, cache="ram", input_config=INPUT, processes=4)
     full = os.statvfs(tmp_path)
     monkeypatch.setattr(cache.shutil, "disk_usage", lambda _: full_disk(full))
     with pytest.raises(DataError, match=r"data\.cache=disk: .* free"):
-        build_images(index, cache="disk", size_hw=SIZE, folder=tmp_path)
+        build_images(index, cache="disk", input_config=INPUT, folder=tmp_path)
 
 
 def full_disk(_: os.statvfs_result):
@@ -119,7 +129,7 @@ def full_disk(_: os.statvfs_result):
 def test_unwritable_cache_folder_is_refused(index: CocoIndex, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="cannot keep the image cache"):
-        build_images(index, cache="disk", size_hw=SIZE, folder=tmp_path / "file")
+        build_images(index, cache="disk", input_config=INPUT, folder=tmp_path / "file")
 
 
 def test_available_memory_is_plausible_or_unknown() -> None:

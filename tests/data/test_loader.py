@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from oculox.config.schema import AugmentConfig, Config
+from oculox.config.schema import AugmentConfig, Config, InputConfig
 from oculox.data.batches import collate, order_indices
 from oculox.data.cache import FileImages
 from oculox.data.coco import CocoIndex
@@ -20,10 +20,10 @@ from oculox.data.loader import (
     build_train_loader,
     choose_workers,
 )
+from oculox.data.preprocess import apply_letterbox, boxes_to_source, letterbox_geometry
 from oculox.data.train_set import TrainSet
-from oculox.data.transforms import apply_letterbox, boxes_to_source, letterbox_geometry
 from oculox.errors import DataError
-from oculox.types import Batch, Preprocessing, Sample
+from oculox.types import Batch, Sample
 
 MakeCoco = Callable[..., CocoIndex]
 SIZE = (64, 96)
@@ -39,8 +39,7 @@ def index(make_coco: MakeCoco) -> CocoIndex:
 def train_loader(index: CocoIndex, **changes: object) -> TrainLoader:
     train_set = TrainSet(
         index,
-        size_hw=SIZE,
-        preprocessing=Preprocessing(),
+        input_config=InputConfig(size=SIZE),
         augment=AugmentConfig(),
         max_labels=120,
         seed=5,
@@ -50,7 +49,7 @@ def train_loader(index: CocoIndex, **changes: object) -> TrainLoader:
 
 
 def eval_loader(index: CocoIndex, **changes: object) -> EvalLoader:
-    values = {"size_hw": SIZE, "preprocessing": Preprocessing(), "batch": 3} | changes
+    values = {"input_config": InputConfig(size=SIZE), "batch": 3} | changes
     return EvalLoader(index, **values)
 
 
@@ -84,7 +83,7 @@ def test_collate_pads_labels_and_orders_channels(color) -> None:
     channels = [0, 1, 2] if color == "bgr" else [2, 1, 0]
     for image, sample in zip(batch.images, samples, strict=True):
         assert np.array_equal(image.numpy(), sample.image.transpose(2, 0, 1)[channels])
-    assert batch.images.is_contiguous()
+    assert batch.images.is_contiguous(memory_format=torch.channels_last)
     assert batch.images.dtype == torch.uint8
     assert batch.targets.boxes.shape == (2, 16, 4)
     assert batch.targets.labels.shape == batch.targets.mask.shape == (2, 16)
@@ -204,8 +203,7 @@ def kill_reader(_: int) -> np.ndarray:
 def test_killed_worker_is_reported_not_waited_for(index: CocoIndex) -> None:
     train_set = TrainSet(
         index,
-        size_hw=SIZE,
-        preprocessing=Preprocessing(),
+        input_config=InputConfig(size=SIZE),
         augment=AugmentConfig(),
         max_labels=120,
         seed=0,
@@ -219,10 +217,9 @@ def test_killed_worker_is_reported_not_waited_for(index: CocoIndex) -> None:
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("placement", ["top_left", "center"])
 def test_evaluation_sees_every_image_once(index: CocoIndex, workers: int, placement) -> None:
-    preprocessing = Preprocessing(placement=placement, color="rgb")
+    rgb = InputConfig(size=SIZE, placement=placement, color="rgb")
     loaders = [
-        eval_loader(index, preprocessing=preprocessing, workers=workers, rank=r, world_size=2)
-        for r in (0, 1)
+        eval_loader(index, input_config=rgb, workers=workers, rank=r, world_size=2) for r in (0, 1)
     ]
     batches = [list(loader) for loader in loaders]
     assert [len(b) for b in batches] == [len(loader) for loader in loaders] == [2, 1]
@@ -232,7 +229,7 @@ def test_evaluation_sees_every_image_once(index: CocoIndex, workers: int, placem
         for row, image_id in enumerate(batch.image_ids):
             i = index.image_ids.index(image_id)
             fit = letterbox_geometry(batch.source_hw[row], SIZE, placement)
-            image = apply_letterbox(FileImages(index)(i), fit)
+            image = apply_letterbox(FileImages(index)(i), fit, pad_value=114)
             assert np.array_equal(batch.images[row].numpy(), image.transpose(2, 0, 1)[::-1])
             boxes = batch.targets.boxes[row][batch.targets.mask[row]].numpy()
             np.testing.assert_allclose(boxes_to_source(boxes, fit), index.boxes(i), atol=1e-3)

@@ -4,12 +4,12 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from oculox.config.schema import AugmentConfig
+from oculox.config.schema import AugmentConfig, InputConfig
 from oculox.data.cache import FileImages
 from oculox.data.coco import CocoIndex
+from oculox.data.preprocess import apply_letterbox, letterbox_geometry
 from oculox.data.train_set import TrainSet
-from oculox.data.transforms import apply_letterbox, letterbox_geometry
-from oculox.types import Preprocessing, Sample
+from oculox.types import Sample
 
 MakeCoco = Callable[..., CocoIndex]
 SIZE = (96, 128)
@@ -18,8 +18,7 @@ PLAIN = AugmentConfig(hsv_prob=0, flip_prob=0)
 
 def train_set(index: CocoIndex, augment: AugmentConfig, **changes: object) -> TrainSet:
     values = {
-        "size_hw": SIZE,
-        "preprocessing": Preprocessing(),
+        "input_config": InputConfig(size=SIZE),
         "max_labels": 120,
         "seed": 3,
         "images": FileImages(index),
@@ -54,8 +53,8 @@ def test_sample_is_a_function_of_seed_epoch_and_position(make_coco: MakeCoco, mo
 @pytest.mark.parametrize("placement", ["top_left", "center"])
 def test_plain_sample_is_the_letterboxed_image(make_coco: MakeCoco, placement) -> None:
     index = make_coco()
-    preprocessing = Preprocessing(placement=placement, pad_value=9)
-    sample = train_set(index, PLAIN, preprocessing=preprocessing).sample(0, 0, 1, mosaic=False)
+    padded = InputConfig(size=SIZE, placement=placement, pad_value=9)
+    sample = train_set(index, PLAIN, input_config=padded).sample(0, 0, 1, mosaic=False)
     fit = letterbox_geometry((64, 48), SIZE, placement)
     expected = apply_letterbox(FileImages(index)(1), fit, pad_value=9)
     assert np.array_equal(sample.image, expected)
@@ -77,7 +76,7 @@ def test_mirrored_boxes_follow_the_image(make_coco: MakeCoco, placement) -> None
         index,
         augment,
         images=lambda i: image,
-        preprocessing=Preprocessing(placement=placement, pad_value=0),
+        input_config=InputConfig(size=SIZE, placement=placement, pad_value=0),
     )
     sample = samples.sample(0, 0, 0, mosaic=False)
     x1, y1, x2, y2 = sample.boxes[0].round().astype(int)
@@ -96,7 +95,7 @@ def test_mosaic_boxes_follow_their_objects(make_coco: MakeCoco, mixup: float) ->
         hsv_prob=0, mosaic_scale=(0.5, 1.5), mixup_prob=mixup, degrees=3, shear=1
     )
     samples = train_set(
-        index, augment, images=lambda i: image, preprocessing=Preprocessing(pad_value=0)
+        index, augment, images=lambda i: image, input_config=InputConfig(size=SIZE, pad_value=0)
     )
     threshold, seen = (100 if mixup else 250), 0
     for position in range(30):

@@ -171,7 +171,7 @@ def found(output):
     "options",
     [
         ExportOptions(format="openvino"),
-        ExportOptions(format="onnx", nms=InGraphNms(), letterbox=True),
+        ExportOptions(format="onnx", nms=InGraphNms(), preprocess=True),
     ],
     ids=["plain", "all inside"],
 )

@@ -12,6 +12,7 @@ from oculox.export.targets import TARGETS
 from oculox.models import build_model
 from oculox.weights import Weights
 from oculox.weights.checkpoint import save_checkpoint
+from specs import make_weights
 
 
 @pytest.fixture(scope="session")
@@ -30,13 +31,7 @@ def lively_weights() -> Weights:
     for key, value in state.items():
         if "_preds." in key and key.endswith("weight"):
             value += 0.5 * torch.randn(value.shape)
-    return Weights(
-        model=config.model.model_copy(update={"num_classes": len(names)}),
-        input=config.input,
-        names=names,
-        category_ids=(1, 2, 3, 4, 5, 6),
-        state=state,
-    )
+    return make_weights(config, state, names=names, category_ids=(1, 2, 3, 4, 5, 6))
 
 
 @pytest.fixture(scope="session")

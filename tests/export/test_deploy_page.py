@@ -16,7 +16,7 @@ from oculox.runtime.exported import InGraphNms
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "deploy.md"
 BLOCKS = re.findall(r"```python\n(.*?)```", PAGE.read_text("utf-8"), flags=re.DOTALL)
 FILES = {
-    "whole.onnx": {"format": "onnx", "batch": None, "letterbox": True, "opset": 20},
+    "whole.onnx": {"format": "onnx", "batch": None, "preprocess": True, "opset": 20},
     "model.onnx": {"format": "onnx"},
     "model.xml": {"format": "openvino"},
     "model.torchscript": {"format": "torchscript", "batch": None},

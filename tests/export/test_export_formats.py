@@ -7,9 +7,9 @@ import pytest
 
 from oculox.api import Detector
 from oculox.export.parity import check_parity, compare_detections, sample_inputs
-from oculox.runtime.backend import DetectSettings
+from oculox.postprocess import DetectSettings
 from oculox.runtime.exported import InGraphNms
-from oculox.runtime.opening import open_backend
+from oculox.runtime.open_model import open_model
 from oculox.runtime.torch_backend import TorchBackend
 from oculox.weights import build_network
 
@@ -27,9 +27,9 @@ CASES = {
     "onnx-free": {"format": "onnx", "batch": None, "dynamic_size": True},
     "onnx-half": {"format": "onnx", "precision": "fp16"},
     "onnx-nms": {"format": "onnx", "batch": None, "nms": NMS},
-    "onnx-whole": {"format": "onnx", "batch": None, "nms": NMS, "letterbox": True, "opset": 20},
+    "onnx-whole": {"format": "onnx", "batch": None, "nms": NMS, "preprocess": True, "opset": 20},
     "openvino-free": {"format": "openvino", "batch": None, "dynamic_size": True},
-    "openvino-whole": {"format": "openvino", "batch": 2, "nms": NMS, "letterbox": True},
+    "openvino-whole": {"format": "openvino", "batch": 2, "nms": NMS, "preprocess": True},
     "torchscript": {"format": "torchscript", "batch": None},
     "pt2": {"format": "pt2"},
     "ncnn": {"format": "ncnn"},
@@ -88,9 +88,9 @@ def test_an_export_passes_its_gate_and_detects_what_the_checkpoint_does(
 def test_files_with_NMS_have_named_outputs_of_fixed_length(name, exports, scenes):
     needs(name)
     case = CASES[f"{name}-whole"]
-    backend = open_backend(exports(**case).path, threads=1)
+    backend = open_model(exports(**case).path, threads=1)
     images = np.stack(scenes).transpose(0, 3, 1, 2)[:2]
-    boxes, scores, classes, counts = backend.outputs(images)
+    boxes, scores, classes, counts = backend.predict(images)
     assert backend.metadata.output_names == ("boxes", "scores", "classes", "counts")
     assert boxes.shape == (2, 50, 4)
     assert scores.shape == classes.shape == (2, 50)
@@ -104,7 +104,7 @@ def test_files_with_NMS_have_named_outputs_of_fixed_length(name, exports, scenes
 
 def test_settings_narrow_what_a_file_with_NMS_found(exports, scenes):
     needs("onnx")
-    backend = open_backend(exports(**CASES["onnx-whole"]).path)
+    backend = open_model(exports(**CASES["onnx-whole"]).path)
     images = np.stack(scenes).transpose(0, 3, 1, 2)
     wide = backend.detect(images, DetectSettings(conf=0.2, iou=0.5))
     strict = backend.detect(images, DetectSettings(conf=0.5, iou=0.3, class_ids=(0,), max_det=3))
@@ -119,7 +119,7 @@ def test_settings_narrow_what_a_file_with_NMS_found(exports, scenes):
 
 def test_settings_cannot_widen_what_a_file_with_NMS_found(exports, scenes):
     needs("onnx")
-    backend = open_backend(exports(**CASES["onnx-whole"]).path)
+    backend = open_model(exports(**CASES["onnx-whole"]).path)
     images = np.stack(scenes).transpose(0, 3, 1, 2)
     with pytest.warns(UserWarning, match=r"conf 0\.2, IoU 0\.5 by itself"):
         backend.detect(images, DetectSettings(conf=0.01, iou=0.5))
@@ -127,7 +127,7 @@ def test_settings_cannot_widen_what_a_file_with_NMS_found(exports, scenes):
 
 def test_a_fixed_batch_is_filled_up(exports, scenes):
     needs("onnx")
-    backend = open_backend(exports(**CASES["onnx"]).path)
+    backend = open_model(exports(**CASES["onnx"]).path)
     images = np.stack(scenes).transpose(0, 3, 1, 2)
     settings = DetectSettings()
     together = backend.detect(images, settings)
@@ -139,7 +139,7 @@ def test_a_fixed_batch_is_filled_up(exports, scenes):
 
 def test_the_gate_refuses_a_file_of_another_network(exports, lively_weights):
     needs("onnx")
-    backend = open_backend(exports(**CASES["onnx"]).path)
+    backend = open_model(exports(**CASES["onnx"]).path)
     other = build_network(lively_weights)
     other.head.obj_preds[0].bias.data -= 0.1
     rows = check_parity(backend, other)

@@ -5,17 +5,16 @@ import sys
 
 import pytest
 
-from oculox.config.schema import DataConfig
+from oculox.config.schema import DataConfig, InputConfig
 from oculox.data.coco import load_split
-from oculox.errors import CheckpointError, DataError, MissingExtraError, UsageError
+from oculox.errors import CheckpointError, DataError, MissingExtraError, OculoxError, UsageError
 from oculox.export.calibration import load_calibration
 from oculox.export.job import ExportOptions, calibration_feeds, make_job
 from oculox.export.run import ParityError, export_model
 from oculox.export.targets import TARGETS, find_target
 from oculox.predict.pipeline import Pipeline
 from oculox.runtime.exported import InGraphNms
-from oculox.runtime.opening import open_backend
-from oculox.types import Preprocessing
+from oculox.runtime.open_model import open_model
 
 
 def test_an_export_that_loses_too_much_leaves_the_old_file(tmp_path, lively_weights, tiny_data):
@@ -33,7 +32,7 @@ def test_an_export_that_loses_too_much_leaves_the_old_file(tmp_path, lively_weig
     report = export_model(lively_weights, ExportOptions(format="torchscript"), path, data=index)
     assert report.ap is not None
     assert abs(report.ap.loss) <= 0.002
-    assert open_backend(path).spec.names == lively_weights.names
+    assert open_model(path).spec.names == lively_weights.spec.names
 
 
 @pytest.mark.parametrize(
@@ -42,7 +41,7 @@ def test_an_export_that_loses_too_much_leaves_the_old_file(tmp_path, lively_weig
         ({"format": "onxx"}, "unknown format 'onxx'; did you mean 'onnx'"),
         ({"format": "caffe"}, "formats: onnx, openvino"),
         ({"format": "torchscript", "nms": InGraphNms()}, r"NMS inside .*onnx, openvino"),
-        ({"format": "pt2", "letterbox": True}, "preprocessing inside"),
+        ({"format": "pt2", "preprocess": True}, "preprocessing inside"),
         ({"format": "pt2", "precision": "fp16"}, "precision fp16"),
         ({"format": "litert", "batch": None}, "a free batch size"),
         ({"format": "ncnn", "batch": 2}, "a batch of 2"),
@@ -60,7 +59,7 @@ def test_targets_say_what_they_cannot_do(options, message):
         ({"batch": 0}, "batch must be at least 1"),
         ({"precision": "int8"}, "--calib"),
         ({"calibration": "x"}, "for int8"),
-        ({"letterbox": True, "dynamic_size": True}, "must be fixed"),
+        ({"preprocess": True, "dynamic_size": True}, "must be fixed"),
     ],
 )
 def test_options_that_contradict_each_other(options, message):
@@ -111,12 +110,12 @@ def test_a_missing_package_is_named_with_its_extra(
 def test_a_missing_runtime_is_named_with_its_extra(name, package, extra, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(MissingExtraError, match=rf"oculox\[{extra}\]"):
-        open_backend(tmp_path / name)
+        open_model(tmp_path / name)
 
 
 def test_a_target_that_cannot_be_written(tmp_path, lively_weights):
     (tmp_path / "file").write_text("")
-    with pytest.raises(DataError, match="cannot be written"):
+    with pytest.raises(OculoxError, match="cannot be written"):
         export_model(
             lively_weights, ExportOptions(format="pt2"), tmp_path / "file" / "sub" / "m.pt2"
         )
@@ -129,7 +128,7 @@ def test_a_target_that_cannot_be_written(tmp_path, lively_weights):
 def test_a_model_of_fixed_size_refuses_another(exports):
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
-    backend = open_backend(exports(format="onnx").path)
+    backend = open_model(exports(format="onnx").path)
     with pytest.raises(UsageError, match=r"built for 64 x 64 .* got 96 x 96"):
         Pipeline(backend, size_hw=(96, 96))
 
@@ -140,7 +139,7 @@ def test_missing_files(name, tmp_path):
     if package:
         pytest.importorskip(package)
     with pytest.raises(CheckpointError, match="no such file"):
-        open_backend(tmp_path / name)
+        open_model(tmp_path / name)
 
 
 @pytest.mark.parametrize("name", ["m.onnx", "m.xml", "m.torchscript", "m.pt2"])
@@ -152,40 +151,39 @@ def test_damaged_files(name, tmp_path):
     path.write_bytes(b"nothing of the kind")
     path.with_suffix(".bin").write_bytes(b"")
     with pytest.raises(CheckpointError, match=r"m\.\w+: damaged"):
-        open_backend(path)
+        open_model(path)
 
 
 def test_exports_keep_their_precision(tmp_path):
     with pytest.raises(UsageError, match="keeps the precision"):
-        open_backend(tmp_path / "m.onnx", precision="bf16")
+        open_model(tmp_path / "m.onnx", precision="bf16")
 
 
 @pytest.mark.parametrize("kind", ["folder", "data set"])
 def test_calibration_images_are_network_inputs(kind, tiny_data, tmp_path):
     source = tiny_data / "train2017" if kind == "folder" else tiny_data
-    preprocessing = Preprocessing()
-    inputs = load_calibration(source, preprocessing=preprocessing, size_hw=(64, 96), limit=5)
+    inputs = load_calibration(source, InputConfig(size=(64, 96)), limit=5)
     assert inputs.shape == (5, 3, 64, 96)
     assert 1 < inputs.max() <= 255
-    other = Preprocessing(color="rgb", pixel_max=1)
-    scaled = load_calibration(source, preprocessing=other, size_hw=(64, 96), limit=5)
+    other = InputConfig(size=(64, 96), color="rgb", pixel_max=1)
+    scaled = load_calibration(source, other, limit=5)
     assert abs(scaled[:, ::-1] * 255 - inputs).max() < 1e-3
 
 
 def test_calibration_without_images(tmp_path):
     for source, message in ((tmp_path, "no images to calibrate on"), (tmp_path / "x", "no such")):
         with pytest.raises(DataError, match=message):
-            load_calibration(source, preprocessing=Preprocessing(), size_hw=(64, 64), limit=3)
+            load_calibration(source, InputConfig(size=(64, 64)), limit=3)
 
 
 def test_feeds_fill_a_fixed_batch_and_turn_into_images(tiny_data, lively_weights):
-    inputs = load_calibration(tiny_data, preprocessing=Preprocessing(), size_hw=(64, 64), limit=3)
+    inputs = load_calibration(tiny_data, InputConfig(size=(64, 64)), limit=3)
     options = ExportOptions(
-        format="onnx", batch=2, precision="int8", calibration=tiny_data, letterbox=True
+        format="onnx", batch=2, precision="int8", calibration=tiny_data, preprocess=True
     )
     job = make_job(lively_weights, options, calibration=inputs)
     feeds = list(calibration_feeds(job))
     assert [feed.shape for feed in feeds] == [(2, 64, 64, 3)] * 2
     assert (feeds[1][1] == feeds[0][0]).all()
-    plain = dataclasses.replace(job, metadata=dataclasses.replace(job.metadata, letterbox=False))
+    plain = dataclasses.replace(job, metadata=dataclasses.replace(job.metadata, preprocess=False))
     assert (next(iter(calibration_feeds(plain))) == inputs[:2]).all()

@@ -6,7 +6,7 @@ from oculox.export.graph import DetectionGraph, fold_focus, for_export
 from oculox.models import build_model
 from oculox.models.layers import Focus
 from oculox.postprocess import decode
-from oculox.runtime.fusing import fuse
+from oculox.runtime.torch_backend import fuse
 
 
 def network(name="yolox-nano"):

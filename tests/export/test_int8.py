@@ -7,7 +7,7 @@ from oculox.export.job import ExportOptions
 from oculox.export.run import export_model
 from oculox.export.targets import TARGETS
 from oculox.runtime.exported import InGraphNms
-from oculox.runtime.opening import open_backend
+from oculox.runtime.open_model import open_model
 from oculox.weights import load_weights
 
 PACKAGES = {"onnx": ("onnxscript", "onnxruntime"), "openvino": ("onnxscript", "openvino", "nncf")}
@@ -27,7 +27,7 @@ def test_int8_files_are_smaller_and_pass_the_gate(format_name, lively_weights, t
     suffix = TARGETS[format_name].suffix
     report = export_model(lively_weights, options, tmp_path / f"m_int8{suffix}")
     assert all(row.ok for row in report.parity)
-    assert open_backend(report.path).metadata.precision == "int8"
+    assert open_model(report.path).metadata.precision == "int8"
     parameters = sum(value.numel() for value in lively_weights.state.values())
     weights = report.path if format_name == "onnx" else report.path.with_suffix(".bin")
     assert weights.stat().st_size < 4 * parameters
@@ -77,7 +77,7 @@ def test_int8_keeps_its_ap_on_coco(format_name, shared, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "options", [{}, {"batch": None, "nms": True, "letterbox": True}], ids=["cells", "whole"]
+    "options", [{}, {"batch": None, "nms": True, "preprocess": True}], ids=["cells", "whole"]
 )
 def test_float_files_have_the_checkpoints_ap(format_name, options, shared, tmp_path):
     if options.get("nms"):

@@ -13,22 +13,19 @@ from oculox.errors import CheckpointError, MissingExtraError
 from oculox.export.job import ExportOptions
 from oculox.export.run import ExportReport, export_model
 from oculox.models import build_model
-from oculox.runtime.opening import open_backend
+from oculox.runtime.open_model import open_model
 from oculox.weights import Weights, load_weights
 from oculox.weights.convert import convert_weights
 from oculox.weights.interop.mindspore_file import read_mindspore, write_mindspore
 from oculox.weights.interop.mindspore_layout import DESCRIPTION
+from specs import make_weights
 
 
 def fresh_weights(recipe: str) -> Weights:
     torch.manual_seed(0)
     config = load_config(recipe)
-    return Weights(
-        model=config.model.model_copy(update={"num_classes": 3}),
-        input=config.input,
-        names=("bolt", "nut", "washer"),
-        state=build_model(config.model, num_classes=3).state_dict(),
-    )
+    state = build_model(config.model, num_classes=3).state_dict()
+    return make_weights(config, state, names=("bolt", "nut", "washer"))
 
 
 def exported(weights: Weights, path: Path, *, batch: int = 1) -> ExportReport:
@@ -42,10 +39,10 @@ def test_export_passes_the_gate(tmp_path: Path, recipe: str) -> None:
     report = exported(fresh_weights(recipe), tmp_path / "w.mindir", batch=2)
     assert report.parity
     assert all(row.ok for row in report.parity)
-    backend = open_backend(tmp_path / "w.mindir")
+    backend = open_model(tmp_path / "w.mindir")
     assert backend.kind == "mindir"
     assert backend.spec.names == ("bolt", "nut", "washer")
-    assert (backend.spec.size_hw, backend.spec.batch) == ((64, 96), 2)
+    assert (backend.spec.input.size, backend.spec.batch) == ((64, 96), 2)
 
 
 @pytest.mark.mindspore
@@ -79,7 +76,7 @@ def test_damaged_files(tmp_path: Path) -> None:
     for data in (content[:-10], content[: len(content) // 2], b"", b"\x00"):
         path.write_bytes(data)
         with pytest.raises(CheckpointError, match=r"w\.mindir"):
-            open_backend(path)
+            open_model(path)
 
 
 @pytest.mark.mindspore
@@ -131,8 +128,8 @@ def test_without_mindspore_the_extra_is_named(
 def test_files_without_our_metadata(tmp_path: Path, shared: Path) -> None:
     path = tmp_path / "w.mindir"
     with pytest.raises(CheckpointError, match="no such file"):
-        open_backend(path)
+        open_model(path)
     path.write_bytes((shared / "weights/yolox_nano.onnx").read_bytes())
     with pytest.raises(CheckpointError, match="holds no metadata of Oculox"):
-        open_backend(path)
+        open_model(path)
     assert load_weights(shared / "weights/yolox_nano.onnx").origin == "onnx"

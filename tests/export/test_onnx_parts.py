@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from oculox.data.transforms import apply_letterbox, letterbox_geometry
+from oculox.config.schema import InputConfig
+from oculox.data.preprocess import apply_letterbox, letterbox_geometry
 from oculox.export.onnx_parts import letterbox_part, nms_part
-from oculox.postprocess import select_detections
+from oculox.postprocess import DetectSettings, select_detections
 from oculox.runtime.exported import InGraphNms
-from oculox.types import DecodedPredictions, Preprocessing
+from oculox.types import DecodedPredictions
 
 onnx = pytest.importorskip("onnx")
 runtime = pytest.importorskip("onnxruntime")
@@ -48,7 +49,9 @@ def test_NMS_agrees_with_the_post_processing(batch, cells, classes, nms):
     decoded = DecodedPredictions(
         torch.from_numpy(boxes), torch.ones(batch, cells), torch.from_numpy(scores)
     )
-    expected = select_detections(decoded, conf=nms.conf, iou=nms.iou, max_det=nms.max_det)
+    expected = select_detections(
+        decoded, DetectSettings(conf=nms.conf, iou=nms.iou, max_det=nms.max_det)
+    )
     assert [o.shape for o in found] == [
         (batch, nms.max_det, 4),
         (batch, nms.max_det),
@@ -104,14 +107,14 @@ def test_the_letterbox_agrees_with_the_pipelines(placement, source, size):
             for _ in range(2)
         ]
     ).astype(np.uint8)
-    preprocessing = Preprocessing(color="rgb", pixel_max=1, placement=placement)
-    run = session(letterbox_part(preprocessing, opset=18, size_hw=size))
-    boxed, shift, scale = run.run(None, {"images": images})
+    input_config = InputConfig(size=size, color="rgb", pixel_max=1, placement=placement)
+    run = session(letterbox_part(input_config, opset=18))
+    boxed, shift, scale = run.run(None, {"raw_images": images})
     geometry = letterbox_geometry(source, size, placement)
     assert shift.tolist() == [geometry.left, geometry.top] * 2
     np.testing.assert_allclose(scale, geometry.scale, rtol=1e-6)
     for found, image in zip(boxed, images, strict=True):
-        expected = apply_letterbox(image, geometry)[..., ::-1].transpose(2, 0, 1)
+        expected = apply_letterbox(image, geometry, pad_value=114)[..., ::-1].transpose(2, 0, 1)
         # OpenCV interpolates in fixed point: one grey level either way.
         assert np.abs(found * 255 - expected).max() <= 1.01
 
@@ -119,8 +122,8 @@ def test_the_letterbox_agrees_with_the_pipelines(placement, source, size):
 def test_a_letterboxed_image_passes_unchanged():
     rng = np.random.default_rng(2)
     images = rng.integers(0, 256, (3, 64, 96, 3), np.uint8)
-    run = session(letterbox_part(Preprocessing(), opset=18, size_hw=(64, 96)))
-    boxed, shift, scale = run.run(None, {"images": images})
+    run = session(letterbox_part(InputConfig(size=(64, 96)), opset=18))
+    boxed, shift, scale = run.run(None, {"raw_images": images})
     np.testing.assert_array_equal(boxed, images.transpose(0, 3, 1, 2))
     assert scale.tolist() == [1.0]
     assert not shift.any()

@@ -2,10 +2,9 @@ import numpy as np
 import pytest
 
 from oculox.errors import UsageError
+from oculox.postprocess import DetectSettings
 from oculox.predict.pipeline import Pipeline
-from oculox.runtime.backend import DetectSettings, class_filter
 from oculox.runtime.timing import Stopwatch
-from oculox.types import Preprocessing
 from red_images import red_image
 
 SHAPES = [
@@ -22,7 +21,7 @@ SHAPES = [
 @pytest.mark.parametrize("color", ["bgr", "rgb"])
 @pytest.mark.parametrize(("height", "width", "box"), SHAPES)
 def test_boxes_come_back_in_source_pixels(red_backend, placement, color, height, width, box):
-    backend = red_backend(preprocessing=Preprocessing(placement=placement, color=color))
+    backend = red_backend(placement=placement, color=color)
     found = Pipeline(backend)([red_image(height, width, box)])[0]
     assert len(found) == 1
     scale = min(64 / height, 96 / width)
@@ -96,7 +95,7 @@ def test_chosen_size_reaches_the_network(red_backend, dynamic, size):
     [(["disc"], (1,)), ([1, "square"], (1, 0)), (["0"], (0,)), (["disc", 1], (1,))],
 )
 def test_class_filter(red_backend, classes, expected):
-    assert class_filter(red_backend().spec, classes) == expected
+    assert red_backend().spec.class_ids(classes) == expected
 
 
 @pytest.mark.parametrize(
@@ -111,7 +110,7 @@ def test_class_filter(red_backend, classes, expected):
 )
 def test_unknown_classes(red_backend, classes, message):
     with pytest.raises(UsageError, match=message):
-        class_filter(red_backend().spec, classes)
+        red_backend().spec.class_ids(classes)
 
 
 @pytest.mark.parametrize(

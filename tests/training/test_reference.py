@@ -8,18 +8,19 @@ import torch
 from accelerate import Accelerator
 
 from oculox.config import load_config
+from oculox.config.schema import InputConfig
 from oculox.data.image import read_image
-from oculox.data.transforms import apply_letterbox, letterbox_geometry
+from oculox.data.preprocess import apply_letterbox, letterbox_geometry
 from oculox.losses.criterion import build_criterion
 from oculox.ops.boxes import cxcywh_to_xyxy
 from oculox.training.ema import Ema, ema_decay
 from oculox.training.optim import build_optimizer
 from oculox.training.schedule import build_learning_rate, plan_epochs
 from oculox.training.step import Stepper
-from oculox.types import Batch, Preprocessing, Targets
+from oculox.types import Batch, Targets
 from oculox.weights import build_network, load_weights
 
-PREPROCESSING = Preprocessing()
+INPUT = InputConfig(size=(416, 416))
 TERMS = {"box": "iou_loss", "objectness": "conf_loss", "classes": "cls_loss", "l1": "l1_loss"}
 
 
@@ -62,7 +63,7 @@ def make_stepper(shared, *, ema=False, accumulate=1):
         criterion=build_criterion(config.loss, num_classes=80, strides=network.strides),
         optimizer=build_optimizer(network, config.optimizer),
         ema=Ema(network, decay=0.9998, ramp=2000) if ema else None,
-        preprocessing=PREPROCESSING,
+        input_config=INPUT,
         accumulate=accumulate,
         clip_grad_norm=0.0,
     )

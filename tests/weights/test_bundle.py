@@ -31,11 +31,6 @@ def test_the_network_has_these_weights_and_its_own_memory(eager_weights):
     assert all(torch.equal(eager_weights.state[key], before[key]) for key in before)
 
 
-def test_names_and_class_count_must_agree(eager_weights):
-    with pytest.raises(CheckpointError, match="6 classes but carry 2 class names"):
-        dataclasses.replace(eager_weights, names=("a", "b"))
-
-
 @pytest.mark.parametrize(
     ("edit", "message"),
     [

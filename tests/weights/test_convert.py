@@ -77,7 +77,7 @@ def test_every_official_state_dict_maps(shared: Path) -> None:
         weights = read_official(state, where=name)
         with torch.device("meta"):
             own = build_model(load_config(recipe).model, num_classes=80).state_dict()
-        assert weights.model.name == recipe
+        assert weights.spec.model.name == recipe
         check_state(own, weights.state, where=name)
 
 
@@ -88,8 +88,8 @@ def test_adapted_weights_answer_alike(tmp_path: Path, recipe: str) -> None:
     done = convert_weights(saved(weights, tmp_path), target, adapt_input=True)
     assert done.notes == ()
     adapted = load_weights(target)
-    assert (adapted.input.color, adapted.input.pixel_max) == ("rgb", 1)
-    assert adapted.input.placement == "center"
+    assert (adapted.spec.input.color, adapted.spec.input.pixel_max) == ("rgb", 1)
+    assert adapted.spec.input.placement == "center"
     images = torch.rand(1, 3, 64, 96) * 255
     with torch.no_grad():
         expected = build_network(weights)(images)
@@ -101,10 +101,10 @@ def test_adapted_weights_answer_alike(tmp_path: Path, recipe: str) -> None:
 def test_adapting_twice_comes_back_and_nothing_changes_in_place() -> None:
     weights = random_weights("yolox-nano", classes=2)
     before = {k: v.clone() for k, v in weights.state.items()}
-    rgb = adapt_to_input(weights, weights.input.model_copy(update={"color": "rgb"}))
-    assert_equal(adapt_to_input(rgb, weights.input), weights)
+    rgb = adapt_to_input(weights, weights.spec.input.model_copy(update={"color": "rgb"}))
+    assert_equal(adapt_to_input(rgb, weights.spec.input), weights)
     assert all(torch.equal(v, before[k]) for k, v in weights.state.items())
-    assert adapt_to_input(weights, weights.input).state == weights.state
+    assert adapt_to_input(weights, weights.spec.input).state == weights.state
 
 
 def test_a_note_tells_of_other_pixels(tmp_path: Path) -> None:
@@ -127,7 +127,7 @@ def test_the_layout_of_a_ckpt_follows_the_weights(tmp_path: Path) -> None:
     assert convert_weights(at, tmp_path / "a.ckpt").layout == "mindyolo"
     zoo = convert_weights(at, tmp_path / "b.ckpt", layout="modelzoo")
     assert zoo.layout == "modelzoo"
-    assert (customary_input_of("modelzoo", zoo.weights.input).color) == "bgr"
+    assert (customary_input_of("modelzoo", zoo.weights.spec.input).color) == "bgr"
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ def test_wrong_usage(tmp_path: Path, target: str, options: dict[str, str], messa
 def test_existing_files_are_replaced_when_asked(tmp_path: Path) -> None:
     own = saved(random_weights("yolox-nano", classes=2), tmp_path)
     convert_weights(own, own, overwrite=True)
-    assert len(load_weights(own).names) == 2
+    assert len(load_weights(own).spec.names) == 2
 
 
 @pytest.mark.parametrize("name", ["none.pt", "none.pth", "none.ckpt", "none.onnx", "none"])

@@ -301,7 +301,7 @@ def test_published_names_stand_for_the_cached_file(
     )
     monkeypatch.setattr(download, "find_published", lambda name: pinned)
     assert locate_weights("yolox-nano") == cached
-    assert load_weights("yolox-nano").model.name == "yolox-nano"
+    assert load_weights("yolox-nano").spec.model.name == "yolox-nano"
 
 
 def test_other_names_are_paths(tmp_path: Path) -> None:

@@ -41,9 +41,9 @@ def test_a_network_is_recognised_by_its_tensors(shapes, name):
     assert is_official(state)
     weights = read_official(state, where="x")
     config = load_config(name)
-    assert weights.model == config.model.model_copy(update={"num_classes": 80})
-    assert weights.input == config.input
-    assert (weights.names, weights.category_ids) == (COCO_NAMES, COCO_CATEGORY_IDS)
+    assert weights.spec.model == config.model.model_copy(update={"num_classes": 80})
+    assert weights.spec.input == config.input
+    assert (weights.spec.names, weights.spec.category_ids) == (COCO_NAMES, COCO_CATEGORY_IDS)
     assert weights.origin == "megvii"
     assert write_official(weights) == {"start_epoch": 0, "model": state, "best_ap": 0.0}
 
@@ -55,8 +55,8 @@ def test_other_class_counts_get_numbers_for_names(shapes):
             key = f"head.cls_preds.{level}.{kind}"
             state[key] = state[key][:3]
     weights = read_official(state, where="x")
-    assert weights.names == ("class 0", "class 1", "class 2")
-    assert weights.category_ids is None
+    assert weights.spec.names == ("class 0", "class 1", "class 2")
+    assert weights.spec.category_ids is None
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_what_does_not_fit_is_reported(shapes, edit, message):
 def test_the_real_file(shared, tmp_path):
     path = shared / "weights/yolox_nano.pth"
     weights = load_weights(path)
-    assert weights.model.name == "yolox-nano"
+    assert weights.spec.model.name == "yolox-nano"
     original = torch.load(path, map_location="cpu", weights_only=True)["model"]
     torch.save(write_official(weights), tmp_path / "again.pth")
     written = torch.load(tmp_path / "again.pth", weights_only=True)["model"]
@@ -106,7 +106,7 @@ def test_where_projects_put_their_tensors(shared, tmp_path, wrap):
         content = state if wrap == "bare" else {wrap: state, "epoch": 3}
     torch.save(content, tmp_path / "w.pth")
     loaded, whole = load_weights(tmp_path / "w.pth"), load_weights(path)
-    assert loaded.model == whole.model
+    assert loaded.spec.model == whole.spec.model
     assert all(torch.equal(loaded.state[key], whole.state[key]) for key in whole.state)
 
 
@@ -115,7 +115,7 @@ def test_what_the_layout_cannot_say_travels_beside_it(eager_weights, tmp_path):
     torch.save(write_official(eager_weights), path)
     loaded = load_weights(path)
     assert isinstance(loaded, Weights)
-    assert loaded.names == eager_weights.names
-    assert loaded.input == eager_weights.input
-    assert loaded.category_ids == eager_weights.category_ids
+    assert loaded.spec.names == eager_weights.spec.names
+    assert loaded.spec.input == eager_weights.spec.input
+    assert loaded.spec.category_ids == eager_weights.spec.category_ids
     assert all(torch.equal(loaded.state[k], v) for k, v in eager_weights.state.items())

@@ -19,6 +19,7 @@ from oculox.weights.interop.mindyolo import (
     network_name,
     read_mindyolo,
 )
+from specs import make_weights
 
 PLAIN = "model.model."
 
@@ -26,22 +27,13 @@ PLAIN = "model.model."
 def random_weights(recipe: str, *, classes: int, **input_changes: object) -> Weights:
     config = load_config(recipe)
     state = build_model(config.model, num_classes=classes).state_dict()
-    return Weights(
-        model=config.model.model_copy(update={"num_classes": classes}),
-        input=config.input.model_copy(update=input_changes),
-        names=tuple(f"kind {i}" for i in range(classes)),
-        state={k: v + i if v.ndim == 0 else v for i, (k, v) in enumerate(state.items())},
-    )
+    config = config.model_copy(update={"input": config.input.model_copy(update=input_changes)})
+    state = {k: v + i if v.ndim == 0 else v for i, (k, v) in enumerate(state.items())}
+    return make_weights(config, state, names=[f"kind {i}" for i in range(classes)])
 
 
 def assert_equal(a: Weights, b: Weights) -> None:
-    assert (a.model, a.input, a.names, a.category_ids, a.origin) == (
-        b.model,
-        b.input,
-        b.names,
-        b.category_ids,
-        b.origin,
-    )
+    assert (a.spec, a.origin) == (b.spec, b.origin)
     assert a.state.keys() == b.state.keys()
     assert all(torch.equal(a.state[k], b.state[k]) for k in a.state)
     assert all(a.state[k].dtype == b.state[k].dtype for k in a.state)
@@ -76,15 +68,15 @@ def test_the_network_is_recognised(
     weights = read_mindyolo(content, where="x.ckpt")
     assert weights is not None
     expected = load_config(recipe)
-    assert weights.model == expected.model.model_copy(update={"num_classes": 80})
-    assert weights.input == customary_input(expected.input)
-    assert (weights.names[0], weights.origin) == ("person", "mindyolo")
+    assert weights.spec.model == expected.model.model_copy(update={"num_classes": 80})
+    assert weights.spec.input == customary_input(expected.input)
+    assert (weights.spec.names[0], weights.origin) == ("person", "mindyolo")
 
 
 def test_forward_of_the_reference(shared: Path) -> None:
     weights = load_weights(shared / "weights/mindyolo_yolox_nano_formula.ckpt")
-    assert weights.input.color == "rgb"
-    assert (weights.input.pixel_max, weights.input.placement) == (1, "center")
+    assert weights.spec.input.color == "rgb"
+    assert (weights.spec.input.pixel_max, weights.spec.input.placement) == (1, "center")
     images = np.random.RandomState(1).uniform(0, 1, (2, 3, 128, 160)).astype(np.float32)
     found = decoded_output(build_network(weights), torch.from_numpy(images))
     expected = np.load(shared / "golden/mindyolo_nano_forward.npz")["out0"]
@@ -114,8 +106,8 @@ def test_a_description_is_written_only_where_it_is_needed() -> None:
     assert DESCRIPTION in mindyolo_content(own)
     theirs = read_mindyolo(plain, where="x.ckpt")
     assert theirs is not None
-    assert theirs.names == ("class 0", "class 1", "class 2")
-    assert theirs.input.color == "rgb"
+    assert theirs.spec.names == ("class 0", "class 1", "class 2")
+    assert theirs.spec.input.color == "rgb"
     assert mindyolo_content(theirs).keys() == plain.keys()
 
 

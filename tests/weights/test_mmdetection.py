@@ -67,10 +67,10 @@ def test_checkpoint_files(tmp_path: Path, recipe: str) -> None:
         tmp_path / "w.pth",
     )
     weights = load_weights(tmp_path / "w.pth")
-    assert weights.names == ("cat", "dog")
+    assert weights.spec.names == ("cat", "dog")
     assert weights.origin == "mmdetection"
-    assert weights.model == load_config(recipe).model.model_copy(update={"num_classes": 2})
-    assert weights.input == load_config(recipe).input
+    assert weights.spec.model == load_config(recipe).model.model_copy(update={"num_classes": 2})
+    assert weights.spec.input == load_config(recipe).input
     assert list(weights.state) == list(own.state)
     assert all(torch.equal(weights.state[k], own.state[k]) for k in own.state)
 
@@ -80,8 +80,8 @@ def test_names_of_coco_are_kept_with_their_category_ids(tmp_path: Path) -> None:
     meta = {"dataset_meta": {"classes": tuple(f"name {i}" for i in range(80))}}
     torch.save({"meta": meta, "state_dict": state}, tmp_path / "w.pth")
     weights = load_weights(tmp_path / "w.pth")
-    assert weights.names[0] == "person"
-    assert weights.category_ids is not None
+    assert weights.spec.names[0] == "person"
+    assert weights.spec.category_ids is not None
 
 
 def test_incomplete_and_foreign_files() -> None:

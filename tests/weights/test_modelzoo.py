@@ -49,8 +49,8 @@ def test_forward_of_the_reference(
     weights = read_modelzoo(state, where="x.ckpt")
     assert weights is not None
     recipe = load_config(RECIPES[network])
-    assert weights.model == recipe.model.model_copy(update={"num_classes": 80})
-    assert weights.input == recipe.input
+    assert weights.spec.model == recipe.model.model_copy(update={"num_classes": 80})
+    assert weights.spec.input == recipe.input
     small = np.random.RandomState(0).uniform(0, 1, (1, 3, 160, 160)).astype(np.float32)
     images = torch.from_numpy(small.repeat(4, axis=2).repeat(4, axis=3))
     found = decoded_output(build_network(weights), images)[:, ::7]

@@ -58,9 +58,9 @@ def official(shared: Path) -> Path:
 def test_the_official_file_computes_what_the_checkpoint_does(shared: Path, official: Path) -> None:
     weights = load_weights(official)
     reference = load_weights(shared / "weights/yolox_nano.pth")
-    assert weights.model == reference.model
-    assert weights.input == reference.input
-    assert weights.names == reference.names
+    assert weights.spec.model == reference.spec.model
+    assert weights.spec.input == reference.spec.input
+    assert weights.spec.names == reference.spec.names
     assert weights.origin == "onnx"
     images = torch.randint(0, 256, (1, 3, 416, 416), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():

@@ -10,11 +10,11 @@ import typer
 
 from oculox.api import Detector
 from oculox.cli.console import note, print_json, progress_bar, say
+from oculox.config.schema import Precision
 from oculox.distributed.devices import device_kind, open_processes
 from oculox.distributed.launch import is_launched, launch
 from oculox.evaluation.evaluate import Evaluation
 from oculox.files import write_json
-from oculox.runtime.torch_backend import Precision
 
 Model = Annotated[Path, typer.Argument(metavar="WEIGHTS", help="A checkpoint or exported model.")]
 Conf = Annotated[float, typer.Option(min=0, max=1, help="Lowest score kept.")]

@@ -18,7 +18,7 @@ from oculox.export.job import DEFAULT_LICENSE, DEFAULT_OPSET, ExportOptions
 from oculox.export.parity import ParityRow
 from oculox.export.run import MAX_AP_LOSS, ExportReport, ParityError, export_model
 from oculox.export.targets import TARGETS, find_target
-from oculox.runtime.exported import InGraphNms, Precision
+from oculox.runtime.exported import ExportPrecision, InGraphNms
 from oculox.weights import load_weights
 
 _NMS = InGraphNms()
@@ -79,7 +79,7 @@ def export(  # the options are the command's surface
     """Write a model for another runtime, and prove that it answers what PyTorch answers."""
     if half and int8:
         raise UsageError("--half and --int8 exclude each other")
-    precision: Precision = "int8" if int8 else "fp16" if half else "fp32"
+    precision: ExportPrecision = "int8" if int8 else "fp16" if half else "fp32"
     options = ExportOptions(
         format=format,
         size_hw=input_size(imgsz),
@@ -89,7 +89,7 @@ def export(  # the options are the command's surface
         calibration=calib,
         calibration_images=calib_images,
         nms=InGraphNms(conf=conf, iou=iou, max_det=max_det) if nms else None,
-        letterbox=preprocess,
+        preprocess=preprocess,
         opset=opset,
         license=license,
     )

@@ -84,11 +84,8 @@ def convert(
     if json:
         print_json({"file": str(target), "layout": done.layout, "notes": list(done.notes)})
         return
-    weights = done.weights
-    say(
-        f"{target}: {weights.model.name}, {len(weights.names)} classes, "
-        f"in the layout of {done.layout}"
-    )
+    spec = done.weights.spec
+    say(f"{target}: {spec.model.name}, {spec.num_classes} classes, in the layout of {done.layout}")
 
 
 @app.command()

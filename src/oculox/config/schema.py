@@ -20,8 +20,6 @@ from pydantic import (
 )
 from typing_extensions import Self
 
-from oculox.types import Preprocessing
-
 
 class _Section(BaseModel):
     model_config = ConfigDict(
@@ -45,6 +43,8 @@ def _square(value: object) -> object:
 Size = Annotated[tuple[int, int], BeforeValidator(_square)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
+Precision = Literal["fp32", "bf16", "fp16"]
+"""In which a network computes."""
 Range = tuple[float, float]
 
 
@@ -70,7 +70,11 @@ class ModelConfig(_Section):
 
 
 class InputConfig(_Section):
-    """What the network sees."""
+    """What the network sees; travels with every checkpoint and exported file.
+
+    The official weights take BGR 0-255 with the image in the top-left corner, MindYOLO's take RGB
+    0-1 with the image centred. Both pad with 114 (of 255) and resize bilinearly.
+    """
 
     size: Size = (640, 640)
     """Height and width in pixels (one number for a square), multiples of 32."""
@@ -89,15 +93,9 @@ class InputConfig(_Section):
             raise ValueError(f"size must be positive multiples of 32, got {list(self.size)}")
         return self
 
-    @property
-    def preprocessing(self) -> Preprocessing:
-        """The values that travel with the weights."""
-        return Preprocessing(
-            color=self.color,
-            pixel_max=self.pixel_max,
-            placement=self.placement,
-            pad_value=self.pad_value,
-        )
+    def at(self, size_hw: tuple[int, int]) -> InputConfig:
+        """The same pixels at another size."""
+        return self.model_copy(update={"size": size_hw})
 
 
 class SplitConfig(_Section):
@@ -230,7 +228,7 @@ class TrainConfig(_Section):
     """Seed of everything random."""
     device: Literal["auto", "cpu", "cuda", "mps", "npu"] = "auto"
     """Where to train; auto takes the best present."""
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    precision: Precision = "fp32"
     """Precision of the network; loss and assignment stay in float32."""
     sync_bn: bool = True
     """Batch-norm statistics over all devices."""

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from oculox.data.preprocess import stack_images
 from oculox.errors import DataError
 from oculox.types import Batch, IntArray, Sample, Targets
 
@@ -36,22 +37,16 @@ def collate(samples: Sequence[Sample], *, color: Literal["bgr", "rgb"]) -> Batch
         samples: at least one, all with images of the same size.
         color: channel order of the batch (samples are BGR).
     """
-    height, width = samples[0].image.shape[:2]
-    images = torch.empty((len(samples), 3, height, width), dtype=torch.uint8)
-    planes = images.numpy()
     most = max(len(s.boxes) for s in samples)
     slots = max(1, -(-most // _LABEL_STEP)) * _LABEL_STEP
     boxes = np.zeros((len(samples), slots, 4), np.float32)
     labels = np.zeros((len(samples), slots), np.int64)
     mask = np.zeros((len(samples), slots), np.bool_)
     for i, sample in enumerate(samples):
-        for channel in range(3):
-            source = channel if color == "bgr" else 2 - channel
-            cv2.extractChannel(sample.image, source, dst=planes[i, channel])
         count = len(sample.boxes)
         boxes[i, :count], labels[i, :count], mask[i, :count] = sample.boxes, sample.labels, True
     return Batch(
-        images=images,
+        images=torch.from_numpy(stack_images([s.image for s in samples], color=color)),
         targets=Targets(*(torch.from_numpy(a) for a in (boxes, labels, mask))),
         image_ids=tuple(s.image_id for s in samples),
         source_hw=tuple(s.source_hw for s in samples),

@@ -23,10 +23,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from oculox.config.schema import InputConfig
 from oculox.data.coco import CocoIndex
 from oculox.data.image import read_image
+from oculox.data.preprocess import letterbox_geometry
 from oculox.data.train_set import Images
-from oculox.data.transforms import letterbox_geometry
 from oculox.errors import DataError
 from oculox.types import ImageArray, IntArray
 
@@ -107,8 +108,7 @@ def build_images(
     index: CocoIndex,
     *,
     cache: Literal["none", "ram", "disk"],
-    size_hw: tuple[int, int],
-    placement: Literal["top_left", "center"] = "top_left",
+    input_config: InputConfig,
     folder: Path | None = None,
     processes: int = 1,
 ) -> Images:
@@ -117,8 +117,7 @@ def build_images(
     Args:
         index: the split.
         cache: ``none``, ``ram`` (each process its own) or ``disk`` (shared, kept between runs).
-        size_hw: input size; kept images are no larger than their letterbox in it.
-        placement: of the letterbox.
+        input_config: kept images are no larger than their letterbox in this input.
         folder: where a disk cache is kept; beside the annotations by default.
         processes: training processes on this machine, which divide its memory.
 
@@ -128,7 +127,7 @@ def build_images(
     files = FileImages(index)
     if cache == "none":
         return files
-    shapes = np.array([_kept_hw(index.source_hw(i), size_hw, placement) for i in range(len(index))])
+    shapes = np.array([_kept_hw(index.source_hw(i), input_config) for i in range(len(index))])
     if cache == "ram":
         return CachedImages(shapes, _fill_ram(files, shapes, processes=processes))
     folder = folder or index.annotations.parent
@@ -160,10 +159,8 @@ def available_memory() -> int | None:
     return min(found, default=None)
 
 
-def _kept_hw(
-    source_hw: tuple[int, int], size_hw: tuple[int, int], placement: Literal["top_left", "center"]
-) -> tuple[int, int]:
-    fit = letterbox_geometry(source_hw, size_hw, placement)
+def _kept_hw(source_hw: tuple[int, int], input_config: InputConfig) -> tuple[int, int]:
+    fit = letterbox_geometry(source_hw, input_config.size, input_config.placement)
     return fit.inner_hw if fit.scale < 1 else source_hw
 
 

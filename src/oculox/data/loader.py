@@ -14,7 +14,7 @@ from typing import Literal
 
 import torch
 
-from oculox.config.schema import Config
+from oculox.config.schema import Config, InputConfig
 from oculox.data.batches import (
     SampleKey,
     Steps,
@@ -25,9 +25,9 @@ from oculox.data.batches import (
 )
 from oculox.data.cache import FileImages, build_images
 from oculox.data.coco import CocoIndex
+from oculox.data.preprocess import apply_letterbox, boxes_to_input, letterbox_geometry
 from oculox.data.train_set import TrainSet
-from oculox.data.transforms import apply_letterbox, boxes_to_input, letterbox_geometry
-from oculox.types import Batch, ImageArray, Preprocessing, Sample
+from oculox.types import Batch, ImageArray, Sample
 
 _TINY = 64
 """Sets below this many images are read in the training process itself."""
@@ -69,7 +69,7 @@ class TrainLoader:
         self._loader = open_loader(
             partial(_train_sample, train_set),
             self._steps,
-            color=train_set.preprocessing.color,
+            color=train_set.input_config.color,
             workers=workers,
             pin_memory=pin_memory,
         )
@@ -111,15 +111,14 @@ class EvalLoader:
     """Letterboxed batches of a split in order: every image once over all processes.
 
     Process r takes every `world_size`-th image from the r-th on; the last batch may be smaller.
-    `letterbox_geometry(source_hw, size_hw, placement)` recovers each image's geometry.
+    `letterbox_geometry` recovers each image's geometry.
     """
 
     def __init__(
         self,
         index: CocoIndex,
         *,
-        size_hw: tuple[int, int],
-        preprocessing: Preprocessing,
+        input_config: InputConfig,
         batch: int,
         workers: int = 0,
         rank: int = 0,
@@ -130,8 +129,7 @@ class EvalLoader:
 
         Args:
             index: the split.
-            size_hw: height and width of the input, pixels.
-            preprocessing: placement, padding and colour order.
+            input_config: size, placement, padding and colour order.
             batch: most images at once.
             workers: loader processes; 0 reads in this process.
             rank: number of this process.
@@ -139,8 +137,7 @@ class EvalLoader:
             pin_memory: page-locked batches, for copies to a CUDA device.
         """
         self.index = index
-        self.size_hw = size_hw
-        self.preprocessing = preprocessing
+        self.input_config = input_config
         mine = list(range(rank, len(index), world_size))
         steps = Steps()
         steps.keys = [
@@ -149,9 +146,9 @@ class EvalLoader:
         ]
         self._length = len(steps.keys)
         self._loader = open_loader(
-            partial(_eval_sample, index, FileImages(index), size_hw, preprocessing),
+            partial(_eval_sample, index, FileImages(index), input_config),
             steps,
-            color=preprocessing.color,
+            color=input_config.color,
             workers=workers,
             pin_memory=pin_memory,
         )
@@ -198,15 +195,13 @@ def build_train_loader(
     images = build_images(
         index,
         cache=config.data.cache,
-        size_hw=config.input.size,
-        placement=config.input.placement,
+        input_config=config.input,
         folder=cache_dir,
         processes=world_size,
     )
     train_set = TrainSet(
         index,
-        size_hw=config.input.size,
-        preprocessing=config.input.preprocessing,
+        input_config=config.input,
         augment=config.augment,
         max_labels=config.data.max_labels,
         seed=config.train.seed,
@@ -229,8 +224,7 @@ def build_eval_loader(
     """The evaluation loader of a configuration, over this process's share of `index`."""
     return EvalLoader(
         index,
-        size_hw=config.input.size,
-        preprocessing=config.input.preprocessing,
+        input_config=config.input,
         batch=config.eval.batch,
         workers=choose_workers(config.data.workers, image_count=len(index), world_size=world_size),
         rank=rank,
@@ -265,14 +259,13 @@ def _train_sample(train_set: TrainSet, key: SampleKey) -> Sample:
 def _eval_sample(
     index: CocoIndex,
     images: Callable[[int], ImageArray],
-    size_hw: tuple[int, int],
-    preprocessing: Preprocessing,
+    input_config: InputConfig,
     key: SampleKey,
 ) -> Sample:
     source_hw = index.source_hw(key.image_index)
-    fit = letterbox_geometry(source_hw, size_hw, preprocessing.placement)
+    fit = letterbox_geometry(source_hw, input_config.size, input_config.placement)
     return Sample(
-        image=apply_letterbox(images(key.image_index), fit, pad_value=preprocessing.pad_value),
+        image=apply_letterbox(images(key.image_index), fit, pad_value=input_config.pad_value),
         boxes=boxes_to_input(index.boxes(key.image_index), fit),
         labels=index.labels(key.image_index),
         image_id=index.image_id(key.image_index),

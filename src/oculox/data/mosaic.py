@@ -16,7 +16,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from oculox.data.transforms import Matrix, clip_boxes, flip_boxes, letterbox_geometry
+from oculox.data.preprocess import clip_boxes, letterbox_geometry
+from oculox.data.transforms import Matrix, flip_boxes
 from oculox.types import FloatArray, ImageArray
 
 

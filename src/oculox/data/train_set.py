@@ -7,7 +7,7 @@ from functools import partial
 
 import numpy as np
 
-from oculox.config.schema import AugmentConfig
+from oculox.config.schema import AugmentConfig, InputConfig
 from oculox.data.coco import CocoIndex
 from oculox.data.mosaic import (
     draw_mixup_plan,
@@ -17,19 +17,21 @@ from oculox.data.mosaic import (
     plan_tiles,
     tile_boxes,
 )
-from oculox.data.transforms import (
+from oculox.data.preprocess import (
     Letterbox,
     apply_letterbox,
     boxes_to_input,
+    letterbox_geometry,
+)
+from oculox.data.transforms import (
     flip_boxes,
     flip_image,
     jitter_hsv,
     keep_boxes,
-    letterbox_geometry,
     random_affine,
     transform_boxes,
 )
-from oculox.types import FloatArray, ImageArray, IntArray, Preprocessing, Sample
+from oculox.types import FloatArray, ImageArray, IntArray, Sample
 
 Images = Callable[[int], ImageArray]
 """Image of an index: uint8 (H, W, 3) BGR, the file's own or a smaller copy (never change it)."""
@@ -52,8 +54,7 @@ class TrainSet:
         self,
         index: CocoIndex,
         *,
-        size_hw: tuple[int, int],
-        preprocessing: Preprocessing,
+        input_config: InputConfig,
         augment: AugmentConfig,
         max_labels: int,
         seed: int,
@@ -63,16 +64,15 @@ class TrainSet:
 
         Args:
             index: the split.
-            size_hw: height and width of the samples, pixels.
-            preprocessing: placement and grey of the letterbox, colour order of batches.
+            input_config: size of the samples, placement and grey of the letterbox.
             augment: probabilities and ranges.
             max_labels: most boxes kept in a sample.
             seed: of all randomness.
             images: reader of images, see `oculox.data.cache`.
         """
         self.index = index
-        self.size_hw = size_hw
-        self.preprocessing = preprocessing
+        self.input_config = input_config
+        self.size_hw = input_config.size
         self._augment = augment
         self._max_labels = max_labels
         self._seed = seed
@@ -107,14 +107,14 @@ class TrainSet:
             image = self._images(index)
             boxes, labels = self.index.boxes(index), self.index.labels(index)
             source_hw = self.index.source_hw(index)
-            fit = letterbox_geometry(source_hw, self.size_hw, self.preprocessing.placement)
+            fit = letterbox_geometry(source_hw, self.size_hw, self.input_config.placement)
             width = source_hw[1]
         if rng.random() < self._augment.hsv_prob:
             image = jitter_hsv(image, self._augment.hsv_gain, rng=rng)
         if rng.random() < self._augment.flip_prob:
             image, boxes = flip_image(image), flip_boxes(boxes, width=width)
         if fit is not None:
-            image = apply_letterbox(image, fit, pad_value=self.preprocessing.pad_value)
+            image = apply_letterbox(image, fit, pad_value=self.input_config.pad_value)
             boxes = boxes_to_input(boxes, fit)
         boxes, labels = keep_boxes(boxes, labels, max_labels=self._max_labels)
         return Sample(
@@ -144,7 +144,7 @@ class TrainSet:
             rng=rng,
         )
         tiles = plan_tiles([self.index.source_hw(i) for i in members], center, self.size_hw)
-        image = np.full((height, width, 3), self.preprocessing.pad_value, np.uint8)
+        image = np.full((height, width, 3), self.input_config.pad_value, np.uint8)
         draw_tiles(image, tiles, affine, read=[partial(self._images, i) for i in members])
         boxes = np.concatenate(
             [
@@ -170,7 +170,7 @@ class TrainSet:
             self._images(other),
             plan,
             other_hw=other_hw,
-            pad_value=self.preprocessing.pad_value,
+            pad_value=self.input_config.pad_value,
         )
         moved = mix_boxes(self.index.boxes(other), plan, other_hw=other_hw, size_hw=self.size_hw)
         return (

@@ -1,120 +1,22 @@
-"""Letterbox and its inverse, flip, colour jitter and affine: pure functions on one image.
+"""Flip, colour jitter and affine: pure functions on one image.
 
 Images are uint8 (H, W, 3) BGR, boxes float32 (n, 4) xyxy pixels, sizes (height, width). What
-is random takes the generator as an argument. Sources: official `data_augment.py`; the centred
-letterbox: MindYOLO, `transforms_factory.py`.
+is random takes the generator as an argument. Source: official `data_augment.py`.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Literal
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
+from oculox.data.preprocess import clip_boxes
 from oculox.types import FloatArray, ImageArray, IntArray
 
 Matrix = npt.NDArray[np.float64]
 """float64 (2, 3), affine: pixels of one image -> pixels of another."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Letterbox:
-    """How an image of one size lies in an input of another.
-
-    Attributes:
-        scale: input pixels for each source pixel.
-        left: columns of padding before the image.
-        top: rows of padding above it.
-        inner_hw: size of the resized image.
-        size_hw: size of the input.
-        source_hw: size of the source image.
-    """
-
-    scale: float
-    left: int
-    top: int
-    inner_hw: tuple[int, int]
-    size_hw: tuple[int, int]
-    source_hw: tuple[int, int]
-
-
-def letterbox_geometry(
-    source_hw: tuple[int, int],
-    size_hw: tuple[int, int],
-    placement: Literal["top_left", "center"] = "top_left",
-) -> Letterbox:
-    """The largest undistorted fit of a source image into an input.
-
-    Args:
-        source_hw: height and width of the source, each at least 1.
-        size_hw: height and width of the input.
-        placement: ``top_left`` rounds the new size down (official); ``center`` rounds it to the
-            nearest and halves the padding (MindYOLO).
-    """
-    height, width = source_hw
-    scale = min(size_hw[0] / height, size_hw[1] / width)
-    if placement == "top_left":
-        inner = max(1, int(height * scale)), max(1, int(width * scale))
-        left = top = 0
-    else:
-        inner = max(1, round(height * scale)), max(1, round(width * scale))
-        # The 0.1 sends an odd row or column of padding below and to the right.
-        top, left = (
-            round((full - part) / 2 - 0.1) for full, part in zip(size_hw, inner, strict=True)
-        )
-    return Letterbox(
-        scale=scale, left=left, top=top, inner_hw=inner, size_hw=size_hw, source_hw=source_hw
-    )
-
-
-def apply_letterbox(image: ImageArray, geometry: Letterbox, *, pad_value: int = 114) -> ImageArray:
-    """Resize an image bilinearly and pad it to the input.
-
-    Args:
-        image: (H, W, 3), of `geometry.source_hw`, or a smaller copy of that image (a cache's).
-        geometry: from `letterbox_geometry`.
-        pad_value: grey of the padding.
-
-    Returns:
-        A new image of `geometry.size_hw`.
-    """
-    height, width = geometry.inner_hw
-    out = np.full((*geometry.size_hw, 3), pad_value, np.uint8)
-    window = out[geometry.top : geometry.top + height, geometry.left : geometry.left + width]
-    if image.shape[:2] == geometry.inner_hw:
-        window[:] = image
-    else:
-        window[:] = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
-    return out
-
-
-def boxes_to_input(boxes: FloatArray, geometry: Letterbox) -> FloatArray:
-    """Boxes in source pixels -> boxes in input pixels."""
-    shift = np.array([geometry.left, geometry.top] * 2, np.float32)
-    return np.asarray(boxes * np.float32(geometry.scale) + shift, np.float32)
-
-
-def boxes_to_source(boxes: FloatArray, geometry: Letterbox, *, clip: bool = True) -> FloatArray:
-    """Boxes in input pixels -> boxes in source pixels.
-
-    Args:
-        boxes: float32 (n, 4), xyxy.
-        geometry: of the image's letterbox.
-        clip: move them inside the source image; the official evaluation leaves them outside.
-    """
-    shift = np.array([geometry.left, geometry.top] * 2, np.float32)
-    source = (boxes - shift) / np.float32(geometry.scale)
-    return clip_boxes(source, geometry.source_hw) if clip else source
-
-
-def clip_boxes(boxes: FloatArray, size_hw: tuple[int, int]) -> FloatArray:
-    """Boxes moved inside an image of that size."""
-    height, width = size_hw
-    return np.asarray(np.clip(boxes, 0, [width, height] * 2), np.float32)
 
 
 def keep_boxes(

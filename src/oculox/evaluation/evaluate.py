@@ -9,13 +9,14 @@ from typing import Any
 
 from oculox.data.coco import CocoIndex
 from oculox.data.loader import EvalLoader
-from oculox.data.transforms import boxes_to_source, letterbox_geometry
+from oculox.data.preprocess import boxes_to_source, letterbox_geometry
 from oculox.errors import DataError, UsageError
 from oculox.evaluation.coco_metrics import evaluate_boxes
 from oculox.evaluation.metrics import CocoMetrics
-from oculox.runtime.backend import Backend, DetectSettings, ModelSpec, check_classes, check_size
+from oculox.postprocess import DetectSettings
+from oculox.runtime.backend import Backend
 from oculox.runtime.timing import StageTimes, Stopwatch
-from oculox.types import Batch, Detections
+from oculox.types import Batch, Detections, ModelSpec
 
 OFFICIAL_SETTINGS = DetectSettings(conf=0.01, iou=0.65, max_det=1000)
 """Thresholds of the official evaluation; it has no limit, and COCO counts 100 detections."""
@@ -92,8 +93,7 @@ def evaluate(
         raise UsageError(f"batch must be at least 1, got {batch}")
     loader = EvalLoader(
         index,
-        size_hw=check_size(backend.spec, size_hw),
-        preprocessing=backend.spec.preprocessing,
+        input_config=backend.spec.input.at(backend.spec.check_size(size_hw)),
         batch=batch,
         workers=workers,
         rank=rank,
@@ -124,13 +124,12 @@ def evaluate_loader(
         ValueError: when the loader prepares images in another way than the network needs.
     """
     index, spec = loader.index, backend.spec
-    if loader.preprocessing != spec.preprocessing:
+    if loader.input_config != spec.input.at(loader.input_config.size):
         raise ValueError(
-            f"the loader's preprocessing is {loader.preprocessing}, "
-            f"the network needs {spec.preprocessing}"
+            f"the loader's preprocessing is {loader.input_config}, the network needs {spec.input}"
         )
     categories, notes = match_classes(spec, index)
-    check_classes(spec, settings.class_ids)
+    spec.check_classes(settings.class_ids)
     share = _evaluate_share(backend, loader, settings, categories, progress)
     shares = [share] if gather is None else gather([share])
     results = [row for s in shares for row in s.results]
@@ -187,10 +186,10 @@ def _coco_rows(
     loader: EvalLoader,
     categories: Sequence[int],
 ) -> list[dict[str, Any]]:
-    placement = loader.preprocessing.placement
+    to = loader.input_config
     rows: list[dict[str, Any]] = []
     for result, image_id, source_hw in zip(found, batch.image_ids, batch.source_hw, strict=True):
-        geometry = letterbox_geometry(source_hw, loader.size_hw, placement)
+        geometry = letterbox_geometry(source_hw, to.size, to.placement)
         boxes = boxes_to_source(result.xyxy, geometry, clip=False)
         rows += dataclasses.replace(result, xyxy=boxes).to_coco(image_id, categories)
     return rows
@@ -210,7 +209,7 @@ def match_classes(spec: ModelSpec, index: CocoIndex) -> tuple[tuple[int, ...], t
             f"{index.annotations} has {len(index.class_names)}; evaluate on the data the model "
             "was trained for, or fine-tune it on this data"
         )
-    if not spec.names or spec.names == index.class_names:
+    if spec.names == index.class_names:
         return index.category_ids, ()
     by_name: Mapping[str, int] = dict(zip(index.class_names, index.category_ids, strict=True))
     if len(by_name) == len(set(spec.names)) == spec.num_classes and set(spec.names) == set(by_name):

@@ -17,15 +17,15 @@ import torch
 
 from oculox.data.coco import CocoIndex
 from oculox.data.image import decode_image
-from oculox.datasets.demo.scene import render_scene
 from oculox.errors import DataError, OculoxError, UsageError
 from oculox.evaluation.evaluate import evaluate
 from oculox.export.job import ExportOptions
+from oculox.export.parity import sample_image
 from oculox.export.run import export_model
 from oculox.export.targets import TARGETS
 from oculox.predict.pipeline import Pipeline
 from oculox.runtime.backend import Backend
-from oculox.runtime.opening import open_backend
+from oculox.runtime.open_model import open_model
 from oculox.runtime.timing import StageTimes, Stopwatch
 from oculox.runtime.torch_backend import TorchBackend
 from oculox.version import __version__
@@ -110,7 +110,7 @@ def run_benchmark(
         if name.split("-")[0] not in (TORCH, *TARGETS):
             raise UsageError(f"unknown format {name!r} (formats: {TORCH}, {', '.join(TARGETS)})")
     say = progress or (lambda _: None)
-    size = size_hw or weights.input.size
+    size = weights.spec.check_size(size_hw)
     jpegs = sample_jpegs(data, samples)
     measured: list[Measurement] = []
     skipped: dict[str, str] = {}
@@ -139,7 +139,7 @@ def run_benchmark(
                 )
             )
     return Benchmark(
-        model=weights.model.name,
+        model=weights.spec.model.name,
         size_hw=size,
         measurements=tuple(measured),
         skipped=skipped,
@@ -180,7 +180,7 @@ def _make(
     if not target.runs:
         raise UsageError(f"converts, but cannot be run on {platform.system()}")
     return _Made(
-        backend=open_backend(report.path, device="auto", threads=threads),
+        backend=open_model(report.path, device="auto", threads=threads),
         parity=max(row.error / row.tolerance for row in report.parity),
     )
 
@@ -213,7 +213,7 @@ def time_pipeline(
 
 
 def sample_jpegs(data: CocoIndex | None, count: int) -> list[bytes]:
-    """The data set's first images as they lie on the disk, or rendered scenes, as JPEG.
+    """The data set's first images as they lie on the disk, or sample images, as JPEG.
 
     Raises:
         DataError: when an image cannot be read.
@@ -225,8 +225,8 @@ def sample_jpegs(data: CocoIndex | None, count: int) -> list[bytes]:
             raise DataError(f"{data.image_dir}: an image cannot be read ({error})") from error
     encoded = []
     for i in range(count):
-        scene = render_scene(np.random.default_rng((11, i % 10)), (480, 640)).image
-        encoded.append(cv2.imencode(".jpg", scene)[1].tobytes())
+        image = sample_image((480, 640), rng=np.random.default_rng((11, i % 10)))
+        encoded.append(cv2.imencode(".jpg", image)[1].tobytes())
     return encoded
 
 

@@ -4,28 +4,24 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import cv2
 import numpy as np
 
-from oculox.config.schema import DataConfig
+from oculox.config.schema import DataConfig, InputConfig
 from oculox.data.coco import load_split
 from oculox.data.image import read_image
-from oculox.data.transforms import apply_letterbox, letterbox_geometry
+from oculox.data.preprocess import preprocess, to_floats
 from oculox.errors import DataError
 from oculox.predict.sources import IMAGE_SUFFIXES
-from oculox.types import FloatArray, Preprocessing
+from oculox.types import FloatArray
 
 
-def load_calibration(
-    source: Path, *, preprocessing: Preprocessing, size_hw: tuple[int, int], limit: int
-) -> FloatArray:
+def load_calibration(source: Path, input_config: InputConfig, *, limit: int) -> FloatArray:
     """Read images and make network inputs of them.
 
     Args:
         source: a data set in COCO layout, whose training images are used, or a folder of
             images.
-        preprocessing: of the network.
-        size_hw: height and width of the input.
+        input_config: of the network.
         limit: most images, spread evenly over all there are.
 
     Returns:
@@ -41,15 +37,9 @@ def load_calibration(
             f"{' '.join(sorted(IMAGE_SUFFIXES))})"
         )
     chosen = np.linspace(0, len(paths) - 1, min(limit, len(paths))).astype(int)
-    inputs = np.empty((len(chosen), 3, *size_hw), np.float32)
-    for row, i in enumerate(chosen):
-        image = read_image(paths[i])
-        geometry = letterbox_geometry(image.shape[:2], size_hw, preprocessing.placement)
-        boxed = apply_letterbox(image, geometry, pad_value=preprocessing.pad_value)
-        if preprocessing.color == "rgb":
-            boxed = np.asarray(cv2.cvtColor(boxed, cv2.COLOR_BGR2RGB), np.uint8)
-        inputs[row] = boxed.transpose(2, 0, 1)
-    return inputs / np.float32(255) if preprocessing.pixel_max == 1 else inputs
+    # One at a time: all of them decoded at their own size would not fit into memory.
+    batches = (preprocess([read_image(paths[i])], input_config)[0] for i in chosen)
+    return np.concatenate([to_floats(batch, input_config).numpy() for batch in batches])
 
 
 def _images(source: Path) -> list[Path]:

@@ -11,7 +11,7 @@ from oculox.models.layers import ConvBNAct, Focus
 from oculox.models.yolox import YOLOX
 from oculox.ops.boxes import cxcywh_to_xyxy
 from oculox.ops.points import Cells, decode_boxes, level_sizes_of, make_cells
-from oculox.runtime.fusing import fuse
+from oculox.runtime.torch_backend import fuse
 
 
 class DetectionGraph(nn.Module):

@@ -8,11 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from oculox.config.schema import ModelConfig
 from oculox.errors import UsageError
 from oculox.export.graph import DetectionGraph, for_export
 from oculox.models.yolox import YOLOX
-from oculox.runtime.exported import Array, ExportMetadata, InGraphNms, Precision
+from oculox.runtime.exported import Array, ExportMetadata, ExportPrecision, InGraphNms
 from oculox.types import FloatArray
 from oculox.version import __version__
 from oculox.weights import Weights, build_network
@@ -36,7 +35,7 @@ class ExportOptions:
         calibration: images, or a data set whose training images are used.
         calibration_images: most images used of it.
         nms: NMS inside the file; None for outputs of every cell.
-        letterbox: preprocessing inside the file.
+        preprocess: preprocessing inside the file.
         opset: of ONNX, for the formats that go through it.
         license: written into the file.
     """
@@ -45,11 +44,11 @@ class ExportOptions:
     size_hw: tuple[int, int] | None = None
     dynamic_size: bool = False
     batch: int | None = 1
-    precision: Precision = "fp32"
+    precision: ExportPrecision = "fp32"
     calibration: Path | None = None
     calibration_images: int = 300
     nms: InGraphNms | None = None
-    letterbox: bool = False
+    preprocess: bool = False
     opset: int = DEFAULT_OPSET
     license: str = DEFAULT_LICENSE
 
@@ -66,7 +65,7 @@ class ExportOptions:
             raise UsageError("calibration images are for int8; pass --int8 as well")
         if self.calibration_images < 1:
             raise UsageError(f"calib-images must be at least 1, got {self.calibration_images}")
-        if self.letterbox and self.dynamic_size:
+        if self.preprocess and self.dynamic_size:
             raise UsageError(
                 "with preprocessing inside, images of any size are taken already: the size of "
                 "the network itself must be fixed"
@@ -79,14 +78,12 @@ class Job:
 
     Attributes:
         network: in float32, as the weights have it.
-        model: its shape.
         metadata: goes into the file.
         calibration: float32 (n, 3, H, W), network inputs for int8; empty otherwise.
         opset: of ONNX.
     """
 
     network: YOLOX
-    model: ModelConfig
     metadata: ExportMetadata
     calibration: FloatArray
     opset: int
@@ -97,11 +94,11 @@ class Job:
         Args:
             half: weights and arithmetic of the network in float16; the decoding stays in float32.
         """
-        metadata = self.metadata
+        spec = self.metadata.spec
         return DetectionGraph(
             for_export(self.network, half=half),
-            strides=metadata.strides,
-            size_hw=None if metadata.dynamic_size else metadata.size_hw,
+            strides=spec.strides,
+            size_hw=None if spec.dynamic_size else spec.input.size,
         ).eval()
 
 
@@ -112,30 +109,24 @@ def make_job(weights: Weights, options: ExportOptions, *, calibration: FloatArra
         UsageError: when the size is no multiple of the largest stride.
         CheckpointError: when the weights do not fit their network.
     """
-    network = build_network(weights)
-    size = weights.input.size if options.size_hw is None else options.size_hw
-    stride = max(network.strides)
-    if any(side < stride or side % stride for side in size):
-        raise UsageError(f"the input size must be multiples of {stride}, got {size[0]} x {size[1]}")
-    metadata = ExportMetadata(
-        format=options.format,
-        model=weights.model.name,
-        names=weights.names,
-        category_ids=weights.category_ids,
-        preprocessing=weights.input.preprocessing,
-        size_hw=size,
-        strides=network.strides,
+    size = weights.spec.check_size(options.size_hw)
+    spec = dataclasses.replace(
+        weights.spec,
+        input=weights.spec.input.at(size),
         dynamic_size=options.dynamic_size,
         batch=options.batch,
+    )
+    metadata = ExportMetadata(
+        spec=spec,
+        format=options.format,
         precision=options.precision,
         nms=options.nms,
-        letterbox=options.letterbox,
+        preprocess=options.preprocess,
         oculox=__version__,
         license=options.license,
     )
     return Job(
-        network=network,
-        model=weights.model,
+        network=build_network(weights),
         metadata=metadata,
         calibration=calibration,
         opset=options.opset,
@@ -149,14 +140,14 @@ def calibration_feeds(job: Job) -> Iterator[Array]:
     inside take bytes; letterboxed ones pass their letterbox unchanged.
     """
     metadata = job.metadata
-    batch = metadata.batch or 1
+    batch = metadata.spec.batch or 1
     rows = np.arange(-(-len(job.calibration) // batch) * batch) % len(job.calibration)
     for chunk in rows.reshape(-1, batch):
         inputs = job.calibration[chunk]
-        if not metadata.letterbox:
+        if not metadata.preprocess:
             yield inputs
             continue
-        pixels = inputs * (255 / metadata.preprocessing.pixel_max)
-        if metadata.preprocessing.color == "rgb":
+        pixels = inputs * (255 / metadata.spec.input.pixel_max)
+        if metadata.spec.input.color == "rgb":
             pixels = pixels[:, ::-1]
         yield np.ascontiguousarray(pixels.round().astype(np.uint8).transpose(0, 2, 3, 1))

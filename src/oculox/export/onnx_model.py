@@ -48,7 +48,7 @@ def build_onnx(job: Job, *, half: bool = False) -> onnx.ModelProto:
     require("onnxscript", extra="onnx", purpose="an ONNX export")
     model = _network(job, half=half)
     if metadata.nms is not None:
-        text = nms_part(metadata.nms, opset=opset, num_classes=len(metadata.names))
+        text = nms_part(metadata.nms, opset=opset, num_classes=metadata.spec.num_classes)
         part = onnx.parser.parse_model(text)
         pairs = [("boxes", "all_boxes"), ("scores", "all_scores")]
         model = onnx.compose.merge_models(
@@ -56,7 +56,7 @@ def build_onnx(job: Job, *, half: bool = False) -> onnx.ModelProto:
             onnx.compose.add_prefix(part, "nms/", rename_outputs=False),
             io_map=[(f"network/{a}", f"nms/{b}") for a, b in pairs],
         )
-    if metadata.letterbox:
+    if metadata.preprocess:
         model = _with_letterbox(model, metadata, opset)
     model.producer_name, model.producer_version = "oculox", metadata.oculox
     onnx.helper.set_model_props(model, {METADATA_KEY: metadata.to_json()})
@@ -67,10 +67,10 @@ def build_onnx(job: Job, *, half: bool = False) -> onnx.ModelProto:
 def free_dimensions(metadata: ExportMetadata) -> dict[int, Any]:
     """The dimensions of the input that stay free, as `torch.export` wants them."""
     dims: dict[int, Any] = {}
-    if metadata.batch is None:
+    if metadata.spec.batch is None:
         dims[0] = torch.export.Dim.DYNAMIC
-    if metadata.dynamic_size:
-        stride = max(metadata.strides)
+    if metadata.spec.dynamic_size:
+        stride = max(metadata.spec.strides)
         dims[2] = stride * torch.export.Dim("rows", min=1, max=256)
         dims[3] = stride * torch.export.Dim("columns", min=1, max=256)
     return dims
@@ -79,7 +79,7 @@ def free_dimensions(metadata: ExportMetadata) -> dict[int, Any]:
 def _network(job: Job, *, half: bool) -> onnx.ModelProto:
     metadata, opset = job.metadata, job.opset
     # Two images, not one: a batch of 1 would be taken for a constant.
-    example = torch.zeros(metadata.batch or 2, 3, *metadata.size_hw)
+    example = torch.zeros(metadata.spec.batch or 2, 3, *metadata.spec.input.size)
     dims = free_dimensions(metadata)
     with quiet():
         program = torch.onnx.export(
@@ -164,7 +164,7 @@ def _with_letterbox(
     """Put the letterbox before the model and its inverse behind the boxes."""
     import onnx
 
-    text = letterbox_part(metadata.preprocessing, opset=opset, size_hw=metadata.size_hw)
+    text = letterbox_part(metadata.spec.input, opset=opset)
     part = onnx.compose.add_prefix(onnx.parser.parse_model(text), "letterbox/", rename_inputs=False)
     outputs = [output.name for output in model.graph.output]
     merged = onnx.compose.merge_models(

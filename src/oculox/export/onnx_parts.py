@@ -6,8 +6,8 @@ one graph, to be merged with its neighbours by output and input names.
 
 from __future__ import annotations
 
+from oculox.config.schema import InputConfig
 from oculox.runtime.exported import InGraphNms
-from oculox.types import Preprocessing
 
 IR_VERSION = 10
 
@@ -69,7 +69,7 @@ nms (float[batch, cells, 4] all_boxes, float[batch, cells, {num_classes}] all_sc
 """
 
 
-def letterbox_part(preprocessing: Preprocessing, *, opset: int, size_hw: tuple[int, int]) -> str:
+def letterbox_part(input_config: InputConfig, *, opset: int) -> str:
     """Images of any (one) size -> letterboxed floats, and how to take boxes back.
 
     Sizes are computed in whole numbers: ``int(h * min(H / h, W / w))`` in floating point, as the
@@ -79,11 +79,11 @@ def letterbox_part(preprocessing: Preprocessing, *, opset: int, size_hw: tuple[i
     (B, 3, H, W), ``shift``, float32 (4,) input pixels, and ``scale``, float32 (1,), input pixels
     for each source pixel.
     """
-    height, width = size_hw
-    order = "2, 1, 0" if preprocessing.color == "rgb" else "0, 1, 2"
+    height, width = input_config.size
+    order = "2, 1, 0" if input_config.color == "rgb" else "0, 1, 2"
     # The centred letterbox rounds to the nearest size and halves the padding; the other one
     # rounds down and has none before the image.
-    centered = int(preprocessing.placement == "center")
+    centered = int(input_config.placement == "center")
     return f"""
 <ir_version: {IR_VERSION}, opset_import: ["" : {opset}]>
 letterbox (uint8[batch, height, width, 3] raw_images)
@@ -91,8 +91,8 @@ letterbox (uint8[batch, height, width, 3] raw_images)
 <int64[1] full_h = {{{height}}}, int64[1] full_w = {{{width}}}, int64[1] one = {{1}},
  int64[1] two = {{2}}, int64[1] three = {{3}}, int64[2] none = {{0, 0}},
  int64[1] centered = {{{centered}}}, int64[3] order = {{{order}}},
- float pad_value = {{{float(preprocessing.pad_value)}}},
- float range = {{{255.0 / preprocessing.pixel_max}}}>
+ float pad_value = {{{float(input_config.pad_value)}}},
+ float range = {{{255.0 / input_config.pixel_max}}}>
 {{
   h = Shape <start = 1, end = 2> (raw_images)
   w = Shape <start = 2, end = 3> (raw_images)

@@ -1,8 +1,8 @@
 """The gate at the end of every export: does the file answer what PyTorch answers?
 
 The reference is the network as the weights have it: not fused, its focus not folded, decoded and
-suppressed by `oculox.postprocess`. Inputs are rendered scenes, letterboxed, so that activations
-have the statistics of images; noise would leave most of a detector silent.
+put through NMS by `oculox.postprocess`. Inputs are sums of noise at all scales, which have the
+spectrum of photographs; white noise would leave most of a detector silent.
 """
 
 from __future__ import annotations
@@ -10,17 +10,18 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Sequence
 
+import cv2
 import numpy as np
 import torch
 
-from oculox.data.transforms import apply_letterbox, letterbox_geometry
-from oculox.datasets.demo.scene import render_scene
+from oculox.config.schema import InputConfig
+from oculox.data.preprocess import preprocess, to_floats
 from oculox.models.yolox import YOLOX
 from oculox.ops.boxes import pairwise_iou
-from oculox.postprocess import decode, select_detections
+from oculox.postprocess import DetectSettings, decode, select_detections
 from oculox.predict.pipeline import Pipeline
-from oculox.runtime.backend import DetectSettings, fixed_batches, network_input
-from oculox.runtime.exported import Array, ExportedBackend, InGraphNms, Precision
+from oculox.runtime.backend import fixed_batches
+from oculox.runtime.exported import Array, ExportedBackend, ExportPrecision, InGraphNms
 from oculox.runtime.torch_backend import TorchBackend
 from oculox.types import DecodedPredictions, Detections, ImageArray
 
@@ -47,7 +48,7 @@ class Tolerance:
     mean: bool
 
 
-TOLERANCES: dict[Precision, Tolerance] = {
+TOLERANCES: dict[ExportPrecision, Tolerance] = {
     "fp32": Tolerance(score=1e-3, box=2e-3, missing=0.01, mean=False),
     "fp16": Tolerance(score=1e-2, box=1e-2, missing=0.05, mean=True),
     "int8": Tolerance(score=0.1, box=0.1, missing=0.35, mean=True),
@@ -90,64 +91,71 @@ def check_parity(
         One row a comparison, for every batch and, where the size is free, for a second size.
     """
     metadata = backend.metadata
-    height, width = metadata.size_hw
+    height, width = backend.spec.input.size
     sizes = [(height, width)]
-    if metadata.dynamic_size:
-        stride = max(metadata.strides)
+    if backend.spec.dynamic_size:
+        stride = max(backend.spec.strides)
         sizes.append((height + stride, max(width - stride, stride)))
     rows: list[ParityRow] = []
     for size in sizes:
-        images = sample_inputs(max(batches), size, color=backend.spec.preprocessing.color)
+        images = sample_inputs(max(batches), backend.spec.input.at(size))
         for batch in batches:
             case = f"batch {batch}, {size[0]} x {size[1]}"
             rows += _compare(backend, network, images[-batch:], case)
-    if metadata.letterbox:
+    if metadata.preprocess:
         rows += _compare_whole(backend, network)
     return rows
 
 
-def sample_inputs(count: int, size_hw: tuple[int, int], *, color: str = "bgr") -> ImageArray:
-    """Rendered scenes, letterboxed: uint8 (count, 3, H, W)."""
-    inputs = []
-    for scene in _scenes(count):
-        geometry = letterbox_geometry(scene.shape[:2], size_hw)
-        boxed = apply_letterbox(scene, geometry)
-        inputs.append(boxed[..., ::-1] if color == "rgb" else boxed)
-    return np.ascontiguousarray(np.stack(inputs).transpose(0, 3, 1, 2))
+def sample_inputs(count: int, input_config: InputConfig) -> ImageArray:
+    """Sample images as the network gets them: uint8 (count, 3, H, W)."""
+    return preprocess(list(_samples(count)), input_config)[0]
 
 
-def _scenes(count: int) -> Iterator[ImageArray]:
+def sample_image(size_hw: tuple[int, int], *, rng: np.random.Generator) -> ImageArray:
+    """An image with the spectrum of a photograph: noise of every scale, coarse scales strongest.
+
+    Returns:
+        uint8 (H, W, 3), BGR.
+    """
+    height, width = size_hw
+    total = np.zeros((height, width, 3), np.float32)
+    cell = 2
+    while cell < max(size_hw):
+        coarse = rng.standard_normal((-(-height // cell) + 1, -(-width // cell) + 1, 3))
+        smooth = cv2.resize(coarse.astype(np.float32), (width, height))
+        total += cell**0.5 * smooth
+        cell *= 2
+    total = (total - total.mean()) / total.std()
+    return np.asarray(np.clip(128 + 64 * total, 0, 255), np.uint8)
+
+
+def _samples(count: int) -> Iterator[ImageArray]:
     sizes = ((240, 320), (320, 240), (200, 360))
     for i in range(count):
-        yield render_scene(np.random.default_rng((7, i)), sizes[i % len(sizes)]).image
+        yield sample_image(sizes[i % len(sizes)], rng=np.random.default_rng((7, i)))
 
 
 def _compare(
     backend: ExportedBackend, network: YOLOX, images: ImageArray, case: str
 ) -> list[ParityRow]:
     precision = backend.metadata.precision
-    # With the letterbox inside, the backend wants BGR whatever the network wants.
+    # With preprocessing inside, the backend wants BGR whatever the network wants.
     for_network = images
-    if backend.metadata.letterbox and backend.metadata.preprocessing.color == "rgb":
+    weights_input = backend.metadata.spec.input
+    if backend.spec.input.color != weights_input.color:
         for_network = images[:, ::-1].copy()
     with torch.inference_mode():
-        reference = decode(
-            network(network_input(for_network, backend.metadata.preprocessing)), network.strides
-        )
+        reference = decode(network(to_floats(for_network, weights_input)), network.strides)
     if backend.metadata.nms is None:
         chunks = [
-            [output[:real] for output in backend.outputs(chunk)]
+            [output[:real] for output in backend.predict(chunk)]
             for chunk, real in fixed_batches(images, backend.spec.batch)
         ]
         boxes, scores = (np.concatenate(parts) for parts in zip(*chunks, strict=True))
         return compare_cells(reference, boxes, scores, precision=precision, case=case)
     settings = _settings(backend.metadata.nms)
-    expected = select_detections(
-        reference,
-        conf=settings.conf,
-        iou=settings.iou,
-        max_det=settings.max_det,
-    )
+    expected = select_detections(reference, settings)
     found = backend.detect(images, settings)
     return compare_detections(
         expected, found, nms=backend.metadata.nms, precision=precision, case=case
@@ -162,17 +170,17 @@ def _compare_whole(backend: ExportedBackend, network: YOLOX) -> list[ParityRow]:
     """
     metadata = backend.metadata
     nms = metadata.nms or InGraphNms()
-    spec = dataclasses.replace(backend.spec, preprocessing=metadata.preprocessing, batch=None)
+    spec = dataclasses.replace(metadata.spec, batch=None)
     pipeline = Pipeline(TorchBackend.from_network(network, spec), _settings(nms))
     rows: list[ParityRow] = []
-    for image in _scenes(2):
+    for image in _samples(2):
         expected = pipeline([image])
-        images = np.repeat(image[None], metadata.batch or 1, axis=0)
-        found = backend.detections(backend.run(images), _settings(nms))[:1]
+        images = np.repeat(image[None], metadata.spec.batch or 1, axis=0)
+        found = backend.select(backend.run(images), _settings(nms))[:1]
         height, width = image.shape[:2]
         limits = np.array([width, height, width, height], np.float32)
         found = [dataclasses.replace(f, xyxy=np.clip(f.xyxy, 0, limits)) for f in found]
-        precision: Precision = "fp16" if metadata.precision == "fp32" else metadata.precision
+        precision: ExportPrecision = "fp16" if metadata.precision == "fp32" else metadata.precision
         case = f"image {height} x {width}"
         rows += compare_detections(expected, found, nms=nms, precision=precision, case=case)
     return rows
@@ -183,7 +191,12 @@ def _settings(nms: InGraphNms) -> DetectSettings:
 
 
 def compare_cells(
-    reference: DecodedPredictions, boxes: Array, scores: Array, *, precision: Precision, case: str
+    reference: DecodedPredictions,
+    boxes: Array,
+    scores: Array,
+    *,
+    precision: ExportPrecision,
+    case: str,
 ) -> list[ParityRow]:
     """Errors of outputs of all cells.
 
@@ -236,7 +249,7 @@ def compare_detections(
     found: Sequence[Detections],
     *,
     nms: InGraphNms,
-    precision: Precision,
+    precision: ExportPrecision,
     case: str,
 ) -> list[ParityRow]:
     """Errors of detections.

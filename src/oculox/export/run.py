@@ -18,7 +18,7 @@ from oculox.export.targets import Target, find_target
 from oculox.files import scratch_beside
 from oculox.runtime.backend import Backend
 from oculox.runtime.exported import ExportedBackend, ExportMetadata
-from oculox.runtime.opening import open_backend
+from oculox.runtime.open_model import open_model
 from oculox.runtime.torch_backend import TorchBackend
 from oculox.weights import Weights
 
@@ -109,14 +109,11 @@ def export_model(
         raise UsageError(f"{output} exists already; remove it or choose another name")
     say = progress or (lambda _: None)
     with scratch_beside(output) as scratch:
-        size = options.size_hw or weights.input.size
-        calibration = np.empty((0, 3, *size), np.float32)
+        input_config = weights.spec.input.at(weights.spec.check_size(options.size_hw))
+        calibration = np.empty((0, 3, *input_config.size), np.float32)
         if options.calibration is not None:
             calibration = load_calibration(
-                options.calibration,
-                preprocessing=weights.input.preprocessing,
-                size_hw=size,
-                limit=options.calibration_images,
+                options.calibration, input_config, limit=options.calibration_images
             )
         job = make_job(weights, options, calibration=calibration)
         say(f"converting to {target.title}")
@@ -152,7 +149,7 @@ def export_model(
 
 
 def _opened(path: Path, target: Target) -> ExportedBackend:
-    backend = open_backend(path, device="auto")
+    backend = open_model(path, device="auto")
     if not isinstance(backend, ExportedBackend):
         raise ExportError(f"{path.name}: {target.suffix} does not open as an exported model")
     return backend
@@ -161,7 +158,7 @@ def _opened(path: Path, target: Target) -> ExportedBackend:
 def _measure_ap(weights: Weights, backend: Backend, data: CocoIndex, allowed: float) -> ApLoss:
     checkpoint, exported = (
         evaluate(
-            candidate, data, settings=OFFICIAL_SETTINGS, size_hw=backend.spec.size_hw
+            candidate, data, settings=OFFICIAL_SETTINGS, size_hw=backend.spec.input.size
         ).metrics.ap
         for candidate in (TorchBackend.from_weights(weights), backend)
     )

@@ -19,7 +19,7 @@ from oculox.export.to_onnx import write_onnx
 from oculox.export.to_openvino import write_openvino
 from oculox.export.to_tensorrt import write_tensorrt
 from oculox.export.to_torch import write_pt2, write_torchscript
-from oculox.runtime.exported import Precision
+from oculox.runtime.exported import ExportPrecision
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,19 +35,19 @@ class Target:
         dynamic_size: whether the input size can be left free.
         batches: the only fixed batch size; None for any.
         nms: whether NMS can be put inside.
-        letterbox: whether preprocessing can be put inside.
+        preprocess: whether preprocessing can be put inside.
         runs: whether Oculox can run the file on this machine, and so prove it.
     """
 
     title: str
     suffix: str
     convert: Callable[[Job, Path], None]
-    precisions: tuple[Precision, ...] = ("fp32", "fp16")
+    precisions: tuple[ExportPrecision, ...] = ("fp32", "fp16")
     dynamic_batch: bool = False
     dynamic_size: bool = False
     batches: int | None = None
     nms: bool = False
-    letterbox: bool = False
+    preprocess: bool = False
     runs: bool = True
 
 
@@ -61,7 +61,7 @@ TARGETS: Mapping[str, Target] = MappingProxyType(
             dynamic_batch=True,
             dynamic_size=True,
             nms=True,
-            letterbox=True,
+            preprocess=True,
         ),
         "openvino": Target(
             title="OpenVINO",
@@ -71,7 +71,7 @@ TARGETS: Mapping[str, Target] = MappingProxyType(
             dynamic_batch=True,
             dynamic_size=True,
             nms=True,
-            letterbox=True,
+            preprocess=True,
         ),
         "torchscript": Target(
             title="TorchScript",
@@ -135,7 +135,7 @@ def find_target(options: ExportOptions) -> Target:
         (options.batch is None, "a free batch size", lambda t: t.dynamic_batch),
         (options.dynamic_size, "a free input size", lambda t: t.dynamic_size),
         (options.nms is not None, "NMS inside", lambda t: t.nms),
-        (options.letterbox, "preprocessing inside", lambda t: t.letterbox),
+        (options.preprocess, "preprocessing inside", lambda t: t.preprocess),
         (
             options.batch is not None,
             f"a batch of {options.batch}",

@@ -20,7 +20,7 @@ def write_coreml(job: Job, path: Path) -> None:
     """
     with quiet():
         tools = require("coremltools", extra="coreml", purpose="a Core ML export")
-        size = (job.metadata.batch or 1, 3, *job.metadata.size_hw)
+        size = (job.metadata.spec.batch or 1, 3, *job.metadata.spec.input.size)
         with torch.inference_mode():
             traced = torch.jit.trace(  # type: ignore[no-untyped-call]
                 job.graph(), (torch.zeros(size),), check_trace=False

@@ -28,23 +28,23 @@ def write_mindir(job: Job, path: Path) -> None:
     from oculox.export.mindspore_network import DetectionNetwork, load_arrays
 
     metadata, graph = job.metadata, job.graph()
-    sizes = level_sizes_of(*metadata.size_hw, metadata.strides)
+    sizes = level_sizes_of(*metadata.spec.input.size, metadata.spec.strides)
     network = DetectionNetwork(
-        job.model,
-        classes=len(metadata.names),
+        metadata.spec.model,
+        classes=metadata.spec.num_classes,
         sizes=(sizes[0], sizes[1]),
         corners=graph.corners.numpy(),
         strides=graph.cell_strides.numpy(),
     )
     # The focus, folded into one convolution, is a sequence of its own there.
-    focus = "backbone.stem.0." if job.model.backbone == "csp_darknet" else None
+    focus = "backbone.stem.0." if metadata.spec.model.backbone == "csp_darknet" else None
     arrays = {
         name.replace(focus, "backbone.stem.conv.") if focus else name: value.numpy()
         for name, value in graph.network.state_dict().items()
     }
     load_arrays(network, arrays)
     network.set_train(False)
-    example = np.zeros((metadata.batch or 1, 3, *metadata.size_hw), np.float32)
+    example = np.zeros((metadata.spec.batch or 1, 3, *metadata.spec.input.size), np.float32)
     with tempfile.TemporaryDirectory() as scratch:
         try:
             mindspore.export(

@@ -25,7 +25,7 @@ def write_ncnn(job: Job, path: Path) -> None:
         ExportError: when pnnx fails.
     """
     pnnx = require("pnnx", extra="ncnn", purpose="an ncnn export")
-    size = (1, 3, *job.metadata.size_hw)
+    size = (1, 3, *job.metadata.spec.input.size)
     path.mkdir()
     with tempfile.TemporaryDirectory() as scratch, torch.inference_mode(), quiet():
         traced = torch.jit.trace(  # type: ignore[no-untyped-call]

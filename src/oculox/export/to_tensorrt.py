@@ -42,11 +42,11 @@ def write_tensorrt(job: Job, path: Path) -> None:
     config = builder.create_builder_config()
     # TF32 keeps 10 bits of a float32's 23, too few to call the result float32.
     config.clear_flag(trt.BuilderFlag.TF32)
-    if metadata.batch is None:
+    if metadata.spec.batch is None:
         profile = builder.create_optimization_profile()
         profile.set_shape(
             metadata.input_name,
-            *((b, 3, *metadata.size_hw) for b in (1, LARGEST_BATCH // 2, LARGEST_BATCH)),
+            *((b, 3, *metadata.spec.input.size) for b in (1, LARGEST_BATCH // 2, LARGEST_BATCH)),
         )
         config.add_optimization_profile(profile)
     plan = builder.build_serialized_network(network, config)

@@ -18,7 +18,7 @@ def write_torchscript(job: Job, path: Path) -> None:
     The trace keeps shapes as operations, so batch and size are free even where the metadata
     states one.
     """
-    example = torch.zeros(job.metadata.batch or 2, 3, *job.metadata.size_hw)
+    example = torch.zeros(job.metadata.spec.batch or 2, 3, *job.metadata.spec.input.size)
     with torch.inference_mode(), quiet():
         traced = torch.jit.trace(  # type: ignore[no-untyped-call]
             job.graph(), (example,), check_trace=False
@@ -36,7 +36,7 @@ def write_pt2(job: Job, path: Path) -> None:
 def exported_program(job: Job) -> Any:
     """The graph as a `torch.export.ExportedProgram`."""
     # Two images, not one: a batch of 1 would be taken for a constant.
-    example = torch.zeros(job.metadata.batch or 2, 3, *job.metadata.size_hw)
+    example = torch.zeros(job.metadata.spec.batch or 2, 3, *job.metadata.spec.input.size)
     dims = free_dimensions(job.metadata)
     with torch.no_grad(), quiet():
         return torch.export.export(

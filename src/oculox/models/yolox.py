@@ -17,7 +17,7 @@ class YOLOX(nn.Module):
     """An anchor-free detector.
 
     The input is float (B, 3, H, W) with H and W multiples of 32, in the colour order and pixel
-    range that the weights were trained with (see `Preprocessing`).
+    range that the weights were trained with (see `InputConfig`).
     """
 
     def __init__(

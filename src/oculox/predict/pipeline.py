@@ -6,13 +6,11 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-import cv2
-import numpy as np
-
-from oculox.data.transforms import apply_letterbox, boxes_to_source, letterbox_geometry
+from oculox.data.preprocess import boxes_to_source, preprocess
 from oculox.errors import UsageError
+from oculox.postprocess import DetectSettings
 from oculox.predict.inputs import ColorOrder, as_bgr
-from oculox.runtime.backend import Backend, DetectSettings, check_classes, check_size
+from oculox.runtime.backend import Backend
 from oculox.runtime.timing import Stopwatch
 from oculox.types import Detections, ImageArray
 
@@ -45,9 +43,9 @@ class Pipeline:
             raise UsageError(f"batch must be at least 1, got {batch}")
         self.backend = backend
         self.settings = settings or DetectSettings()
-        self.size_hw = check_size(backend.spec, size_hw)
+        self.input_config = backend.spec.input.at(backend.spec.check_size(size_hw))
         self.batch = batch
-        check_classes(backend.spec, self.settings.class_ids)
+        backend.spec.check_classes(self.settings.class_ids)
 
     def __call__(
         self,
@@ -81,20 +79,8 @@ class Pipeline:
         return found
 
     def _detect(self, images: list[ImageArray], watch: Stopwatch) -> list[Detections]:
-        preprocessing = self.backend.spec.preprocessing
         with watch.stage("preprocess"):
-            geometries = [
-                letterbox_geometry(image.shape[:2], self.size_hw, preprocessing.placement)
-                for image in images
-            ]
-            boxed = []
-            for image, geometry in zip(images, geometries, strict=True):
-                canvas = apply_letterbox(image, geometry, pad_value=preprocessing.pad_value)
-                if preprocessing.color == "rgb":
-                    canvas = np.asarray(cv2.cvtColor(canvas, cv2.COLOR_BGR2RGB), np.uint8)
-                boxed.append(canvas)
-            # A view with the memory of (B, H, W, 3): networks that run channels last need no copy.
-            stacked = np.stack(boxed).transpose(0, 3, 1, 2)
+            stacked, geometries = preprocess(images, self.input_config)
         found = self.backend.detect(stacked, self.settings, watch=watch)
         with watch.stage("postprocess"):
             return [

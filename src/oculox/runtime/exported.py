@@ -18,21 +18,15 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from oculox.data.preprocess import to_floats
 from oculox.errors import CheckpointError
-from oculox.ops.nms import nms
-from oculox.postprocess import select_detections
-from oculox.runtime.backend import (
-    DetectSettings,
-    ModelSpec,
-    fixed_batches,
-    network_input,
-)
-from oculox.runtime.timing import Stopwatch
-from oculox.types import DecodedPredictions, Detections, ImageArray, Preprocessing
+from oculox.postprocess import DetectSettings, narrow_detections, select_detections
+from oculox.runtime.backend import Backend
+from oculox.types import DecodedPredictions, Detections, ImageArray, ModelSpec
 
 METADATA_KEY = "oculox"
 """Name under which every format keeps the metadata."""
-METADATA_VERSION = 1
+METADATA_VERSION = 2
 
 CELL_OUTPUTS = ("boxes", "scores")
 """Outputs without NMS: float32 (B, N, 4) xyxy and float32 (B, N, C), for every cell."""
@@ -40,7 +34,8 @@ NMS_OUTPUTS = ("boxes", "scores", "classes", "counts")
 """Outputs with NMS, best first: float32 (B, K, 4) xyxy, float32 (B, K), int64 (B, K),
 int64 (B,); rows from ``counts`` on are zero."""
 
-Precision = Literal["fp32", "fp16", "int8"]
+ExportPrecision = Literal["fp32", "fp16", "int8"]
+"""Of an exported file's weights and arithmetic."""
 Array = npt.NDArray[Any]
 
 
@@ -61,45 +56,31 @@ class InGraphNms:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ExportMetadata:
-    """What an exported file tells about itself.
+    """What an exported file says about itself.
 
     Attributes:
+        spec: the model; its input section is that of the weights.
         format: the kind of file, such as ``onnx``.
-        model: the network's name.
-        names: class names by index.
-        category_ids: category id of each class in the training data, where known.
-        preprocessing: colour order, pixel range and letterbox that the network was trained with.
-        size_hw: input height and width in pixels (the default one when `dynamic_size`).
-        strides: pixels between the cells of each level.
-        dynamic_size: whether other multiples of the largest stride work.
-        batch: the only batch size that works; None for any.
         precision: of weights and arithmetic.
         nms: NMS inside the graph; None for outputs of every cell.
-        letterbox: whether preprocessing is inside the graph: the input is then ``images``,
+        preprocess: whether preprocessing is inside the graph: the input is then ``raw_images``,
             uint8 (B, height, width, 3) BGR of any size, and boxes are in pixels of the images.
         oculox: version that wrote the file.
         license: of the weights, as the exporter stated it.
     """
 
+    spec: ModelSpec
     format: str
-    model: str
-    names: tuple[str, ...]
-    category_ids: tuple[int, ...] | None
-    preprocessing: Preprocessing
-    size_hw: tuple[int, int]
-    strides: tuple[int, ...]
-    dynamic_size: bool = False
-    batch: int | None = 1
-    precision: Precision = "fp32"
+    precision: ExportPrecision = "fp32"
     nms: InGraphNms | None = None
-    letterbox: bool = False
+    preprocess: bool = False
     oculox: str = ""
     license: str = ""
 
     @property
     def input_name(self) -> str:
         """Name of the model's one input."""
-        return "raw_images" if self.letterbox else "images"
+        return "raw_images" if self.preprocess else "images"
 
     @property
     def output_names(self) -> tuple[str, ...]:
@@ -107,32 +88,28 @@ class ExportMetadata:
         return CELL_OUTPUTS if self.nms is None else NMS_OUTPUTS
 
     @property
-    def spec(self) -> ModelSpec:
-        """What the pipeline has to feed."""
-        preprocessing = self.preprocessing
-        if self.letterbox:
-            # The graph turns BGR into the network's colours; an input that is letterboxed
-            # already passes its letterbox unchanged.
-            preprocessing = dataclasses.replace(preprocessing, color="bgr")
-        return ModelSpec(
-            name=self.model,
-            names=self.names,
-            category_ids=self.category_ids,
-            preprocessing=preprocessing,
-            size_hw=self.size_hw,
-            strides=self.strides,
-            num_classes=len(self.names),
-            dynamic_size=self.dynamic_size,
-            batch=self.batch,
+    def fed_spec(self) -> ModelSpec:
+        """The model as its users have to feed it.
+
+        A graph with preprocessing inside takes BGR, whatever the network takes; an input that is
+        letterboxed already passes its letterbox unchanged.
+        """
+        if not self.preprocess:
+            return self.spec
+        return dataclasses.replace(
+            self.spec, input=self.spec.input.model_copy(update={"color": "bgr"})
         )
 
     def to_json(self) -> str:
         """The text that goes into the file."""
-        outputs = list(self.output_names)
-        plain = dataclasses.asdict(self)
-        return json.dumps(
-            {"metadata_version": METADATA_VERSION, **plain, "outputs": outputs}, sort_keys=True
-        )
+        values = {
+            "metadata_version": METADATA_VERSION,
+            **{f.name: getattr(self, f.name) for f in dataclasses.fields(self)},
+            "spec": self.spec.as_dict(),
+            "nms": None if self.nms is None else dataclasses.asdict(self.nms),
+            "outputs": list(self.output_names),
+        }
+        return json.dumps(values, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str | None, *, where: str) -> ExportMetadata:
@@ -143,7 +120,7 @@ class ExportMetadata:
             where: the file, for messages.
 
         Raises:
-            CheckpointError: when it is absent, newer than this Oculox, or incomplete.
+            CheckpointError: when it is absent, of another version, or incomplete.
         """
         if text is None:
             raise CheckpointError(
@@ -153,25 +130,18 @@ class ExportMetadata:
         try:
             content = json.loads(text)
             version = content["metadata_version"]
-            if not isinstance(version, int) or not 1 <= version <= METADATA_VERSION:
+            if version != METADATA_VERSION:
                 raise CheckpointError(
-                    f"{where}: metadata version {version!r}; this Oculox reads up to "
-                    f"{METADATA_VERSION}, a newer one may be needed"
+                    f"{where}: metadata version {version!r}, this Oculox reads "
+                    f"{METADATA_VERSION}; export the model again"
                 )
-            ids, inside = content["category_ids"], content["nms"]
+            inside = content["nms"]
             return cls(
+                spec=ModelSpec.from_dict(content["spec"], where=where),
                 format=content["format"],
-                model=content["model"],
-                names=tuple(content["names"]),
-                category_ids=None if ids is None else tuple(ids),
-                preprocessing=Preprocessing(**content["preprocessing"]),
-                size_hw=(int(content["size_hw"][0]), int(content["size_hw"][1])),
-                strides=tuple(content["strides"]),
-                dynamic_size=content["dynamic_size"],
-                batch=content["batch"],
                 precision=content["precision"],
                 nms=None if inside is None else InGraphNms(**inside),
-                letterbox=content["letterbox"],
+                preprocess=content["preprocess"],
                 oculox=content["oculox"],
                 license=content["license"],
             )
@@ -179,105 +149,62 @@ class ExportMetadata:
             raise CheckpointError(f"{where}: its metadata is damaged ({error!r})") from None
 
 
-class ExportedBackend(abc.ABC):
+class ExportedBackend(Backend):
     """A backend over an exported file: a format supplies `run` alone.
 
     Args:
         metadata: from the file.
     """
 
-    kind: str
-
     def __init__(self, metadata: ExportMetadata) -> None:
+        super().__init__(metadata.fed_spec)
         self.metadata = metadata
-        self.spec = metadata.spec
 
     @abc.abstractmethod
     def run(self, inputs: Array) -> tuple[Array, ...]:
         """Run the model.
 
         Args:
-            inputs: float32 (B, 3, H, W), in the network's pixel range; with the letterbox
+            inputs: float32 (B, 3, H, W), in the network's pixel range; with preprocessing
                 inside uint8 (B, H, W, 3), BGR.
 
         Returns:
             Outputs in the order of `ExportMetadata.output_names`.
         """
 
-    def outputs(self, images: ImageArray | Tensor) -> tuple[Array, ...]:
-        """Raw outputs for letterboxed uint8 (B, 3, H, W); B is `spec.batch` where that is set."""
-        if self.metadata.letterbox:
+    def predict(self, images: ImageArray | Tensor) -> tuple[Array, ...]:
+        """See `Backend.predict`; the outputs of `run`."""
+        if self.metadata.preprocess:
             array = images.cpu().numpy() if isinstance(images, Tensor) else images
             return self.run(np.ascontiguousarray(array.transpose(0, 2, 3, 1)))
-        floats = network_input(images, self.spec.preprocessing)
-        return self.run(floats.contiguous().numpy())
+        return self.run(to_floats(images, self.spec.input).contiguous().numpy())
 
-    def detect(
-        self,
-        images: ImageArray | Tensor,
-        settings: DetectSettings,
-        *,
-        watch: Stopwatch | None = None,
-    ) -> list[Detections]:
-        """See `Backend.detect`.
+    def select(self, outputs: Sequence[Array], settings: DetectSettings) -> list[Detections]:
+        """See `Backend.select`.
 
-        A file with NMS inside cannot give what it has thrown away: thresholds of
-        `settings` that are looser than the file's have no effect, and a warning says so.
+        A file with NMS inside cannot give what it has dropped: thresholds of `settings` that are
+        looser than the file's have no effect, and a warning says so.
         """
-        watch = watch or Stopwatch()
-        inside = self.metadata.nms
-        if inside is not None and (settings.conf < inside.conf or settings.iou > inside.iou):
-            warnings.warn(
-                f"the model suppresses at conf {inside.conf}, IoU {inside.iou} by itself; "
-                f"conf {settings.conf}, IoU {settings.iou} cannot bring back what it drops",
-                stacklevel=2,
-            )
-        found: list[Detections] = []
-        for chunk, real in fixed_batches(images, self.spec.batch):
-            with watch.stage("network"):
-                outputs = self.outputs(chunk)
-            with watch.stage("postprocess"):
-                found += self.detections([output[:real] for output in outputs], settings)
-        return found
-
-    def detections(self, outputs: Sequence[Array], settings: DetectSettings) -> list[Detections]:
-        """Detections from raw outputs (see `run`), as `settings` want them."""
-        if self.metadata.nms is not None:
-            rows = zip(*outputs, strict=True)
-            return [self._selected(*row, settings=settings) for row in rows]
-        boxes, scores = (torch.from_numpy(np.asarray(o, np.float32)) for o in outputs)
-        return select_detections(
+        inside, names = self.metadata.nms, self.spec.names
+        if inside is None:
+            boxes, scores = (torch.from_numpy(np.asarray(o, np.float32)) for o in outputs)
             # The scores are products with the objectness already.
-            DecodedPredictions(boxes, torch.ones(scores.shape[:2]), scores),
-            conf=settings.conf,
-            iou=settings.iou,
-            max_det=settings.max_det,
-            agnostic_nms=settings.agnostic_nms,
-            class_ids=settings.class_ids,
-            names=self.spec.names,
-        )
-
-    def _selected(
-        self, boxes: Array, scores: Array, classes: Array, count: Array, *, settings: DetectSettings
-    ) -> Detections:
-        """What `settings` keep of one image's survivors.
-
-        Suppressing them again at the file's own threshold changes nothing, at a stricter one it
-        drops more.
-        """
-        kept = scores[: int(count)] >= settings.conf
-        if settings.class_ids is not None:
-            kept &= np.isin(classes[: int(count)], settings.class_ids)
-        all_found = Detections(
-            np.asarray(boxes[: int(count)], np.float32)[kept],
-            np.asarray(scores[: int(count)], np.float32)[kept],
-            np.asarray(classes[: int(count)], np.int64)[kept],
-            self.spec.names,
-        )
-        stays = nms(
-            torch.from_numpy(all_found.xyxy),
-            torch.from_numpy(all_found.scores),
-            iou_threshold=settings.iou,
-            class_ids=None if settings.agnostic_nms else torch.from_numpy(all_found.class_ids),
-        )
-        return all_found[stays.numpy()[: settings.max_det]]
+            decoded = DecodedPredictions(boxes, torch.ones(scores.shape[:2]), scores)
+            return select_detections(decoded, settings, names=names)
+        if settings.conf < inside.conf or settings.iou > inside.iou:
+            warnings.warn(
+                f"the model applies NMS at conf {inside.conf}, IoU {inside.iou} by itself; "
+                f"conf {settings.conf}, IoU {settings.iou} cannot bring back what it drops",
+                stacklevel=3,
+            )
+        found = []
+        for boxes, scores, classes, count in zip(*outputs, strict=True):
+            real = slice(int(count))
+            whole = Detections(
+                np.asarray(boxes[real], np.float32),
+                np.asarray(scores[real], np.float32),
+                np.asarray(classes[real], np.int64),
+                names,
+            )
+            found.append(narrow_detections(whole, settings))
+        return found

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 from typing_extensions import Self
 
+from oculox.config.schema import Precision
+from oculox.data.preprocess import to_floats
 from oculox.errors import UsageError
+from oculox.models.layers import ConvBNAct
 from oculox.models.yolox import YOLOX
-from oculox.postprocess import decode
-from oculox.runtime.backend import DecodingBackend, ModelSpec, network_input
-from oculox.runtime.fusing import fuse
-from oculox.types import DecodedPredictions, ImageArray
-from oculox.weights import Weights, build_network, load_weights
+from oculox.postprocess import DetectSettings, decode, select_detections
+from oculox.runtime.backend import Backend
+from oculox.types import DecodedPredictions, Detections, ImageArray, ModelSpec
+from oculox.weights import Weights, build_network
 
-Precision = Literal["fp32", "fp16", "bf16"]
 DTYPES: dict[Precision, torch.dtype] = {
     "fp32": torch.float32,
     "fp16": torch.float16,
@@ -27,13 +28,13 @@ DTYPES: dict[Precision, torch.dtype] = {
 }
 
 
-class TorchBackend(DecodingBackend):
+class TorchBackend(Backend):
     """Runs a `YOLOX` network in PyTorch.
 
     Args:
         network: the network, on the device where it shall run; never modified.
-        spec: what it expects and answers.
-        owned: whether nobody else uses the network, so that its mode need not be watched over.
+        spec: what it takes and answers.
+        owned: whether nobody else uses the network, so that its mode can be left alone.
     """
 
     kind = "torch"
@@ -44,19 +45,6 @@ class TorchBackend(DecodingBackend):
         self._owned = owned
 
     @classmethod
-    def from_file(
-        cls, path: Path, *, device: torch.device | str = "cpu", precision: Precision = "fp32"
-    ) -> Self:
-        """Load weights and make them fast: fused, channels last, in the precision asked for.
-
-        Raises:
-            CheckpointError: when the file cannot be read or does not fit.
-            UsageError: when PyTorch has no such device or precision.
-        """
-        weights = load_weights(path)
-        return cls.from_weights(weights, device=device, precision=precision, where=str(path))
-
-    @classmethod
     def from_weights(
         cls,
         weights: Weights,
@@ -65,7 +53,18 @@ class TorchBackend(DecodingBackend):
         precision: Precision = "fp32",
         where: str = "weights",
     ) -> Self:
-        """As `from_file`, with weights in memory; `where` names them in messages."""
+        """Make weights fast: fused, channels last, in the precision asked for.
+
+        Args:
+            weights: to run.
+            device: where.
+            precision: of the network.
+            where: names the weights in messages.
+
+        Raises:
+            CheckpointError: when the weights do not fit their network.
+            UsageError: when PyTorch has no such device or precision.
+        """
         target = usable_device(device)
         if precision not in DTYPES:
             raise UsageError(f"precision must be one of {', '.join(DTYPES)}, got {precision!r}")
@@ -73,7 +72,7 @@ class TorchBackend(DecodingBackend):
             raise UsageError("precision fp16 needs an accelerator; on the CPU use fp32 or bf16")
         network = fuse(build_network(weights, where=where)).to(target, DTYPES[precision])
         network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        return cls(network, spec_of(weights), owned=True)
+        return cls(network, weights.spec, owned=True)
 
     @classmethod
     def from_network(cls, network: YOLOX, spec: ModelSpec, *, fused: bool = False) -> Self:
@@ -85,11 +84,9 @@ class TorchBackend(DecodingBackend):
         return cls(fuse(network), spec, owned=True) if fused else cls(network, spec)
 
     def predict(self, images: ImageArray | Tensor) -> DecodedPredictions:
-        """See `DecodingBackend.predict`; boxes and probabilities are float32 on the device."""
+        """See `Backend.predict`; boxes and probabilities are float32 on the device."""
         weight = next(self.network.parameters())
-        floats = network_input(
-            images, self.spec.preprocessing, device=weight.device, dtype=weight.dtype
-        )
+        floats = to_floats(images, self.spec.input, device=weight.device, dtype=weight.dtype)
         with torch.inference_mode():
             if self._owned:
                 raw = self.network(floats)
@@ -102,6 +99,23 @@ class TorchBackend(DecodingBackend):
             torch.cuda.synchronize(weight.device)
         return decoded
 
+    def select(self, outputs: tuple[Tensor, ...], settings: DetectSettings) -> list[Detections]:
+        """See `Backend.select`."""
+        return select_detections(DecodedPredictions(*outputs), settings, names=self.spec.names)
+
+
+def fuse(network: YOLOX) -> YOLOX:
+    """A copy in evaluation mode whose batch norms are folded into their convolutions.
+
+    The outputs agree with the original's up to float rounding. `network` is not modified.
+    """
+    fused = copy.deepcopy(network).eval()
+    for module in fused.modules():
+        if isinstance(module, ConvBNAct) and isinstance(module.bn, nn.BatchNorm2d):
+            module.conv = fuse_conv_bn_eval(module.conv, module.bn)
+            module.bn = nn.Identity()
+    return fused
+
 
 @contextmanager
 def evaluation_mode(network: nn.Module) -> Iterator[None]:
@@ -113,19 +127,6 @@ def evaluation_mode(network: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
-
-
-def spec_of(weights: Weights) -> ModelSpec:
-    """The specification of a network built from `weights`."""
-    return ModelSpec(
-        name=weights.model.name,
-        names=weights.names,
-        category_ids=weights.category_ids,
-        preprocessing=weights.input.preprocessing,
-        size_hw=weights.input.size,
-        strides=weights.model.strides,
-        num_classes=weights.model.num_classes or len(weights.names),
-    )
 
 
 def usable_device(device: torch.device | str) -> torch.device:

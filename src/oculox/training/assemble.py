@@ -16,12 +16,12 @@ from oculox.distributed.sync_bn import to_sync_batch_norm
 from oculox.errors import ConfigError, DataError
 from oculox.losses.criterion import build_criterion
 from oculox.models import build_model
-from oculox.runtime.backend import ModelSpec
 from oculox.training.ema import Ema
 from oculox.training.optim import build_optimizer, freeze_parts
 from oculox.training.schedule import EpochPlan, LearningRate, build_learning_rate, plan_epochs
 from oculox.training.state import input_of
 from oculox.training.step import Stepper
+from oculox.types import ModelSpec
 from oculox.weights.bundle import transfer_state
 from oculox.weights.load import load_weights
 
@@ -84,7 +84,7 @@ def build_run(config: Config, accelerator: Accelerator, *, weights: Path | None)
         loaded = load_weights(weights)
         skipped = transfer_state(network, loaded, where=str(weights))
         config = config.model_copy(update={"input": input_of(loaded, config)})
-        notes.append(_transfer_note(weights, len(loaded.names), len(names), bool(skipped)))
+        notes.append(_transfer_note(weights, loaded.spec.num_classes, len(names), bool(skipped)))
     freeze_parts(network, config.train.freeze)
 
     network.to(accelerator.device)
@@ -118,7 +118,7 @@ def build_run(config: Config, accelerator: Accelerator, *, weights: Path | None)
             ),
             optimizer=prepared,
             ema=ema,
-            preprocessing=config.input.preprocessing,
+            input_config=config.input,
             accumulate=config.train.accumulate,
             clip_grad_norm=config.optimizer.clip_grad_norm,
         ),
@@ -155,13 +155,10 @@ def check_classes(config: Config, train: CocoIndex, val: CocoIndex) -> tuple[str
 
 def _spec(config: Config, index: CocoIndex) -> ModelSpec:
     return ModelSpec(
-        name=config.model.name,
+        model=config.model.model_copy(update={"num_classes": len(index.class_names)}),
+        input=config.input,
         names=index.class_names,
         category_ids=index.category_ids,
-        preprocessing=config.input.preprocessing,
-        size_hw=config.input.size,
-        strides=config.model.strides,
-        num_classes=len(index.class_names),
     )
 
 

@@ -16,7 +16,7 @@ from oculox.errors import TrainingError
 from oculox.evaluation.evaluate import evaluate_loader
 from oculox.evaluation.metrics import CocoMetrics
 from oculox.files import write_text
-from oculox.runtime.backend import DetectSettings
+from oculox.postprocess import DetectSettings
 from oculox.runtime.torch_backend import TorchBackend
 from oculox.training.assemble import Run, build_run
 from oculox.training.curves import write_curves

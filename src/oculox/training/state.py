@@ -14,8 +14,8 @@ from oculox.config import Config, config_to_dict
 from oculox.config.schema import InputConfig
 from oculox.errors import CheckpointError
 from oculox.models import YOLOX
-from oculox.runtime.backend import ModelSpec
 from oculox.training.ema import Ema
+from oculox.types import ModelSpec
 from oculox.weights.bundle import Weights
 from oculox.weights.checkpoint import save_checkpoint
 
@@ -61,13 +61,8 @@ def save_run(
     Raises:
         OculoxError: when a file cannot be written; the older one stays.
     """
-    weights = Weights(
-        model=config.model.model_copy(update={"num_classes": spec.num_classes}),
-        input=config.input,
-        names=spec.names,
-        category_ids=spec.category_ids,
-        state=_on_cpu((network if ema is None else ema.network).state_dict()),
-    )
+    network_in_use = network if ema is None else ema.network
+    weights = Weights(spec=spec, state=_on_cpu(network_in_use.state_dict()))
     training: dict[str, Any] = {
         "config": config_to_dict(config),
         "progress": dataclasses.asdict(progress),
@@ -127,5 +122,4 @@ def input_of(weights: Weights, config: Config) -> InputConfig:
     The size stays the run's own; colour order, range, placement and padding are facts of the
     weights.
     """
-    theirs = weights.input.model_dump(exclude={"size"})
-    return config.input.model_copy(update=theirs)
+    return weights.spec.input.at(config.input.size)

@@ -12,12 +12,14 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from oculox.config.schema import InputConfig
+from oculox.data.preprocess import to_floats
 from oculox.errors import TrainingError
 from oculox.losses.criterion import Criterion
 from oculox.models import YOLOX
 from oculox.training.ema import Ema
 from oculox.training.optim import gradient_norm, scale_gradients, set_learning_rate
-from oculox.types import Batch, LossTerms, Preprocessing, Targets
+from oculox.types import Batch, LossTerms, Targets
 
 TERM_NAMES = ("box", "objectness", "classes", "l1")
 
@@ -50,7 +52,7 @@ class Stepper:
     criterion: Criterion
     optimizer: torch.optim.Optimizer
     ema: Ema | None
-    preprocessing: Preprocessing
+    input_config: InputConfig
     accumulate: int
     clip_grad_norm: float
 
@@ -77,7 +79,7 @@ class Stepper:
             batch,
             size_hw=size_hw,
             device=self.accelerator.device,
-            preprocessing=self.preprocessing,
+            input_config=self.input_config,
         )
         local = self._backward(images, targets, use_l1=use_l1)
         sums = self.accelerator.reduce(local, reduction="sum")
@@ -135,15 +137,13 @@ def prepare_inputs(
     *,
     size_hw: tuple[int, int],
     device: torch.device,
-    preprocessing: Preprocessing,
+    input_config: InputConfig,
 ) -> tuple[Tensor, Targets]:
     """Move a batch to the device, as floats of the network's range, at the step's size."""
     targets = Targets(*(t.to(device, non_blocking=True) for t in batch.targets))
     # Contiguous on purpose: PyTorch's channels-last batch norm sums in plain float32 on a CPU and
     # moves the losses of a fresh batch by a thousandth (docs/experiments.md).
-    images = batch.images.to(device, non_blocking=True).contiguous().float()
-    if preprocessing.pixel_max == 1:
-        images = images / 255
+    images = to_floats(batch.images, input_config, device=device).contiguous()
     height, width = images.shape[-2:]
     if (height, width) == size_hw:
         return images, targets

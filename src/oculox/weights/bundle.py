@@ -13,6 +13,7 @@ from oculox.config import load_config, recipe_names
 from oculox.config.schema import InputConfig, ModelConfig
 from oculox.errors import CheckpointError
 from oculox.models import YOLOX, build_model
+from oculox.types import ModelSpec
 from oculox.weights.interop.names import tensor_report
 
 Origin = Literal["oculox", "megvii", "mindyolo", "modelzoo", "mmdetection", "onnx"]
@@ -23,28 +24,14 @@ class Weights:
     """One set of weights, whatever file it came from.
 
     Attributes:
-        model: shape of the network; `num_classes` is set.
-        input: size and preprocessing that the weights were trained with.
-        names: class names by index.
-        category_ids: the training data's category ids by index, where known.
+        spec: the model.
         state: tensors by Oculox's parameter names.
         origin: the project whose file it was.
     """
 
-    model: ModelConfig
-    input: InputConfig
-    names: tuple[str, ...]
-    category_ids: tuple[int, ...] | None = None
+    spec: ModelSpec
     state: Mapping[str, Tensor]
     origin: Origin = "oculox"
-
-    def __post_init__(self) -> None:
-        """Check that the class count and the names agree."""
-        if self.model.num_classes != len(self.names):
-            raise CheckpointError(
-                f"the weights predict {self.model.num_classes} classes but carry "
-                f"{len(self.names)} class names"
-            )
 
 
 def build_network(weights: Weights, *, where: str = "weights") -> YOLOX:
@@ -55,7 +42,7 @@ def build_network(weights: Weights, *, where: str = "weights") -> YOLOX:
             file in the message.
     """
     with torch.device("meta"):
-        network = build_model(weights.model, num_classes=len(weights.names))
+        network = build_model(weights.spec.model, num_classes=weights.spec.num_classes)
     check_state(network.state_dict(), weights.state, where=where)
     # Cloned: the caller may train the network without changing the bundle.
     state = {key: value.detach().clone() for key, value in weights.state.items()}
@@ -94,7 +81,7 @@ def transfer_state(network: YOLOX, weights: Weights, *, where: str) -> tuple[str
         CheckpointError: when anything but the class predictors does not fit.
     """
     own = network.state_dict()
-    if network.num_classes == len(weights.names):
+    if network.num_classes == weights.spec.num_classes:
         skipped: tuple[str, ...] = ()
     else:
         skipped = tuple(key for key in own if key.startswith("head.cls_preds."))

@@ -3,7 +3,7 @@
 A `.pt` is a mapping of plain values and tensors:
 
 - ``format`` ``"oculox"``, ``version`` 1
-- ``meta``: model, input (sections of the configuration), names, category_ids
+- ``meta``: the `ModelSpec` as plain values, and ``origin``
 - ``state``: the weights to use, the average where there is one
 - ``training`` (optional): what `oculox.training` needs to go on
 
@@ -21,9 +21,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from oculox.config.schema import InputConfig, ModelConfig
 from oculox.errors import CheckpointError
 from oculox.files import write_atomically
+from oculox.types import ModelSpec
 from oculox.weights.bundle import Weights
 from oculox.weights.torch_file import load_torch, save_torch
 
@@ -134,18 +134,7 @@ def load_safetensors(path: Path) -> Weights:
 
 def describe(weights: Weights) -> dict[str, Any]:
     """All of the weights but their tensors, as plain values."""
-    return {
-        "model": weights.model.model_dump(mode="json"),
-        "input": weights.input.model_dump(mode="json"),
-        "names": list(weights.names),
-        "category_ids": None if weights.category_ids is None else list(weights.category_ids),
-        "origin": weights.origin,
-    }
-
-
-def tells_the_same(a: Weights, b: Weights) -> bool:
-    """Whether two sets of weights differ at most in tensors and origin."""
-    return {**describe(a), "origin": None} == {**describe(b), "origin": None}
+    return {**weights.spec.as_dict(), "origin": weights.origin}
 
 
 def from_description(meta: object, state: Mapping[str, Tensor], where: str) -> Weights:
@@ -154,23 +143,9 @@ def from_description(meta: object, state: Mapping[str, Tensor], where: str) -> W
     Raises:
         CheckpointError: when the description is incomplete or invalid.
     """
-    if not isinstance(meta, dict):
-        raise CheckpointError(f"{where}: holds no description of its network ('meta' is missing)")
-    try:
-        ids = meta["category_ids"]
-        return Weights(
-            model=ModelConfig.model_validate(meta["model"]),
-            input=InputConfig.model_validate(meta["input"]),
-            names=tuple(str(name) for name in meta["names"]),
-            category_ids=None if ids is None else tuple(int(i) for i in ids),
-            state=state,
-            origin=meta.get("origin", "oculox"),
-        )
-    except CheckpointError as error:
-        raise CheckpointError(f"{where}: {error}") from None
-    except (KeyError, TypeError, ValueError) as error:  # pydantic's is a ValueError too
-        detail = str(error).splitlines()[0]
-        raise CheckpointError(f"{where}: its description is incomplete: {detail}") from None
+    spec = ModelSpec.from_dict(meta, where=where)
+    assert isinstance(meta, Mapping)
+    return Weights(spec=spec, state=state, origin=meta.get("origin", "oculox"))
 
 
 def _check_version(version: object, where: str) -> None:

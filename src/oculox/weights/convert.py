@@ -85,7 +85,7 @@ def convert_weights(
     weights = load_weights(source)
     if layout is None and len(wanted) > 1:
         wanted = tuple(one for one in wanted if one == weights.origin) or wanted
-    customary = customary_input_of(wanted[0], weights.input)
+    customary = customary_input_of(wanted[0], weights.spec.input)
     if adapt_input:
         weights = adapt_to_input(weights, customary)
     notes = _notes(weights, wanted[0], customary)
@@ -109,21 +109,18 @@ def adapt_to_input(weights: Weights, target: InputConfig) -> Weights:
         weights: any weights.
         target: colour, pixel range and placement to take; its size is not read.
     """
-    darknet = weights.model.backbone == "darknet53"
+    darknet = weights.spec.model.backbone == "darknet53"
     name = f"backbone.stem.{'0.conv' if darknet else 'conv.conv'}.weight"
     kernel: Tensor = weights.state[name]
-    if weights.input.color != target.color:
+    if weights.spec.input.color != target.color:
         # The focus stem has four pixels of three channels each.
         out, channels, *size = kernel.shape
         kernel = kernel.reshape(out, channels // 3, 3, *size).flip(2).reshape(kernel.shape)
-    if weights.input.pixel_max != target.pixel_max:
-        kernel = kernel * (weights.input.pixel_max / target.pixel_max)
+    if weights.spec.input.pixel_max != target.pixel_max:
+        kernel = kernel * (weights.spec.input.pixel_max / target.pixel_max)
     changes = {k: getattr(target, k) for k in ("color", "pixel_max", "placement", "pad_value")}
-    return dataclasses.replace(
-        weights,
-        input=weights.input.model_copy(update=changes),
-        state={**weights.state, name: kernel},
-    )
+    spec = dataclasses.replace(weights.spec, input=weights.spec.input.model_copy(update=changes))
+    return dataclasses.replace(weights, spec=spec, state={**weights.state, name: kernel})
 
 
 def describe_weights(path: Path) -> dict[str, Any]:
@@ -139,13 +136,10 @@ def describe_weights(path: Path) -> dict[str, Any]:
         "file": str(path),
         "bytes": path.stat().st_size,
         "origin": weights.origin,
-        "network": weights.model.name,
-        "model": weights.model.model_dump(mode="json"),
-        "input": weights.input.model_dump(mode="json"),
+        "network": weights.spec.model.name,
+        **weights.spec.as_dict(),
         "parameters": sum(v.numel() for v in parameters if v.is_floating_point()),
         "dtypes": sorted({str(v.dtype).removeprefix("torch.") for v in state.values()}),
-        "names": list(weights.names),
-        "category_ids": None if weights.category_ids is None else list(weights.category_ids),
     }
 
 
@@ -179,11 +173,11 @@ def _write(weights: Weights, target: Path, layout: Layout) -> None:
 
 def _notes(weights: Weights, layout: Layout, customary: InputConfig) -> tuple[str, ...]:
     notes = []
-    if layout != "oculox" and weights.input.preprocessing != customary.preprocessing:
+    if layout != "oculox" and weights.spec.input != customary:
         notes.append(
             f"{_PROJECTS[layout]} feeds {_pixels(customary)}, these weights take "
-            f"{_pixels(weights.input)}: Oculox reads that from the file, {_PROJECTS[layout]} does "
-            "not; pass --adapt-input to make the weights take what it feeds"
+            f"{_pixels(weights.spec.input)}: Oculox reads that from the file, {_PROJECTS[layout]} "
+            "does not; pass --adapt-input to make the weights take what it feeds"
         )
     if weights.origin == "onnx":
         notes.append(

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from oculox.models import build_model
+from oculox.types import ModelSpec
 from oculox.weights.bundle import Weights, output_channels, recognise_model
-from oculox.weights.checkpoint import describe, from_description, tells_the_same
+from oculox.weights.checkpoint import describe, from_description
 from oculox.weights.classes import default_names
 from oculox.weights.interop.names import NameMap, export_state, import_state, rules_map
 
@@ -101,20 +102,14 @@ def read_official(
     own = import_state(state, expected, official_names(model.backbone), where=where)
     if description is not None:
         return from_description(description, own, where)
-    return Weights(
-        model=model,
-        input=input_config,
-        names=names,
-        category_ids=category_ids,
-        state=own,
-        origin="megvii",
-    )
+    spec = ModelSpec(model=model, input=input_config, names=names, category_ids=category_ids)
+    return Weights(spec=spec, state=own, origin="megvii")
 
 
 def write_official(weights: Weights) -> dict[str, Any]:
     """The content of an official `.pth`: ``start_epoch``, ``model``, ``best_ap``."""
-    state = export_state(weights.state, official_names(weights.model.backbone))
+    state = export_state(weights.state, official_names(weights.spec.model.backbone))
     content: dict[str, Any] = {"start_epoch": 0, "model": state, "best_ap": 0.0}
-    if not tells_the_same(weights, read_official(state, where="the weights")):
+    if weights.spec != read_official(state, where="the weights").spec:
         content[DESCRIPTION] = describe(weights)
     return content

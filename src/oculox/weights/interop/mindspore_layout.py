@@ -18,8 +18,9 @@ from torch import Tensor
 from oculox.config.schema import InputConfig, ModelConfig
 from oculox.errors import CheckpointError
 from oculox.models import build_model
+from oculox.types import ModelSpec
 from oculox.weights.bundle import Origin, Weights
-from oculox.weights.checkpoint import describe, from_description, tells_the_same
+from oculox.weights.checkpoint import describe, from_description
 from oculox.weights.classes import default_names
 from oculox.weights.interop.names import NameMap, export_state, import_state
 
@@ -98,14 +99,8 @@ def read_network(
     if isinstance(description, str):
         return _described(description, state, where)
     class_names, category_ids = default_names(classes)
-    return Weights(
-        model=model,
-        input=input_config,
-        names=class_names,
-        category_ids=category_ids,
-        state=state,
-        origin=origin,
-    )
+    spec = ModelSpec(model=model, input=input_config, names=class_names, category_ids=category_ids)
+    return Weights(spec=spec, state=state, origin=origin)
 
 
 def network_content(weights: Weights, names: NameMap) -> dict[str, Tensor | str]:
@@ -125,7 +120,7 @@ def with_description(
         alone: what a reader makes of the parameters alone.
     """
     counters = [int(weights.state[name]) for name in _counters(weights.state)]
-    if tells_the_same(weights, alone) and not any(counters):
+    if weights.spec == alone.spec and not any(counters):
         return dict(content)
     return {**content, DESCRIPTION: json.dumps({**describe(weights), "counters": counters})}
 

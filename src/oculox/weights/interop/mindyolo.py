@@ -110,7 +110,7 @@ def read_mindyolo(content: Mapping[str, Tensor | str], *, where: str) -> Weights
 
 def mindyolo_content(weights: Weights) -> dict[str, Tensor | str]:
     """The parameters of a MindYOLO checkpoint with these weights."""
-    content = network_content(weights, mindyolo_names(weights.model.backbone))
+    content = network_content(weights, mindyolo_names(weights.spec.model.backbone))
     alone = _read(choose_average(content, network_name), description=None, where="the weights")
     return with_description(content, weights, alone=alone)
 

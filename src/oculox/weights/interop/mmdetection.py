@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from oculox.models import build_model
+from oculox.types import ModelSpec
 from oculox.weights.bundle import Weights, output_channels, recognise_model
 from oculox.weights.classes import default_names
 from oculox.weights.interop.names import import_state, rules_map
@@ -76,11 +77,6 @@ def read_mmdetection(state: Mapping[str, Tensor], *, classes: object = None, whe
     own_names = isinstance(classes, (list, tuple)) and len(classes) == count
     if own_names and category_ids is None:
         names = tuple(str(name) for name in classes)  # type: ignore[attr-defined]
-    return Weights(
-        model=model,
-        input=input_config,
-        names=names,
-        category_ids=category_ids,
-        state=import_state(theirs, expected, mmdetection_names, where=where),
-        origin="mmdetection",
-    )
+    own = import_state(theirs, expected, mmdetection_names, where=where)
+    spec = ModelSpec(model=model, input=input_config, names=names, category_ids=category_ids)
+    return Weights(spec=spec, state=own, origin="mmdetection")

@@ -70,13 +70,13 @@ def modelzoo_content(weights: Weights) -> dict[str, Tensor | str]:
         UsageError: when the Model Zoo has no such network.
     """
     shapes = [load_config(name).model for name in _RECIPES]
-    ours = weights.model.model_dump(exclude={"name", "num_classes"})
+    ours = weights.spec.model.model_dump(exclude={"name", "num_classes"})
     if all(shape.model_dump(exclude={"name", "num_classes"}) != ours for shape in shapes):
         raise UsageError(
-            f"the Model Zoo has no {weights.model.name}, only {' and '.join(_RECIPES)}; "
+            f"the Model Zoo has no {weights.spec.model.name}, only {' and '.join(_RECIPES)}; "
             "write MindYOLO's layout instead"
         )
-    plain = network_content(weights, modelzoo_names(weights.model.backbone))
+    plain = network_content(weights, modelzoo_names(weights.spec.model.backbone))
     alone = _read(choose_average(plain, network_name), description=None, where="the weights")
     return with_description({_PREFIX + k: v for k, v in plain.items()}, weights, alone=alone)
 

@@ -19,6 +19,7 @@ from oculox.config.schema import InputConfig, ModelConfig
 from oculox.errors import CheckpointError
 from oculox.models import YOLOX, build_model
 from oculox.models.layers import BN_EPS
+from oculox.types import ModelSpec
 from oculox.weights.bundle import Weights, recognise_model
 from oculox.weights.classes import default_names
 from oculox.weights.interop.onnx_graph import Graph, checked_shape, load_initializer, read_graph
@@ -90,14 +91,13 @@ def read_onnx(path: Path) -> Weights:
             for ours, weight in pairs.items()
         }
     names, category_ids = default_names(classes)
-    return Weights(
+    spec = ModelSpec(
         model=model,
         input=_with_size(input_config, graph),
         names=names,
         category_ids=category_ids,
-        state=_state(network, found, where),
-        origin="onnx",
     )
+    return Weights(spec=spec, state=_state(network, found, where), origin="onnx")
 
 
 def _their_wiring(graph: Graph) -> tuple[_Wiring, int | None, dict[str, tuple[str, str]]]:

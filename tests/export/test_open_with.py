@@ -10,7 +10,7 @@ from oculox.api import Detector
 from oculox.errors import UsageError
 from oculox.export.benchmark import run_benchmark
 from oculox.export.benchmark_report import as_json, as_table, write_plot
-from oculox.export.fast import fastest_runtime, open_with
+from oculox.export.open_with import fastest_runtime, open_with
 from oculox.export.parity import sample_inputs
 from oculox.runtime.timing import STAGES
 

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
+from oculox.config.schema import Precision
 from oculox.errors import UsageError
 from oculox.export.job import ExportOptions, make_job
 from oculox.export.targets import find_target
 from oculox.runtime.backend import Backend
-from oculox.runtime.opening import FORMATS, open_backend
-from oculox.runtime.torch_backend import Precision, usable_device
+from oculox.runtime.open_model import format_of, open_model
+from oculox.runtime.torch_backend import usable_device
 from oculox.weights import load_weights
 from oculox.weights.download import locate_weights
 
@@ -64,12 +65,10 @@ def open_with(
         MissingExtraError: when it is not installed.
         CheckpointError: when the file cannot be used.
     """
-    exported = any(Path(path).suffix in FORMATS[kind] for kind in FORMATS if kind != "torch")
-    if backend is None or exported:
+    path = locate_weights(path)
+    if backend is None or format_of(path) != "torch":
         named = None if backend == "auto" else backend
-        return open_backend(
-            path, device=device, precision=precision, backend=named, threads=threads
-        )
+        return open_model(path, device=device, precision=precision, backend=named, threads=threads)
     if backend not in RUNTIMES:
         raise UsageError(
             f"a checkpoint cannot be run with {backend!r}; there are {', '.join(RUNTIMES)}"
@@ -78,15 +77,15 @@ def open_with(
     if runtime == "auto":
         runtime = fastest_runtime(device) if precision == "fp32" else "torch"
     if runtime == "torch":
-        return open_backend(path, device=device, precision=precision)
+        return open_model(path, device=device, precision=precision)
     if precision != "fp32":
         raise UsageError(f"precision {precision} is for PyTorch; {runtime} converts to fp32")
-    weights = load_weights(locate_weights(path))
+    weights = load_weights(path)
     options = ExportOptions(format=runtime, size_hw=size_hw)
     target = find_target(options)
-    size = size_hw or weights.input.size
+    size = weights.spec.check_size(size_hw)
     job = make_job(weights, options, calibration=np.empty((0, 3, *size), np.float32))
     with tempfile.TemporaryDirectory(prefix="oculox-") as folder:
         converted = Path(folder) / f"model{target.suffix}"
         target.convert(job, converted)
-        return open_backend(converted, device=device, threads=threads)
+        return open_model(converted, device=device, threads=threads)

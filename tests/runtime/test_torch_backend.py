@@ -5,26 +5,20 @@ import pytest
 import torch
 from torch import nn
 
-from oculox.config.schema import ModelConfig
+from oculox.config.schema import InputConfig, ModelConfig
 from oculox.errors import CheckpointError, UsageError
 from oculox.models import build_model
-from oculox.postprocess import decode
+from oculox.postprocess import DetectSettings, decode
 from oculox.predict.pipeline import Pipeline
-from oculox.runtime.backend import DetectSettings, ModelSpec
-from oculox.runtime.fusing import fuse
-from oculox.runtime.opening import open_backend
-from oculox.runtime.torch_backend import TorchBackend, usable_device
-from oculox.types import Preprocessing
+from oculox.runtime.open_model import open_model
+from oculox.runtime.torch_backend import TorchBackend, fuse, usable_device
+from oculox.types import ModelSpec
 from oculox.weights import load_weights
 
 SPEC = ModelSpec(
-    name="small",
+    model=ModelConfig(name="small", num_classes=3),
+    input=InputConfig(size=(64, 96)),
     names=("a", "b", "c"),
-    category_ids=None,
-    preprocessing=Preprocessing(),
-    size_hw=(64, 96),
-    strides=(8, 16, 32),
-    num_classes=3,
 )
 SHAPES = [
     ModelConfig(depth=0.33, width=0.125, depthwise=True),
@@ -149,12 +143,12 @@ def test_unknown_format(tmp_path, name, options, message):
     path = tmp_path / name
     path.write_bytes(b"")
     with pytest.raises(UsageError, match=message):
-        open_backend(path, **options)
+        open_model(path, **options)
 
 
 def test_missing_file(tmp_path):
     with pytest.raises(CheckpointError, match=r"gone\.pt"):
-        open_backend(tmp_path / "gone.pt")
+        open_model(tmp_path / "gone.pt")
 
 
 @pytest.mark.parametrize(
@@ -167,14 +161,14 @@ def test_missing_file(tmp_path):
 )
 def test_wrong_options(shared, options, message):
     with pytest.raises(UsageError, match=message):
-        open_backend(shared / "weights/yolox_nano.pth", **options)
+        open_model(shared / "weights/yolox_nano.pth", **options)
 
 
 def test_official_file(shared):
     path = shared / "weights/yolox_nano.pth"
-    backend = open_backend(path)
+    backend = open_model(path)
     assert backend.kind == "torch"
-    assert backend.spec.size_hw == (416, 416)
+    assert backend.spec.input.size == (416, 416)
     assert backend.spec.names[0] == "person"
     assert backend.spec.num_classes == 80
     plain = TorchBackend.from_network(load_network(path), backend.spec)
@@ -194,7 +188,7 @@ def test_finds_what_is_in_a_real_image(shared, precision):
     import cv2
 
     image = cv2.imread(str(shared / "coco_mini/val2017/000000005001.jpg"))
-    pipeline = Pipeline(open_backend(shared / "weights/yolox_nano.pth", precision=precision))
+    pipeline = Pipeline(open_model(shared / "weights/yolox_nano.pth", precision=precision))
     found = pipeline([image])[0]
     assert found.name(int(found.class_ids[0])) == "person"
     assert found.scores[0] > 0.6

@@ -5,7 +5,7 @@ import cv2
 import numpy as np
 import pytest
 
-from oculox.errors import DataError, UsageError
+from oculox.errors import OculoxError, UsageError
 from oculox.predict.folder import predict_to_folder
 from oculox.predict.sources import Source, find_sources
 from oculox.predict.video import annotate_video
@@ -76,7 +76,7 @@ def test_sources_are_never_overwritten(red_pipeline, tmp_path):
 def test_occupied_folder(red_pipeline, tmp_path):
     source, out = save(tmp_path / "a.png"), tmp_path / "out"
     save(out / "old.png")
-    with pytest.raises(UsageError, match="not empty"):
+    with pytest.raises(UsageError, match="already holds files"):
         predict_to_folder(red_pipeline, find_sources([source]), output=out)
     predict_to_folder(red_pipeline, find_sources([source]), output=out, overwrite=True)
     assert {p.name for p in out.iterdir()} == {"old.png", "a.png", "predictions.json"}
@@ -86,7 +86,7 @@ def test_output_must_be_a_folder_that_can_be_made(red_pipeline, tmp_path):
     source = save(tmp_path / "a.png")
     with pytest.raises(UsageError, match="must be a folder"):
         predict_to_folder(red_pipeline, find_sources([source]), output=source)
-    with pytest.raises(DataError, match="cannot make the folder"):
+    with pytest.raises(OculoxError, match="cannot be made"):
         predict_to_folder(red_pipeline, find_sources([source]), output=source / "out")
 
 

@@ -2,21 +2,21 @@ import numpy as np
 import pytest
 import torch
 
+from oculox.config.schema import InputConfig, ModelConfig
+from oculox.data.preprocess import to_floats
 from oculox.errors import UsageError
-from oculox.runtime.backend import DetectSettings, ModelSpec, fixed_batches, network_input
-from oculox.types import Preprocessing
+from oculox.postprocess import DetectSettings
+from oculox.runtime.backend import fixed_batches
+from oculox.types import ModelSpec
 
 
 def make_spec(**changes):
     return ModelSpec(
         **{
-            "name": "n",
+            "model": ModelConfig(num_classes=2),
+            "input": InputConfig(size=(32, 32)),
             "names": ("a", "b"),
             "category_ids": (1, 7),
-            "preprocessing": Preprocessing(),
-            "size_hw": (32, 32),
-            "strides": (8, 16, 32),
-            "num_classes": 2,
             **changes,
         }
     )
@@ -32,10 +32,6 @@ def make_spec(**changes):
 def test_spec_checks_counts(changes, message):
     with pytest.raises(ValueError, match=message):
         make_spec(**changes)
-
-
-def test_spec_without_names():
-    assert make_spec(names=(), category_ids=None).names == ()
 
 
 @pytest.mark.parametrize(
@@ -103,14 +99,14 @@ def test_detect_uses_the_settings(red_backend, settings, count):
 
 @pytest.mark.parametrize(("pixel_max", "white"), [(255, 255.0), (1, 1.0)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_network_input(pixel_max, white, dtype):
+def test_to_floats(pixel_max, white, dtype):
     images = np.array([0, 255, 51], np.uint8).reshape(1, 3, 1, 1)
-    floats = network_input(images, Preprocessing(pixel_max=pixel_max), dtype=dtype)
+    floats = to_floats(images, InputConfig(pixel_max=pixel_max), dtype=dtype)
     assert floats.dtype == dtype
     assert floats.flatten().tolist() == pytest.approx([0, white, white / 5], rel=4e-3)
 
 
-def test_network_input_keeps_channels_last_memory():
+def test_to_floats_keeps_channels_last_memory():
     images = np.zeros((2, 8, 6, 3), np.uint8).transpose(0, 3, 1, 2)
-    floats = network_input(images, Preprocessing())
+    floats = to_floats(images, InputConfig())
     assert floats.is_contiguous(memory_format=torch.channels_last)

@@ -1,0 +1,112 @@
+"""A model file in any supported format -> a backend."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import NamedTuple
+
+from oculox.config.schema import Precision
+from oculox.errors import UsageError
+from oculox.runtime.backend import Backend
+from oculox.runtime.exported import METADATA_KEY
+from oculox.weights.download import locate_weights
+from oculox.weights.interop.onnx_graph import read_metadata
+from oculox.weights.load import load_weights
+
+
+class Format(NamedTuple):
+    """Which files a backend opens, its class in `oculox.runtime`, and what it can be told."""
+
+    suffixes: tuple[str, ...]
+    module: str
+    backend: str
+    takes: tuple[str, ...] = ()
+
+
+FORMATS: dict[str, Format] = {
+    "torch": Format((".pt", ".pth", ".safetensors", ".ckpt"), "torch_backend", "TorchBackend"),
+    "onnx": Format((".onnx",), "onnx_backend", "OnnxBackend", ("device", "threads")),
+    "openvino": Format((".xml",), "openvino_backend", "OpenVinoBackend", ("device", "threads")),
+    "torchscript": Format(
+        (".torchscript",), "torch_export_backend", "TorchScriptBackend", ("device",)
+    ),
+    "pt2": Format((".pt2",), "torch_export_backend", "Pt2Backend", ("device",)),
+    "ncnn": Format((".ncnn",), "ncnn_backend", "NcnnBackend", ("threads",)),
+    "litert": Format((".tflite",), "litert_backend", "LitertBackend", ("threads",)),
+    "coreml": Format((".mlpackage",), "coreml_backend", "CoremlBackend"),
+    "tensorrt": Format((".engine",), "tensorrt_backend", "TensorrtBackend", ("device",)),
+    "mindir": Format((".mindir",), "mindir_backend", "MindirBackend"),
+}
+"""Each kind of backend. Modules are imported when a file needs them: each pulls its own runtime."""
+
+
+def open_model(
+    model: str | Path,
+    *,
+    device: str = "cpu",
+    precision: Precision = "fp32",
+    backend: str | None = None,
+    threads: int | None = None,
+) -> Backend:
+    """Open a model.
+
+    Args:
+        model: a file, its suffix tells the format; or the name of published weights that have
+            been downloaded.
+        device: ``cpu``, ``cuda``, ``cuda:1``, ``mps``, ... or ``auto``.
+        precision: of the network, for checkpoints.
+        backend: one of `FORMATS` where the suffix does not tell.
+        threads: of the CPU, where the format's runtime takes a number.
+
+    Raises:
+        UsageError: when the format is unknown, the device absent, or an export is asked for
+            another precision than it was made with.
+        MissingExtraError: when the format's runtime is not installed.
+        CheckpointError: when the file is missing, damaged or no such model.
+    """
+    path = locate_weights(model)
+    kind = backend or format_of(path)
+    if kind not in FORMATS:
+        raise UsageError(f"no backend is called {kind!r}; there are {', '.join(FORMATS)}")
+    if kind == "torch":
+        from oculox.runtime.torch_backend import TorchBackend
+
+        return TorchBackend.from_weights(
+            load_weights(path), device=device, precision=precision, where=str(path)
+        )
+    if precision != "fp32":
+        raise UsageError(
+            f"{path}: an export keeps the precision it was made with; precision {precision} is "
+            "for checkpoints"
+        )
+    found = FORMATS[kind]
+    if "device" not in found.takes and device not in ("auto", "cpu"):
+        raise UsageError(f"{path}: device {device!r}: Oculox runs {kind} models on the CPU")
+    given = {"device": device, "threads": threads}
+    module = importlib.import_module(f"oculox.runtime.{found.module}")
+    opened: Backend = getattr(module, found.backend).from_file(
+        path, **{name: given[name] for name in found.takes}
+    )
+    return opened
+
+
+def format_of(path: Path) -> str:
+    """The key in `FORMATS` of a file, by its suffix.
+
+    An ONNX file of another project counts as a checkpoint: its weights are taken out.
+
+    Raises:
+        UsageError: when no format has that suffix.
+        CheckpointError: when an ONNX file is damaged.
+    """
+    if path.suffix == ".onnx" and path.is_file() and METADATA_KEY not in read_metadata(path):
+        return "torch"
+    for kind, found in FORMATS.items():
+        if path.suffix.lower() in found.suffixes:
+            return kind
+    supported = "; ".join(f"{kind}: {' '.join(f.suffixes)}" for kind, f in FORMATS.items())
+    raise UsageError(
+        f"{path}: cannot tell the model's format from {path.suffix or 'a name without suffix'!r} "
+        f"(supported: {supported})"
+    )
