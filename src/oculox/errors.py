@@ -47,3 +47,8 @@ class TrainingError(OculoxError):
 
 class ExportError(OculoxError):
     """An export could not be made or did not agree with the network it came from."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or its class where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from oculox.api import Detector
+from oculox.config.schema import InputConfig
 from oculox.export.parity import check_parity, compare_detections, sample_inputs
 from oculox.postprocess import DetectSettings
 from oculox.runtime.exported import InGraphNms
@@ -57,7 +58,7 @@ def case(request):
 
 @pytest.fixture
 def scenes():
-    return [image.transpose(1, 2, 0) for image in sample_inputs(3, (64, 64))]
+    return [image.transpose(1, 2, 0) for image in sample_inputs(3, InputConfig(size=(64, 64)))]
 
 
 def test_an_export_passes_its_gate_and_detects_what_the_checkpoint_does(

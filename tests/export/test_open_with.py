@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from oculox.api import Detector
+from oculox.config.schema import InputConfig
 from oculox.errors import UsageError
 from oculox.export.benchmark import run_benchmark
 from oculox.export.benchmark_report import as_json, as_table, write_plot
@@ -20,7 +21,7 @@ HAS_OPENVINO = HAS_ONNX and importlib.util.find_spec("openvino") is not None
 
 @pytest.fixture
 def scenes():
-    return [image.transpose(1, 2, 0) for image in sample_inputs(2, (64, 96))]
+    return [image.transpose(1, 2, 0) for image in sample_inputs(2, InputConfig(size=(64, 96)))]
 
 
 @pytest.mark.skipif(not HAS_ONNX, reason="onnx, onnxscript or onnxruntime is not installed")
@@ -63,7 +64,7 @@ def test_an_export_opens_with_its_own_runtime(exports):
 
 def test_a_benchmark_measures_exports_and_says_what_it_skipped(lively_weights, tmp_path):
     result = run_benchmark(
-        lively_weights, ["torch", "torchscript", "tensorrt", "pt2-int8"], images=3
+        lively_weights, ["torch", "torchscript", "tensorrt", "pt2-int8"], samples=3
     )
     assert [m.format for m in result.measurements] == ["torch", "torchscript"]
     assert set(result.skipped) == {"tensorrt", "pt2-int8"}

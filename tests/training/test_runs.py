@@ -90,7 +90,7 @@ def test_the_saved_configuration_reproduces_the_run(finished, tmp_path):
 
 def test_a_checkpoint_is_usable_and_knows_its_data(finished):
     detector = Detector(finished.best)
-    assert detector.names == load_weights(finished.best).names
+    assert detector.names == load_weights(finished.best).spec.names
     assert len(detector.names) == 6
     result = detector.evaluate()
     assert result.metrics.as_dict().keys() == finished.metrics.keys()

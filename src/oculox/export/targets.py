@@ -20,6 +20,7 @@ from oculox.export.to_openvino import write_openvino
 from oculox.export.to_tensorrt import write_tensorrt
 from oculox.export.to_torch import write_pt2, write_torchscript
 from oculox.runtime.exported import ExportPrecision
+from oculox.runtime.open_model import FORMATS
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -27,8 +28,8 @@ class Target:
     """A format.
 
     Attributes:
+        name: as `--format` takes it.
         title: for people.
-        suffix: of the file or folder.
         convert: writes a job to a path.
         precisions: that can be written.
         dynamic_batch: whether the batch can be left free.
@@ -39,8 +40,8 @@ class Target:
         runs: whether Oculox can run the file on this machine, and so prove it.
     """
 
+    name: str
     title: str
-    suffix: str
     convert: Callable[[Job, Path], None]
     precisions: tuple[ExportPrecision, ...] = ("fp32", "fp16")
     dynamic_batch: bool = False
@@ -50,73 +51,73 @@ class Target:
     preprocess: bool = False
     runs: bool = True
 
+    @property
+    def suffix(self) -> str:
+        """Of the file or folder."""
+        return FORMATS[self.name].suffixes[0]
 
-TARGETS: Mapping[str, Target] = MappingProxyType(
-    {
-        "onnx": Target(
-            title="ONNX",
-            suffix=".onnx",
-            convert=write_onnx,
-            precisions=("fp32", "fp16", "int8"),
-            dynamic_batch=True,
-            dynamic_size=True,
-            nms=True,
-            preprocess=True,
-        ),
-        "openvino": Target(
-            title="OpenVINO",
-            suffix=".xml",
-            convert=write_openvino,
-            precisions=("fp32", "fp16", "int8"),
-            dynamic_batch=True,
-            dynamic_size=True,
-            nms=True,
-            preprocess=True,
-        ),
-        "torchscript": Target(
-            title="TorchScript",
-            suffix=".torchscript",
-            convert=write_torchscript,
-            dynamic_batch=True,
-            precisions=("fp32",),
-        ),
-        "pt2": Target(
-            title="PyTorch exported program",
-            suffix=".pt2",
-            convert=write_pt2,
-            dynamic_batch=True,
-            dynamic_size=True,
-            precisions=("fp32",),
-        ),
-        "ncnn": Target(
-            title="ncnn",
-            suffix=".ncnn",
-            convert=write_ncnn,
-            precisions=("fp32",),
-            batches=1,
-        ),
-        "litert": Target(
-            title="LiteRT", suffix=".tflite", convert=write_litert, precisions=("fp32",)
-        ),
-        "coreml": Target(
-            title="Core ML",
-            suffix=".mlpackage",
-            convert=write_coreml,
-            runs=platform.system() == "Darwin",
-        ),
-        "tensorrt": Target(
-            title="TensorRT",
-            suffix=".engine",
-            convert=write_tensorrt,
-            precisions=("fp32", "fp16", "int8"),
-            dynamic_batch=True,
-            nms=True,
-        ),
-        "mindir": Target(
-            title="MindIR", suffix=".mindir", convert=write_mindir, precisions=("fp32",)
-        ),
-    }
+
+_ALL = (
+    Target(
+        name="onnx",
+        title="ONNX",
+        convert=write_onnx,
+        precisions=("fp32", "fp16", "int8"),
+        dynamic_batch=True,
+        dynamic_size=True,
+        nms=True,
+        preprocess=True,
+    ),
+    Target(
+        name="openvino",
+        title="OpenVINO",
+        convert=write_openvino,
+        precisions=("fp32", "fp16", "int8"),
+        dynamic_batch=True,
+        dynamic_size=True,
+        nms=True,
+        preprocess=True,
+    ),
+    Target(
+        name="torchscript",
+        title="TorchScript",
+        convert=write_torchscript,
+        dynamic_batch=True,
+        precisions=("fp32",),
+    ),
+    Target(
+        name="pt2",
+        title="PyTorch exported program",
+        convert=write_pt2,
+        dynamic_batch=True,
+        dynamic_size=True,
+        precisions=("fp32",),
+    ),
+    Target(
+        name="ncnn",
+        title="ncnn",
+        convert=write_ncnn,
+        precisions=("fp32",),
+        batches=1,
+    ),
+    Target(name="litert", title="LiteRT", convert=write_litert, precisions=("fp32",)),
+    Target(
+        name="coreml",
+        title="Core ML",
+        convert=write_coreml,
+        runs=platform.system() == "Darwin",
+    ),
+    Target(
+        name="tensorrt",
+        title="TensorRT",
+        convert=write_tensorrt,
+        precisions=("fp32", "fp16", "int8"),
+        dynamic_batch=True,
+        nms=True,
+    ),
+    Target(name="mindir", title="MindIR", convert=write_mindir, precisions=("fp32",)),
 )
+TARGETS: Mapping[str, Target] = MappingProxyType({target.name: target for target in _ALL})
 """Formats by the name that ``--format`` takes."""
 
 

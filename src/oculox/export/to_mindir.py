@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from oculox.errors import ExportError
+from oculox.errors import ExportError, first_line
 from oculox.export.job import Job
 from oculox.extras import require
 from oculox.ops.points import level_sizes_of
@@ -54,12 +54,8 @@ def write_mindir(job: Job, path: Path) -> None:
                 file_format="MINDIR",
             )
         except (RuntimeError, ValueError, TypeError) as error:
-            raise ExportError(f"MindSpore could not export: {_first_line(error)}") from error
+            raise ExportError(f"MindSpore could not export: {first_line(error)}") from error
         content = (Path(scratch) / "model.mindir").read_bytes()
     # Messages are merged by writing them one behind the other: this adds one `user_info`.
     entry = bytes_field(1, METADATA_KEY.encode()) + bytes_field(2, metadata.to_json().encode())
     path.write_bytes(content + bytes_field(_USER_INFO, entry))
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

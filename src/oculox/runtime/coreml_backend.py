@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import platform
 from pathlib import Path
-from typing import Any
-
-from typing_extensions import Self
 
 from oculox.errors import UsageError
 from oculox.extras import existing, require
@@ -16,33 +13,22 @@ from oculox.runtime.exported import METADATA_KEY, Array, ExportedBackend, Export
 class CoremlBackend(ExportedBackend):
     """Runs an exported `.mlpackage`.
 
-    Args:
-        model: a ``coremltools.models.MLModel``.
-        metadata: from the package.
+    Raises:
+        UsageError: anywhere but on macOS.
+        MissingExtraError: when coremltools is not installed.
+        CheckpointError: when the package is missing or not exported by Oculox.
     """
 
     kind = "coreml"
 
-    def __init__(self, model: Any, metadata: ExportMetadata) -> None:
-        super().__init__(metadata)
-        self._model = model
-
-    @classmethod
-    def from_file(cls, path: Path) -> Self:
-        """Open a package.
-
-        Raises:
-            UsageError: anywhere but on macOS.
-            MissingExtraError: when coremltools is not installed.
-            CheckpointError: when the package is missing or not exported by Oculox.
-        """
+    def __init__(self, path: Path) -> None:
         existing(path)
         if platform.system() != "Darwin":
             raise UsageError(f"{path}: Core ML models run on macOS and iOS alone")
         tools = require("coremltools", extra="coreml", purpose="running a Core ML model")
-        model = tools.models.MLModel(str(path))
-        text = model.user_defined_metadata.get(METADATA_KEY)
-        return cls(model, ExportMetadata.from_json(text, where=str(path)))
+        self._model = tools.models.MLModel(str(path))
+        text = self._model.user_defined_metadata.get(METADATA_KEY)
+        super().__init__(ExportMetadata.from_json(text, where=str(path)))
 
     def run(self, inputs: Array) -> tuple[Array, ...]:
         """See `ExportedBackend.run`."""

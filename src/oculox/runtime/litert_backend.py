@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import zipfile
 from pathlib import Path
-from typing import Any
 
-from typing_extensions import Self
-
-from oculox.errors import CheckpointError
+from oculox.errors import CheckpointError, first_line
 from oculox.extras import existing, require
 from oculox.runtime.exported import METADATA_KEY, Array, ExportedBackend, ExportMetadata
 
@@ -16,26 +13,14 @@ from oculox.runtime.exported import METADATA_KEY, Array, ExportedBackend, Export
 class LitertBackend(ExportedBackend):
     """Runs an exported `.tflite`, on the CPU.
 
-    Args:
-        interpreter: an ``ai_edge_litert`` interpreter, which the runner needs alive.
-        metadata: from the file.
+    Raises:
+        MissingExtraError: when ai-edge-litert is not installed.
+        CheckpointError: when the file is missing, damaged or not exported by Oculox.
     """
 
     kind = "litert"
 
-    def __init__(self, interpreter: Any, metadata: ExportMetadata) -> None:
-        super().__init__(metadata)
-        self._interpreter = interpreter
-        self._runner = interpreter.get_signature_runner()
-
-    @classmethod
-    def from_file(cls, path: Path, *, threads: int | None = None) -> Self:
-        """Open a file.
-
-        Raises:
-            MissingExtraError: when ai-edge-litert is not installed.
-            CheckpointError: when the file is missing, damaged or not exported by Oculox.
-        """
+    def __init__(self, path: Path, *, threads: int | None = None) -> None:
         runtime = require(
             "ai_edge_litert.interpreter", extra="litert", purpose="running a LiteRT model"
         )
@@ -45,14 +30,16 @@ class LitertBackend(ExportedBackend):
                 text = archive.read(f"{METADATA_KEY}.json").decode()
         except (zipfile.BadZipFile, KeyError):
             text = None
-        metadata = ExportMetadata.from_json(text, where=str(path))
+        super().__init__(ExportMetadata.from_json(text, where=str(path)))
         try:
-            interpreter = runtime.Interpreter(str(path), num_threads=threads)
-            interpreter.allocate_tensors()
+            # Kept: the runner needs it alive.
+            self._interpreter = runtime.Interpreter(str(path), num_threads=threads)
+            self._interpreter.allocate_tensors()
         except (RuntimeError, ValueError) as error:
-            detail = str(error).splitlines()[0]
-            raise CheckpointError(f"{path}: damaged or no LiteRT model ({detail})") from None
-        return cls(interpreter, metadata)
+            raise CheckpointError(
+                f"{path}: damaged or no LiteRT model ({first_line(error)})"
+            ) from None
+        self._runner = self._interpreter.get_signature_runner()
 
     def run(self, inputs: Array) -> tuple[Array, ...]:
         """See `ExportedBackend.run`."""

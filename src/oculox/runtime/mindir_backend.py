@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-from typing_extensions import Self
-
-from oculox.errors import CheckpointError
+from oculox.errors import CheckpointError, first_line
 from oculox.extras import existing, require
 from oculox.runtime.exported import METADATA_KEY, Array, ExportedBackend, ExportMetadata
 from oculox.weights.interop.onnx_graph import read_metadata
@@ -16,37 +13,24 @@ from oculox.weights.interop.onnx_graph import read_metadata
 class MindirBackend(ExportedBackend):
     """Runs an exported `.mindir` on the device that MindSpore was built for.
 
-    Args:
-        network: a ``mindspore.nn.GraphCell``.
-        tensor: ``mindspore.Tensor``.
-        metadata: from the file.
+    Raises:
+        MissingExtraError: when MindSpore is not installed.
+        CheckpointError: when the file is missing, damaged or not exported by Oculox.
     """
 
     kind = "mindir"
 
-    def __init__(self, network: Any, tensor: Any, metadata: ExportMetadata) -> None:
-        super().__init__(metadata)
-        self._network = network
-        self._tensor = tensor
-
-    @classmethod
-    def from_file(cls, path: Path) -> Self:
-        """Open a file.
-
-        Raises:
-            MissingExtraError: when MindSpore is not installed.
-            CheckpointError: when the file is missing, damaged or not exported by Oculox.
-        """
-        existing(path)
-        text = read_metadata(path).get(METADATA_KEY)
-        metadata = ExportMetadata.from_json(text, where=str(path))
+    def __init__(self, path: Path) -> None:
+        text = read_metadata(existing(path)).get(METADATA_KEY)
+        super().__init__(ExportMetadata.from_json(text, where=str(path)))
         mindspore = require("mindspore", extra="mindspore", purpose="running a MindIR file")
+        self._tensor = mindspore.Tensor
         try:
-            network = mindspore.nn.GraphCell(mindspore.load(str(path)))
+            self._network = mindspore.nn.GraphCell(mindspore.load(str(path)))
         except (RuntimeError, ValueError, TypeError) as error:
-            detail = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise CheckpointError(f"{path}: damaged or no MindIR file ({detail})") from None
-        return cls(network, mindspore.Tensor, metadata)
+            raise CheckpointError(
+                f"{path}: damaged or no MindIR file ({first_line(error)})"
+            ) from None
 
     def run(self, inputs: Array) -> tuple[Array, ...]:
         """See `ExportedBackend.run`."""

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from typing_extensions import Self
 
 from oculox.errors import CheckpointError
 from oculox.extras import existing, require
@@ -16,32 +14,19 @@ from oculox.runtime.exported import METADATA_KEY, Array, ExportedBackend, Export
 class NcnnBackend(ExportedBackend):
     """Runs an exported `.ncnn` folder, on the CPU.
 
-    Args:
-        net: an ``ncnn.Net``.
-        module: ncnn itself.
-        metadata: from the folder.
+    Raises:
+        MissingExtraError: when ncnn is not installed.
+        CheckpointError: when a file is missing, damaged or not exported by Oculox.
     """
 
     kind = "ncnn"
 
-    def __init__(self, net: Any, module: Any, metadata: ExportMetadata) -> None:
-        super().__init__(metadata)
-        self._net = net
-        self._ncnn = module
-
-    @classmethod
-    def from_file(cls, path: Path, *, threads: int | None = None) -> Self:
-        """Open a folder.
-
-        Raises:
-            MissingExtraError: when ncnn is not installed.
-            CheckpointError: when a file is missing, damaged or not exported by Oculox.
-        """
-        ncnn = require("ncnn", extra="ncnn", purpose="running an ncnn model")
+    def __init__(self, path: Path, *, threads: int | None = None) -> None:
+        self._ncnn = require("ncnn", extra="ncnn", purpose="running an ncnn model")
         existing(path)
         text = existing(path / f"{METADATA_KEY}.json").read_text("utf-8")
-        metadata = ExportMetadata.from_json(text, where=str(path))
-        net = ncnn.Net()
+        super().__init__(ExportMetadata.from_json(text, where=str(path)))
+        self._net = net = self._ncnn.Net()
         if threads is not None:
             net.opt.num_threads = threads
         # Pixels of the boxes need more than the 11 bits of float16.
@@ -53,7 +38,6 @@ class NcnnBackend(ExportedBackend):
         weights = existing(path / "model.ncnn.bin")
         if net.load_param(str(param)) != 0 or net.load_model(str(weights)) != 0:
             raise CheckpointError(f"{path}: damaged or no ncnn model")
-        return cls(net, ncnn, metadata)
 
     def run(self, inputs: Array) -> tuple[Array, ...]:
         """See `ExportedBackend.run`; ncnn knows no batches, so B is 1."""

@@ -5,9 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from typing_extensions import Self
-
-from oculox.errors import CheckpointError, UsageError
+from oculox.errors import CheckpointError, UsageError, first_line
 from oculox.extras import existing, require
 from oculox.runtime.exported import METADATA_KEY, Array, ExportedBackend, ExportMetadata
 
@@ -16,46 +14,36 @@ class OnnxBackend(ExportedBackend):
     """Runs an exported `.onnx`.
 
     Args:
-        session: an ``onnxruntime.InferenceSession``.
-        metadata: from the file.
+        path: the file.
+        device: ``cpu``, ``cuda`` (needs onnxruntime-gpu) or ``auto``.
+        threads: of one operator; None for one per core.
+
+    Raises:
+        MissingExtraError: when onnxruntime is not installed.
+        UsageError: when this build of ONNX Runtime has no such device.
+        CheckpointError: when the file is missing, damaged or not exported by Oculox.
     """
 
     kind = "onnx"
 
-    def __init__(self, session: Any, metadata: ExportMetadata) -> None:
-        super().__init__(metadata)
-        self._session = session
-
-    @classmethod
-    def from_file(cls, path: Path, *, device: str = "cpu", threads: int | None = None) -> Self:
-        """Open a file.
-
-        Args:
-            path: the `.onnx`.
-            device: ``cpu``, ``cuda`` (needs onnxruntime-gpu) or ``auto``.
-            threads: of one operator; None for one per core.
-
-        Raises:
-            MissingExtraError: when onnxruntime is not installed.
-            UsageError: when this build of ONNX Runtime has no such device.
-            CheckpointError: when the file is missing, damaged or not exported by Oculox.
-        """
+    def __init__(self, path: Path, *, device: str = "cpu", threads: int | None = None) -> None:
         runtime = require("onnxruntime", extra="onnx", purpose="running an ONNX file")
         existing(path)
         options = runtime.SessionOptions()
         options.log_severity_level = 3  # errors; the rest is about its own optimisations
         if threads is not None:
             options.intra_op_num_threads = threads
+        state = runtime.capi.onnxruntime_pybind11_state
         try:
-            session = runtime.InferenceSession(
+            self._session = runtime.InferenceSession(
                 str(path), options, providers=_providers(runtime, device)
             )
-        except runtime.capi.onnxruntime_pybind11_state.Fail as error:
-            raise _damaged(path, error) from None
-        except runtime.capi.onnxruntime_pybind11_state.InvalidProtobuf as error:
-            raise _damaged(path, error) from None
-        text = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
-        return cls(session, ExportMetadata.from_json(text, where=str(path)))
+        except (state.Fail, state.InvalidProtobuf) as error:
+            raise CheckpointError(
+                f"{path}: damaged or no ONNX file ({first_line(error)})"
+            ) from None
+        text = self._session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
+        super().__init__(ExportMetadata.from_json(text, where=str(path)))
 
     def run(self, inputs: Array) -> tuple[Array, ...]:
         """See `ExportedBackend.run`."""
@@ -76,7 +64,3 @@ def _providers(runtime: Any, device: str) -> list[str]:
         f"device {device!r}: this ONNX Runtime runs on {', '.join(usable)}"
         + ("; install onnxruntime-gpu for CUDA" if wants_cuda else "")
     )
-
-
-def _damaged(path: Path, error: Exception) -> CheckpointError:
-    return CheckpointError(f"{path}: damaged or no ONNX file ({str(error).splitlines()[0]})")

@@ -85,7 +85,7 @@ def open_model(
         raise UsageError(f"{path}: device {device!r}: Oculox runs {kind} models on the CPU")
     given = {"device": device, "threads": threads}
     module = importlib.import_module(f"oculox.runtime.{found.module}")
-    opened: Backend = getattr(module, found.backend).from_file(
+    opened: Backend = getattr(module, found.backend)(
         path, **{name: given[name] for name in found.takes}
     )
     return opened

@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from typing_extensions import Self
-
 from oculox.errors import CheckpointError, UsageError
 from oculox.extras import existing, require
 from oculox.runtime.exported import METADATA_KEY, Array, ExportedBackend, ExportMetadata
@@ -16,31 +14,19 @@ class OpenVinoBackend(ExportedBackend):
     """Runs an exported `.xml`.
 
     Args:
-        compiled: an ``openvino.CompiledModel``.
-        metadata: from the file.
+        path: the file; its `.bin` lies beside it.
+        device: ``cpu`` (also for ``auto``), ``gpu`` or ``npu`` (Intel's).
+        threads: of the CPU; None for one per core.
+
+    Raises:
+        MissingExtraError: when openvino is not installed.
+        UsageError: when OpenVINO sees no such device.
+        CheckpointError: when a file is missing, damaged or not exported by Oculox.
     """
 
     kind = "openvino"
 
-    def __init__(self, compiled: Any, metadata: ExportMetadata) -> None:
-        super().__init__(metadata)
-        self._compiled = compiled
-        self._request = compiled.create_infer_request()
-
-    @classmethod
-    def from_file(cls, path: Path, *, device: str = "cpu", threads: int | None = None) -> Self:
-        """Open a file.
-
-        Args:
-            path: the `.xml`; its `.bin` lies beside it.
-            device: ``cpu`` (also for ``auto``), ``gpu`` or ``npu`` (Intel's).
-            threads: of the CPU; None for one per core.
-
-        Raises:
-            MissingExtraError: when openvino is not installed.
-            UsageError: when OpenVINO sees no such device.
-            CheckpointError: when a file is missing, damaged or not exported by Oculox.
-        """
+    def __init__(self, path: Path, *, device: str = "cpu", threads: int | None = None) -> None:
         openvino = require("openvino", extra="openvino", purpose="running an OpenVINO model")
         existing(path)
         existing(path.with_suffix(".bin"))
@@ -53,7 +39,7 @@ class OpenVinoBackend(ExportedBackend):
         text = None
         if model.has_rt_info(METADATA_KEY):
             text = str(model.get_rt_info(METADATA_KEY).astype(str))
-        metadata = ExportMetadata.from_json(text, where=str(path))
+        super().__init__(ExportMetadata.from_json(text, where=str(path)))
         config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
         if threads is not None:
             config["INFERENCE_NUM_THREADS"] = threads
@@ -65,7 +51,7 @@ class OpenVinoBackend(ExportedBackend):
             raise UsageError(
                 f"device {device!r}: OpenVINO sees {', '.join(core.available_devices)}"
             )
-        return cls(core.compile_model(model, target, config), metadata)
+        self._request = core.compile_model(model, target, config).create_infer_request()
 
     def run(self, inputs: Array) -> tuple[Array, ...]:
         """See `ExportedBackend.run`."""

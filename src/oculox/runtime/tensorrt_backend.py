@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
-from typing_extensions import Self
 
 from oculox.errors import CheckpointError, UsageError
 from oculox.extras import existing, require
@@ -17,53 +15,36 @@ from oculox.runtime.torch_backend import usable_device
 class TensorrtBackend(ExportedBackend):
     """Runs an exported `.engine`, on the kind of GPU that built it.
 
-    Args:
-        engine: a ``tensorrt.ICudaEngine``.
-        module: tensorrt itself.
-        metadata: from the file beside the engine.
-        device: a CUDA device.
+    Raises:
+        MissingExtraError: when tensorrt is not installed.
+        UsageError: without an NVIDIA GPU.
+        CheckpointError: when a file is missing, not exported by Oculox, or built for another GPU
+            or version of TensorRT.
     """
 
     kind = "tensorrt"
 
-    def __init__(
-        self, engine: Any, module: Any, metadata: ExportMetadata, device: torch.device
-    ) -> None:
-        super().__init__(metadata)
-        self._engine = engine
-        self._context = engine.create_execution_context()
-        self._device = device
-        self._dtypes = {
-            module.float32: torch.float32,
-            module.float16: torch.float16,
-            module.int64: torch.int64,
-            module.int32: torch.int32,
-        }
-
-    @classmethod
-    def from_file(cls, path: Path, *, device: str = "cuda") -> Self:
-        """Open an engine.
-
-        Raises:
-            MissingExtraError: when tensorrt is not installed.
-            UsageError: without an NVIDIA GPU.
-            CheckpointError: when a file is missing, not exported by Oculox, or built for another
-                GPU or version of TensorRT.
-        """
+    def __init__(self, path: Path, *, device: str = "cuda") -> None:
         trt = require("tensorrt", extra="tensorrt", purpose="running a TensorRT engine")
         existing(path)
-        target = usable_device("cuda" if device == "auto" else device)
-        if target.type != "cuda":
-            raise UsageError(f"{path}: TensorRT engines run on NVIDIA GPUs, not on {target}")
+        self._device = usable_device("cuda" if device == "auto" else device)
+        if self._device.type != "cuda":
+            raise UsageError(f"{path}: TensorRT engines run on NVIDIA GPUs, not on {self._device}")
         beside = existing(path.with_suffix(f"{path.suffix}.{METADATA_KEY}.json"))
-        metadata = ExportMetadata.from_json(beside.read_text("utf-8"), where=str(beside))
+        super().__init__(ExportMetadata.from_json(beside.read_text("utf-8"), where=str(beside)))
         runtime = trt.Runtime(trt.Logger(trt.Logger.ERROR))
-        engine = runtime.deserialize_cuda_engine(path.read_bytes())
-        if engine is None:
+        self._engine = runtime.deserialize_cuda_engine(path.read_bytes())
+        if self._engine is None:
             raise CheckpointError(
                 f"{path}: damaged, or built for another GPU or version of TensorRT; export it here"
             )
-        return cls(engine, trt, metadata, target)
+        self._context = self._engine.create_execution_context()
+        self._dtypes = {
+            trt.float32: torch.float32,
+            trt.float16: torch.float16,
+            trt.int64: torch.int64,
+            trt.int32: torch.int32,
+        }
 
     def run(self, inputs: Array) -> tuple[Array, ...]:
         """See `ExportedBackend.run`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import warnings
 import zipfile
 from collections.abc import Callable
@@ -10,34 +11,45 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from typing_extensions import Self
 
-from oculox.errors import CheckpointError
+from oculox.errors import CheckpointError, first_line
 from oculox.extras import existing
 from oculox.runtime.exported import METADATA_KEY, Array, ExportedBackend, ExportMetadata
 from oculox.runtime.torch_backend import usable_device
 
-_Call = Callable[[Tensor], tuple[Tensor, ...]]
+_Program = Callable[[Tensor], tuple[Tensor, ...]]
 
 
 class _TorchExportBackend(ExportedBackend):
-    """A loaded program.
+    """A program that PyTorch exported and loads again.
 
-    Args:
-        call: the program.
-        metadata: from the file.
-        device: where it runs.
+    Raises:
+        UsageError: when PyTorch has no such device.
+        CheckpointError: when the file is missing, damaged or not exported by Oculox.
     """
 
-    def __init__(self, call: _Call, metadata: ExportMetadata, device: torch.device) -> None:
-        super().__init__(metadata)
-        self._call = call
-        self._device = device
+    def __init__(self, path: Path, *, device: str = "cpu") -> None:
+        existing(path)
+        self._device = usable_device(device)
+        extra: dict[str, Any] = {METADATA_KEY: ""}
+        try:
+            self._program = self._load(path, extra)
+        except (RuntimeError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            raise CheckpointError(
+                f"{path}: damaged or no such PyTorch export ({first_line(error)})"
+            ) from None
+        text = extra[METADATA_KEY]
+        text = text.decode() if isinstance(text, bytes) else text
+        super().__init__(ExportMetadata.from_json(text or None, where=str(path)))
+
+    @abc.abstractmethod
+    def _load(self, path: Path, extra: dict[str, Any]) -> _Program:
+        """The program on the device; fills in the values of `extra` from the file."""
 
     def run(self, inputs: Array) -> tuple[Array, ...]:
         """See `ExportedBackend.run`."""
         with torch.inference_mode():
-            outputs = self._call(torch.from_numpy(inputs).to(self._device))
+            outputs = self._program(torch.from_numpy(inputs).to(self._device))
         return tuple(output.cpu().numpy() for output in outputs)
 
 
@@ -46,28 +58,13 @@ class TorchScriptBackend(_TorchExportBackend):
 
     kind = "torchscript"
 
-    @classmethod
-    def from_file(cls, path: Path, *, device: str = "cpu") -> Self:
-        """Open a file.
-
-        Raises:
-            UsageError: when PyTorch has no such device.
-            CheckpointError: when the file is missing, damaged or not exported by Oculox.
-        """
-        existing(path)
-        target = usable_device(device)
-        extra: dict[str, Any] = {METADATA_KEY: ""}
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", DeprecationWarning)  # of TorchScript as a whole
-                module = torch.jit.load(  # type: ignore[no-untyped-call]
-                    str(path), map_location=target, _extra_files=extra
-                )
-        except RuntimeError as error:
-            raise _damaged(path, error) from None
-        text = extra[METADATA_KEY]
-        text = text.decode() if isinstance(text, bytes) else text
-        return cls(module, ExportMetadata.from_json(text or None, where=str(path)), target)
+    def _load(self, path: Path, extra: dict[str, Any]) -> _Program:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of TorchScript as a whole
+            program: _Program = torch.jit.load(  # type: ignore[no-untyped-call]
+                str(path), map_location=self._device, _extra_files=extra
+            )
+        return program
 
 
 class Pt2Backend(_TorchExportBackend):
@@ -75,25 +72,5 @@ class Pt2Backend(_TorchExportBackend):
 
     kind = "pt2"
 
-    @classmethod
-    def from_file(cls, path: Path, *, device: str = "cpu") -> Self:
-        """Open a file.
-
-        Raises:
-            UsageError: when PyTorch has no such device.
-            CheckpointError: when the file is missing, damaged or not exported by Oculox.
-        """
-        existing(path)
-        target = usable_device(device)
-        extra: dict[str, Any] = {METADATA_KEY: ""}
-        try:
-            program = torch.export.load(path, extra_files=extra)
-        except (RuntimeError, ValueError, KeyError, zipfile.BadZipFile) as error:
-            raise _damaged(path, error) from None
-        metadata = ExportMetadata.from_json(extra[METADATA_KEY] or None, where=str(path))
-        return cls(program.module().to(target), metadata, target)
-
-
-def _damaged(path: Path, error: Exception) -> CheckpointError:
-    detail = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return CheckpointError(f"{path}: damaged or no such PyTorch export ({detail})")
+    def _load(self, path: Path, extra: dict[str, Any]) -> _Program:
+        return torch.export.load(path, extra_files=extra).module().to(self._device)
