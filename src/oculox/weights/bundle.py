@@ -14,7 +14,7 @@ from oculox.config.schema import InputConfig, ModelConfig
 from oculox.errors import CheckpointError
 from oculox.models import YOLOX, build_model
 from oculox.types import ModelSpec
-from oculox.weights.interop.names import tensor_report
+from oculox.weights.interop.names import check_state
 
 Origin = Literal["oculox", "megvii", "mindyolo", "modelzoo", "mmdetection", "onnx"]
 
@@ -48,24 +48,6 @@ def build_network(weights: Weights, *, where: str = "weights") -> YOLOX:
     state = {key: value.detach().clone() for key, value in weights.state.items()}
     network.load_state_dict(state, strict=True, assign=True)
     return network.eval()
-
-
-def check_state(expected: Mapping[str, Tensor], state: Mapping[str, Tensor], *, where: str) -> None:
-    """Compare names and shapes of two sets of tensors.
-
-    Raises:
-        CheckpointError: reporting what is missing, extra and of another shape.
-    """
-    missing = [k for k in expected if k not in state]
-    extra = [k for k in state if k not in expected]
-    reshaped = [
-        f"{k} (expected {tuple(v.shape)}, got {tuple(state[k].shape)})"
-        for k, v in expected.items()
-        if k in state and state[k].shape != v.shape
-    ]
-    report = tensor_report(missing=missing, extra=extra, reshaped=reshaped)
-    if report:
-        raise CheckpointError(f"{where}: tensors do not fit the network: {report}")
 
 
 def transfer_state(network: YOLOX, weights: Weights, *, where: str) -> tuple[str, ...]:

@@ -148,7 +148,8 @@ def _copy(url: str, part: Path) -> None:
 def _download(url: str, part: Path, *, target: Path, progress: Progress | None) -> None:
     # Imported here: most commands download nothing.
     import requests
-    from requests.adapters import HTTPAdapter, Retry
+    from requests.adapters import HTTPAdapter
+    from urllib3 import Retry
 
     retries = Retry(
         _RETRIES,
