@@ -17,14 +17,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, fx, nn
 
-from oculox.config.schema import InputConfig, ModelConfig
 from oculox.errors import CheckpointError
 from oculox.extras import require
-from oculox.models import YOLOX, build_model
+from oculox.models import YOLOX
 from oculox.models.layers import BN_EPS
 from oculox.types import ModelSpec
-from oculox.weights.bundle import Weights, recognise_model
-from oculox.weights.classes import default_names
+from oculox.weights.bundle import Weights, empty_network, recognise_model
 
 _PASSING = ("Sigmoid", "LeakyRelu", "Relu", "Slice", "MaxPool", "Resize", "Upsample")
 _RESHAPING = ("Transpose", "Reshape")
@@ -91,20 +89,16 @@ def read_onnx(path: Path) -> Weights:
     if any(len(shape) != 4 or 0 in shape for shape in shapes.values()):
         raise CheckpointError(f"{where}: not a YOLOX: it has convolutions that are not 2-D")
     classes = shapes[theirs.steps[heads[0][2]].name][0]
-    model, input_config = _recognise(theirs, shapes, classes, where)
-    with torch.device("meta"):
-        network = build_model(model, num_classes=classes)
+    spec = _recognise(theirs, shapes, classes, where)
+    network = empty_network(spec)
     found = {
         ours: tuple(_constant(graph, name, where) if name else None for name in tensors[weight])
         for ours, weight in _match(theirs, heads, network, where).items()
     }
-    names, category_ids = default_names(classes)
-    spec = ModelSpec(
-        model=model,
-        input=_with_size(input_config, graph),
-        names=names,
-        category_ids=category_ids,
-    )
+    size = graph.input_shape[-2:]
+    if len(size) == 2 and all(s > 0 and s % 32 == 0 for s in size):
+        fixed = spec.input.model_copy(update={"size": (size[0], size[1])})
+        spec = dataclasses.replace(spec, input=fixed)
     return Weights(spec=spec, state=_state(network, found, where), origin="onnx")
 
 
@@ -196,11 +190,11 @@ def _find_heads(wiring: _Wiring, output: int | None, where: str) -> list[tuple[i
 
 def _recognise(
     wiring: _Wiring, shapes: dict[str, tuple[int, ...]], classes: int, where: str
-) -> tuple[ModelConfig, InputConfig]:
+) -> ModelSpec:
     convs = [shapes[s.name] for s in wiring.steps if s.kind == "conv"]
     darknet = convs[0][1] == 3
 
-    def shape(blocks: int) -> tuple[ModelConfig, InputConfig]:
+    def shape(blocks: int) -> ModelSpec:
         return recognise_model(
             backbone="darknet53" if darknet else "csp_darknet",
             stem_channels=convs[0][0],
@@ -210,7 +204,7 @@ def _recognise(
         )
 
     # Every further block adds the same number of layers (none to Darknet-53).
-    one, two = (_count_layers(shape(blocks)[0]) for blocks in (1, 2))
+    one, two = (_count_layers(shape(blocks)) for blocks in (1, 2))
     more, rest = divmod(len(convs) - one, max(two - one, 1))
     if more < 0 or rest or (more and two == one):
         raise CheckpointError(
@@ -219,10 +213,8 @@ def _recognise(
     return shape(1 + more)
 
 
-def _count_layers(config: ModelConfig) -> int:
-    with torch.device("meta"):
-        network = build_model(config, num_classes=1)
-    return sum(isinstance(module, nn.Conv2d) for module in network.modules())
+def _count_layers(spec: ModelSpec) -> int:
+    return sum(isinstance(module, nn.Conv2d) for module in empty_network(spec).modules())
 
 
 def _our_wiring(network: YOLOX) -> tuple[_Wiring, dict[str, int]]:
@@ -304,11 +296,3 @@ def _state(
             raise CheckpointError(f"{where}: {key}: expected {tuple(expected.shape)}, got {got}")
         state[key] = value
     return state
-
-
-def _with_size(config: InputConfig, graph: _Graph) -> InputConfig:
-    """The recipe's input with the size that the file was exported at, where it is fixed."""
-    size = graph.input_shape[-2:]
-    if len(size) == 2 and all(s > 0 and s % 32 == 0 for s in size):
-        return config.model_copy(update={"size": (size[0], size[1])})
-    return config
