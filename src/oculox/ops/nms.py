@@ -142,7 +142,7 @@ def _reached(
     kept = kept[np.argsort(boxes[kept, 0])]
     lefts = boxes[others, 0]
     # One percent more, for rounding; the smallest divisor lets a threshold of 0 reach everything.
-    widths_apart = np.float32(1.01 * (1 - threshold) / max(threshold, 1e-30))
+    widths_apart = np.float32(1.01 * (1 - float(threshold)) / max(float(threshold), 1e-30))
     reach = (boxes[kept, 2] - boxes[kept, 0]) * widths_apart
     found = []
     for i in range(0, len(kept), STRIP):

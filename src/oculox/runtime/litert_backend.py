@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import zipfile
 from pathlib import Path
-from typing import Any
-
-from typing_extensions import Self
+from typing import Any, Self
 
 from oculox.errors import CheckpointError
 from oculox.extras import existing, require

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
-
-from typing_extensions import Self
+from typing import Any, Self
 
 from oculox.errors import CheckpointError, UsageError
 from oculox.extras import existing, require
