@@ -3,11 +3,12 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help install demo test test-slow mindspore-env test-mindspore check format build clean
+.PHONY: help install demo test test-slow test-oldest mindspore-env test-mindspore check format build clean
 
 help:
 	@echo "make demo       train, evaluate and use a detector on the built-in data"
 	@echo "make test       run the tests (test-slow: the long proofs)"
+	@echo "make test-oldest  the tests with the oldest packages that are allowed"
 	@echo "make test-mindspore  the tests that need MindSpore, in an environment of their own"
 	@echo "make check      formatting, lint, types and import order"
 	@echo "make install    $(VENV) with the package and its dev extra"
@@ -30,6 +31,23 @@ test: install
 
 test-slow: install
 	$(BIN)/python -m pytest -q -m slow
+
+OLDEST_VENV ?= .venv-oldest
+OLDEST_STAMP := $(OLDEST_VENV)/.installed
+OLDEST_TESTS ?= tests
+# All packages at their oldest but torch, whose oldest version comes from PyPI with CUDA alone:
+# set OLDEST_TORCH=torch==2.4.0 where that may be downloaded.
+OLDEST_TORCH ?= torch==2.13.0
+
+$(OLDEST_STAMP): pyproject.toml constraints-oldest.txt
+	$(PYTHON) -m venv $(OLDEST_VENV)
+	$(OLDEST_VENV)/bin/pip install --disable-pip-version-check -q $(OLDEST_TORCH)
+	$(OLDEST_VENV)/bin/pip install --disable-pip-version-check -q -c constraints-oldest.txt -e '.[dev]'
+	touch $@
+
+# Old packages call what newer ones below them deprecate: such warnings are no errors here.
+test-oldest: $(OLDEST_STAMP)
+	$(OLDEST_VENV)/bin/python -m pytest -q -W ignore::DeprecationWarning $(OLDEST_TESTS)
 
 MINDSPORE_VENV ?= .venv-mindspore
 MINDSPORE_STAMP := $(MINDSPORE_VENV)/.installed

@@ -5,6 +5,7 @@ import importlib
 import itertools
 import re
 import shlex
+import tomllib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -224,12 +225,34 @@ def test_files_named_by_the_architecture_exist():
     ]
 
 
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+
+
+def requirements(*extras):
+    """(package, oldest version) of the base install and of extras."""
+    optional = PROJECT["optional-dependencies"]
+    listed = [*PROJECT["dependencies"], *(r for extra in extras for r in optional[extra])]
+    pattern = r"([\w-]+)(?:>=([\w.]+))?"
+    return {m[1]: m[2] for m in (re.match(pattern, r) for r in listed) if m[1] != "oculox"}
+
+
 def test_dependencies_are_described():
     text = (ROOT / "docs/dependencies.md").read_text("utf-8")
     described = {cells[0].strip("`") for cells in table_rows(text, columns=3)} - {"package"}
-    project = (ROOT / "pyproject.toml").read_text("utf-8")
-    listed = project.partition("\ndependencies = [")[2].partition("]")[0]
-    assert described == set(re.findall(r'"([\w-]+)', listed))
+    assert described == {*requirements()}
+    extras = {cells[0].strip("`") for cells in table_rows(text, columns=2)} - {"extra"}
+    assert extras == {*PROJECT["optional-dependencies"]}
+
+
+def test_the_oldest_versions_are_those_that_are_tested():
+    text = (ROOT / "constraints-oldest.txt").read_text("utf-8")
+    pinned = dict(line.split("==") for line in text.splitlines() if "==" in line)
+    extras = ("onnx", "openvino", "ncnn", "coreml", "tensorboard")
+    oldest = requirements(*extras)
+    del oldest["torch"]
+    assert oldest
+    for name, version in oldest.items():
+        assert re.fullmatch(rf"{re.escape(version)}(\.0)*", pinned[name]), name
 
 
 def _at(tree, key):

@@ -10,10 +10,11 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from oculox.errors import UsageError
 from oculox.ops.boxes import cxcywh_to_xyxy
-from oculox.ops.nms import nms
+from oculox.ops.nms import nms, torchvision_nms
 from oculox.ops.points import decode_boxes, make_cells
 from oculox.types import DecodedPredictions, Detections, RawPredictions
 
@@ -88,11 +89,12 @@ def select_detections(
     if settings.class_ids is not None:
         chosen = torch.tensor(list(settings.class_ids), dtype=torch.int64, device=classes.device)
         wanted &= torch.isin(classes, chosen)
-    # Few, large transfers: NMS works on the CPU.
-    on_cpu = [x.cpu() for x in (boxes, scores, classes, wanted)]
+    images = (boxes, scores, classes, wanted)
+    if not (boxes.is_cuda and torchvision_nms()):
+        images = (boxes.cpu(), scores.cpu(), classes.cpu(), wanted.cpu())  # few, large transfers
     return [
-        _apply_nms(Detections(b[k].numpy(), s[k].numpy(), c[k].numpy(), names), settings)
-        for b, s, c, k in zip(*on_cpu, strict=True)
+        _apply_nms(b[k], s[k], c[k], settings=settings, names=names)
+        for b, s, c, k in zip(*images, strict=True)
     ]
 
 
@@ -104,14 +106,19 @@ def narrow_detections(found: Detections, settings: DetectSettings) -> Detections
     kept = found.scores >= settings.conf
     if settings.class_ids is not None:
         kept &= np.isin(found.class_ids, settings.class_ids)
-    return _apply_nms(found[kept], settings)
+    arrays = (found.xyxy[kept], found.scores[kept], found.class_ids[kept])
+    return _apply_nms(*map(torch.from_numpy, arrays), settings=settings, names=found.names)
 
 
-def _apply_nms(candidates: Detections, settings: DetectSettings) -> Detections:
-    kept = nms(
-        torch.from_numpy(candidates.xyxy),
-        torch.from_numpy(candidates.scores),
-        iou_threshold=settings.iou,
-        class_ids=None if settings.agnostic_nms else torch.from_numpy(candidates.class_ids),
-    )
-    return candidates[kept.numpy()[: settings.max_det]]
+def _apply_nms(
+    boxes: Tensor,
+    scores: Tensor,
+    class_ids: Tensor,
+    *,
+    settings: DetectSettings,
+    names: tuple[str, ...],
+) -> Detections:
+    classes = None if settings.agnostic_nms else class_ids
+    kept = nms(boxes, scores, iou_threshold=settings.iou, class_ids=classes)[: settings.max_det]
+    xyxy, best, ids = (values[kept].cpu().numpy() for values in (boxes, scores, class_ids))
+    return Detections(xyxy, best, ids, names)

@@ -1,13 +1,15 @@
 """NMS, against the rule written down box by box."""
 
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
 
 from oculox.ops.boxes import cxcywh_to_xyxy, pairwise_iou
-from oculox.ops.nms import BLOCK, nms
+from oculox.ops.nms import BLOCK, _nms_by_kernel, nms, torchvision_nms
 
 
 def slow_nms(boxes, scores, *, iou_threshold, class_ids):
@@ -154,3 +156,47 @@ def test_wrong_shapes(shapes, message):
     boxes, scores, class_ids = (torch.zeros(s) for s in shapes)
     with pytest.raises(ValueError, match=message):
         nms(boxes, scores, iou_threshold=0.5, class_ids=class_ids.long())
+
+
+def test_torchvision_is_not_looked_for_on_the_cpu():
+    code = "import sys, torch; from oculox.ops.nms import nms; n = torch.rand(9, 4)"
+    code += "; nms(n, n[:, 0], iou_threshold=0.5); assert 'torchvision' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("content", ["raise RuntimeError('no operator')", "import no_such", ""])
+def test_a_torchvision_that_does_not_work_is_passed_over(monkeypatch, tmp_path, content):
+    (tmp_path / "torchvision").mkdir()
+    (tmp_path / "torchvision/__init__.py").write_text(content)
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
+        monkeypatch.delitem(sys.modules, name)
+    assert torchvision_nms.__wrapped__() is None
+
+
+def plain_nms(boxes, scores, threshold):
+    kept = slow_nms(boxes, scores, iou_threshold=threshold, class_ids=torch.zeros(len(boxes)))
+    return torch.tensor(kept, dtype=torch.int64)
+
+
+@pytest.mark.parametrize("classes", [1, 7, 80])
+def test_classes_are_kept_apart_for_a_kernel_without_classes(classes):
+    boxes, scores, labels = make_boxes(classes, 600, objects=40, classes=classes)
+    boxes = boxes - 300  # negative corners too
+    kept = _nms_by_kernel(plain_nms, boxes, scores, 0.5, labels)
+    assert kept is not None
+    assert kept.tolist() == nms(boxes, scores, iou_threshold=0.5, class_ids=labels).tolist()
+    assert _nms_by_kernel(plain_nms, boxes[:0], scores[:0], 0.5, labels[:0]).tolist() == []
+    boxes[3, 2] = math.inf
+    assert _nms_by_kernel(plain_nms, boxes, scores, 0.5, labels) is None
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("threshold", [0.0, 0.45, 0.65, 1.0])
+@pytest.mark.parametrize("classes", [1, 80])
+def test_the_gpu_gives_the_same_in_the_same_order(classes, threshold):
+    boxes, scores, labels = make_boxes(classes, 5000, objects=300, classes=classes)
+    expected = nms(boxes, scores, iou_threshold=threshold, class_ids=labels)
+    kept = nms(boxes.cuda(), scores.cuda(), iou_threshold=threshold, class_ids=labels.cuda())
+    assert kept.is_cuda
+    assert kept.tolist() == expected.tolist()

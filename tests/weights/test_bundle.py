@@ -97,25 +97,26 @@ def test_transfer_to_another_network_is_refused_and_changes_nothing(eager_weight
 @pytest.mark.parametrize("name", recipe_names())
 def test_recipes_are_recognised(name):
     config = load_config(name)
-    model, inputs = recognise_model(
+    spec = recognise_model(
         backbone=config.model.backbone,
         stem_channels=int((32 if "darknet" in name else 64) * config.model.width),
         blocks=max(round(3 * config.model.depth), 1),
         depthwise=config.model.depthwise,
         num_classes=7,
     )
-    assert model == config.model.model_copy(update={"num_classes": 7})
-    assert inputs == config.input
+    assert spec.model == config.model.model_copy(update={"num_classes": 7})
+    assert spec.input == config.input
+    assert (spec.names[0], spec.category_ids) == ("class 0", None)
 
 
 @pytest.mark.parametrize("backbone", ["csp_darknet", "darknet53"])
 def test_other_shapes_are_custom(backbone):
-    model, inputs = recognise_model(
+    spec = recognise_model(
         backbone=backbone, stem_channels=24, blocks=2, depthwise=False, num_classes=2
     )
-    assert model.name == "yolox-custom"
-    assert inputs.size == (640, 640)
-    stem = build_model(model, num_classes=2).state_dict()
+    assert spec.model.name == "yolox-custom"
+    assert spec.input.size == (640, 640)
+    stem = build_model(spec.model, num_classes=2).state_dict()
     first = next(value for key, value in stem.items() if key.startswith("backbone.stem"))
     assert first.shape[0] == 24
 

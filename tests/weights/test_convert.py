@@ -3,13 +3,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_mindyolo import assert_equal, random_weights
 
 from oculox.config import load_config
 from oculox.errors import CheckpointError, OculoxError, UsageError
 from oculox.models import build_model
 from oculox.weights import Weights, build_network, load_weights
-from oculox.weights.bundle import check_state
 from oculox.weights.checkpoint import save_checkpoint
 from oculox.weights.convert import (
     LAYOUTS,
@@ -19,6 +17,8 @@ from oculox.weights.convert import (
     describe_weights,
 )
 from oculox.weights.interop.mindspore_file import read_mindspore
+from oculox.weights.interop.names import check_state
+from specs import assert_equal, random_weights
 
 SUFFIXES = tuple(LAYOUTS)
 CASES = [

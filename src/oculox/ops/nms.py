@@ -1,12 +1,15 @@
 """Non-maximum suppression: of boxes that overlap too much, only the best stays.
 
-Exact greedy NMS on the CPU, without compiled extensions. Boxes are compared in
-blocks, best first, and what a block suppresses is never looked at again. Inside a block the rows
-of the overlap matrix are bits of Python integers, so that the sequential part costs a shift and
-an "or" for each box.
+Exact greedy NMS: torchvision's for boxes on CUDA, where it is installed, otherwise our own on the
+CPU, without compiled extensions. In ours, boxes are compared in blocks, best first, and what a
+block suppresses is never looked at again. Inside a block the rows of the overlap matrix are bits of
+Python integers, so that the sequential part costs a shift and an "or" for each box.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +24,9 @@ BLOCK = 256
 STRIP = 32
 """Boxes, neighbours along x, that are compared at once with those that may come too close."""
 
+Kernel = Callable[[Tensor, Tensor, float], Tensor]
+"""NMS of (n, 4) boxes with (n,) scores above a threshold -> indices that stay, best first."""
+
 BoolArray = npt.NDArray[np.bool_]
 
 
@@ -30,12 +36,13 @@ def nms(
     """Indices of the boxes that stay, best score first (of equal scores the first one).
 
     A box goes when its IoU with a better box that stays is strictly greater than the threshold,
-    as in torchvision. The work is done on the CPU wherever the tensors are.
+    as in torchvision. Boxes on CUDA are compared there where torchvision works, all others on the
+    CPU.
 
     Args:
         boxes: (n, 4), xyxy, of any unit.
         scores: (n,), finite.
-        iou_threshold: 0 to 1; the comparison is in float32.
+        iou_threshold: 0 to 1; the comparison is in float32 on the CPU, float64 on CUDA.
         class_ids: int (n,); only boxes of equal class suppress one another. None for all.
 
     Returns:
@@ -52,6 +59,11 @@ def nms(
     ):
         if tensor is not None and tuple(tensor.shape) != expected:
             raise ValueError(f"{name} must have shape {expected}, got {tuple(tensor.shape)}")
+    kernel = torchvision_nms() if boxes.is_cuda else None
+    if kernel is not None:
+        kept = _nms_by_kernel(kernel, boxes, scores, iou_threshold, class_ids)
+        if kept is not None:
+            return kept
     xyxy: FloatArray = boxes.detach().float().cpu().numpy()
     ranking: IntArray = np.argsort(-scores.detach().float().cpu().numpy(), kind="stable")
     classes: IntArray = np.zeros(n, np.int64)
@@ -64,6 +76,39 @@ def nms(
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
         stays[order] = _suppress(xyxy[order], classes[order], np.float32(iou_threshold))
     return torch.from_numpy(ranking[stays[ranking]]).to(boxes.device)
+
+
+@cache
+def torchvision_nms() -> Kernel | None:
+    """Torchvision's NMS; None where it is absent or was built for another PyTorch."""
+    try:
+        from torchvision.ops import nms as kernel
+    except (ImportError, RuntimeError, OSError):
+        return None
+    return kernel  # type: ignore[no-any-return]
+
+
+def _nms_by_kernel(
+    kernel: Kernel,
+    boxes: Tensor,
+    scores: Tensor,
+    iou_threshold: float,
+    class_ids: Tensor | None,
+) -> Tensor | None:
+    """`nms` by a function that knows no classes; None where the boxes are not finite.
+
+    Each class is moved to a place of its own. In float64 that changes no width, height or overlap
+    of float32 boxes; torchvision's own `batched_nms` does so in float32, which does.
+    """
+    corners = boxes.detach().double()
+    if class_ids is not None and len(boxes):
+        reach = corners.abs().max()
+        if not bool(reach.isfinite()):
+            return None
+        # Powers of two keep the sums exact.
+        step = 2.0 ** (2 * reach + 1).log2().ceil()
+        corners = corners + (class_ids * step)[:, None]
+    return kernel(corners, scores.detach().double(), iou_threshold)
 
 
 def _suppress(boxes: FloatArray, classes: IntArray, threshold: np.float32) -> BoolArray:
@@ -97,7 +142,7 @@ def _reached(
     kept = kept[np.argsort(boxes[kept, 0])]
     lefts = boxes[others, 0]
     # One percent more, for rounding; the smallest divisor lets a threshold of 0 reach everything.
-    widths_apart = np.float32(1.01 * (1 - threshold) / max(threshold, 1e-30))
+    widths_apart = np.float32(1.01 * (1 - float(threshold)) / max(float(threshold), 1e-30))
     reach = (boxes[kept, 2] - boxes[kept, 0]) * widths_apart
     found = []
     for i in range(0, len(kept), STRIP):

@@ -7,7 +7,7 @@ from pathlib import Path
 from oculox.errors import CheckpointError, first_line
 from oculox.extras import existing, require
 from oculox.runtime.exported import METADATA_KEY, Array, ExportedBackend, ExportMetadata
-from oculox.weights.interop.onnx_graph import read_metadata
+from oculox.weights.interop.protobuf_wire import read_metadata
 
 
 class MindirBackend(ExportedBackend):

@@ -11,7 +11,7 @@ from oculox.errors import UsageError
 from oculox.runtime.backend import Backend
 from oculox.runtime.exported import METADATA_KEY
 from oculox.weights.download import locate_weights
-from oculox.weights.interop.onnx_graph import read_metadata
+from oculox.weights.interop.protobuf_wire import read_metadata
 from oculox.weights.load import load_weights
 
 

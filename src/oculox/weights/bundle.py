@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from typing import Literal
 
@@ -14,7 +15,8 @@ from oculox.config.schema import InputConfig, ModelConfig
 from oculox.errors import CheckpointError
 from oculox.models import YOLOX, build_model
 from oculox.types import ModelSpec
-from oculox.weights.interop.names import tensor_report
+from oculox.weights.classes import default_names
+from oculox.weights.interop.names import check_state
 
 Origin = Literal["oculox", "megvii", "mindyolo", "modelzoo", "mmdetection", "onnx"]
 
@@ -34,6 +36,12 @@ class Weights:
     origin: Origin = "oculox"
 
 
+def empty_network(spec: ModelSpec) -> YOLOX:
+    """The network whose tensors have names and shapes but no memory."""
+    with torch.device("meta"):
+        return build_model(spec.model, num_classes=spec.num_classes)
+
+
 def build_network(weights: Weights, *, where: str = "weights") -> YOLOX:
     """The network with these weights, in evaluation mode.
 
@@ -41,31 +49,12 @@ def build_network(weights: Weights, *, where: str = "weights") -> YOLOX:
         CheckpointError: when tensors are missing, extra or of another shape; `where` names the
             file in the message.
     """
-    with torch.device("meta"):
-        network = build_model(weights.spec.model, num_classes=weights.spec.num_classes)
+    network = empty_network(weights.spec)
     check_state(network.state_dict(), weights.state, where=where)
     # Cloned: the caller may train the network without changing the bundle.
     state = {key: value.detach().clone() for key, value in weights.state.items()}
     network.load_state_dict(state, strict=True, assign=True)
     return network.eval()
-
-
-def check_state(expected: Mapping[str, Tensor], state: Mapping[str, Tensor], *, where: str) -> None:
-    """Compare names and shapes of two sets of tensors.
-
-    Raises:
-        CheckpointError: reporting what is missing, extra and of another shape.
-    """
-    missing = [k for k in expected if k not in state]
-    extra = [k for k in state if k not in expected]
-    reshaped = [
-        f"{k} (expected {tuple(v.shape)}, got {tuple(state[k].shape)})"
-        for k, v in expected.items()
-        if k in state and state[k].shape != v.shape
-    ]
-    report = tensor_report(missing=missing, extra=extra, reshaped=reshaped)
-    if report:
-        raise CheckpointError(f"{where}: tensors do not fit the network: {report}")
 
 
 def transfer_state(network: YOLOX, weights: Weights, *, where: str) -> tuple[str, ...]:
@@ -105,6 +94,37 @@ def output_channels(tensors: Mapping[str, Tensor], name: str, *, where: str) -> 
     return shape[0]
 
 
+def recognise_tensors(
+    tensors: Mapping[str, Tensor],
+    *,
+    darknet: bool,
+    stem: str,
+    block: str,
+    classes: str,
+    where: str,
+) -> ModelSpec:
+    """The description of a network read off tensors with another project's names.
+
+    Args:
+        tensors: by name.
+        darknet: whether it is Darknet-53.
+        stem: the stem's first weight.
+        block: pattern of the first stage's bottlenecks; its group is their index.
+        classes: a class predictor's weight.
+        where: the file, for error messages.
+
+    Raises:
+        CheckpointError: when one of them is missing or no weight of a convolution.
+    """
+    return recognise_model(
+        backbone="darknet53" if darknet else "csp_darknet",
+        stem_channels=output_channels(tensors, stem, where=where),
+        blocks=len({match[1] for name in tensors if (match := re.search(block, name))}),
+        depthwise=any(".dconv." in name or ".depthwise_conv." in name for name in tensors),
+        num_classes=output_channels(tensors, classes, where=where),
+    )
+
+
 def recognise_model(
     *,
     backbone: Literal["csp_darknet", "darknet53"],
@@ -112,8 +132,8 @@ def recognise_model(
     blocks: int,
     depthwise: bool,
     num_classes: int,
-) -> tuple[ModelConfig, InputConfig]:
-    """The network's configuration from facts read off its tensors.
+) -> ModelSpec:
+    """The description of a network from facts read off its tensors.
 
     Args:
         backbone: which family.
@@ -123,30 +143,36 @@ def recognise_model(
         num_classes: outputs of the class predictors.
 
     Returns:
-        The recipe's model and input sections, or a custom shape at 640 where no recipe fits.
+        The recipe's model and input sections, or a custom shape at 640 where no recipe fits;
+        COCO's names and ids for 80 classes, else numbers.
 
     Raises:
         CheckpointError: when there are no blocks where the family has some.
     """
     if backbone == "csp_darknet" and not blocks:
         raise CheckpointError("not a complete YOLOX: its first stage has no bottleneck")
+    dark = backbone == "darknet53"
+    stem_unit = 32 if dark else 64
     for name in recipe_names():
         config = load_config(name)
         model = config.model
-        if model.backbone != backbone or model.depthwise != depthwise:
-            continue
-        channels = int((32 if backbone == "darknet53" else 64) * model.width)
-        fits = backbone == "darknet53" or max(round(3 * model.depth), 1) == blocks
-        if channels == stem_channels and fits:
-            return model.model_copy(update={"num_classes": num_classes}), config.input
-    is_dark = backbone == "darknet53"
-    model = ModelConfig(
-        name="yolox-custom",
-        backbone=backbone,
-        depth=1.0 if is_dark else blocks / 3,
-        width=stem_channels / (32 if is_dark else 64),
-        depthwise=depthwise,
-        activation="leaky_relu" if is_dark else "silu",
-        num_classes=num_classes,
-    )
-    return model, InputConfig()
+        if (
+            (model.backbone, model.depthwise) == (backbone, depthwise)
+            and int(stem_unit * model.width) == stem_channels
+            and (dark or max(round(3 * model.depth), 1) == blocks)
+        ):
+            model, inputs = model.model_copy(update={"num_classes": num_classes}), config.input
+            break
+    else:
+        inputs = InputConfig()
+        model = ModelConfig(
+            name="yolox-custom",
+            backbone=backbone,
+            depth=1.0 if dark else blocks / 3,
+            width=stem_channels / stem_unit,
+            depthwise=depthwise,
+            activation="leaky_relu" if dark else "silu",
+            num_classes=num_classes,
+        )
+    names, category_ids = default_names(num_classes)
+    return ModelSpec(model=model, input=inputs, names=names, category_ids=category_ids)

@@ -52,7 +52,7 @@ def load_torch(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file")
     try:
-        # PyTorch muses about odd pickles on the way to refusing them; the error says it all.
+        # PyTorch warns of odd pickles before it refuses them; the error says enough.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             content = torch.load(path, map_location="cpu", weights_only=True)

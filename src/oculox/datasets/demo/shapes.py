@@ -67,7 +67,8 @@ class Sketch:
 
 def make_frame(size: int, *, angle: float, flip: bool) -> Frame:
     """Coordinates of a patch of `size` pixels for an object turned by `angle` (radians)."""
-    line = ((np.arange(size, dtype=np.float32) + 0.5) / size * 2 - 1) * np.float32(1.08)
+    cells = np.arange(size, dtype=np.float32)
+    line: FloatArray = (((cells + 0.5) / size * 2 - 1) * 1.08).astype(np.float32)
     x, y = np.meshgrid(line, line)
     cos, sin = np.float32(np.cos(angle)), np.float32(np.sin(angle))
     u, v = cos * x + sin * y, cos * y - sin * x

@@ -6,18 +6,14 @@ preprocessing), it adds an entry ``oculox`` that the official programs ignore.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
-import torch
 from torch import Tensor
 
-from oculox.models import build_model
 from oculox.types import ModelSpec
-from oculox.weights.bundle import Weights, output_channels, recognise_model
+from oculox.weights.bundle import Weights, empty_network, recognise_tensors
 from oculox.weights.checkpoint import describe, from_description
-from oculox.weights.classes import default_names
 from oculox.weights.interop.names import NameMap, export_state, import_state, rules_map
 
 DESCRIPTION = "oculox"
@@ -85,25 +81,25 @@ def read_official(
     Raises:
         CheckpointError: when it is not a YOLOX, or tensors are missing, extra or reshaped.
     """
-    darknet = "backbone.out1_cbl.conv.weight" in state
-    stem = f"backbone.backbone.stem.{'0.conv' if darknet else 'conv.conv'}.weight"
-    classes = output_channels(state, "head.cls_preds.0.weight", where=where)
-    blocks = {m[1] for name in state if (m := re.search(r"\.dark2\.1\.m\.(\d+)\.", name))}
-    model, input_config = recognise_model(
-        backbone="darknet53" if darknet else "csp_darknet",
-        stem_channels=output_channels(state, stem, where=where),
-        blocks=len(blocks),
-        depthwise=any(".dconv." in name for name in state),
-        num_classes=classes,
-    )
-    names, category_ids = default_names(classes)
-    with torch.device("meta"):
-        expected = build_model(model, num_classes=len(names)).state_dict()
-    own = import_state(state, expected, official_names(model.backbone), where=where)
+    spec = recognise_official(state, classes="head.cls_preds.0.weight", where=where)
+    expected = empty_network(spec).state_dict()
+    own = import_state(state, expected, official_names(spec.model.backbone), where=where)
     if description is not None:
         return from_description(description, own, where)
-    spec = ModelSpec(model=model, input=input_config, names=names, category_ids=category_ids)
     return Weights(spec=spec, state=own, origin="megvii")
+
+
+def recognise_official(state: Mapping[str, Tensor], *, classes: str, where: str) -> ModelSpec:
+    """The description read off tensors with official names; `classes` is a predictor's weight."""
+    darknet = "backbone.out1_cbl.conv.weight" in state
+    return recognise_tensors(
+        state,
+        darknet=darknet,
+        stem=f"backbone.backbone.stem.{'0.conv' if darknet else 'conv.conv'}.weight",
+        block=r"\.dark2\.1\.m\.(\d+)\.",
+        classes=classes,
+        where=where,
+    )
 
 
 def write_official(weights: Weights) -> dict[str, Any]:

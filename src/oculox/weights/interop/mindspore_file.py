@@ -23,12 +23,15 @@ from torch import Tensor
 from oculox.errors import CheckpointError
 from oculox.files import write_atomically
 from oculox.weights.interop.protobuf_wire import (
-    BYTES,
-    Field,
-    WireReader,
+    as_bytes,
+    as_integers,
+    as_text,
     bytes_field,
     bytes_header,
+    damaged,
+    map_file,
     number_field,
+    read_fields,
 )
 
 _TYPES: dict[str, torch.dtype] = {
@@ -49,22 +52,17 @@ _MAX_DIMS = 8
 # MindSpore cuts parameters above this size, so that no message reaches protobuf's 2 GiB.
 _SLICE_BYTES = 512 * 1024 * 1024
 _CRC_MARK = b"crc_num"
-_CRC_BYTES = 10
-_CHUNK = 1 << 20
+_TRAILER_BYTES = len(_CRC_MARK) + 10
 
 
 @dataclasses.dataclass(frozen=True)
 class _Entry:
-    """A parameter's place in the file: its slices' contents, in order."""
+    """A parameter, with views of its slices in the file, in order."""
 
     name: str
     type: str
     shape: tuple[int, ...]
-    slices: list[tuple[int, int]]
-
-    @property
-    def nbytes(self) -> int:
-        return sum(end - start for start, end in self.slices)
+    slices: list[memoryview]
 
 
 def is_mindspore(path: Path) -> bool:
@@ -78,7 +76,7 @@ def read_mindspore(
 ) -> dict[str, Tensor | str]:
     """Tensors and texts of a MindSpore checkpoint, by name, in the file's order.
 
-    The file is read once, entry by entry; only what is kept is held in memory.
+    Only what is kept is held in memory.
 
     Args:
         path: the `.ckpt` file.
@@ -87,14 +85,12 @@ def read_mindspore(
     Raises:
         CheckpointError: missing, cut short, damaged, encrypted, or another program's file.
     """
-    where = str(path)
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such file")
-    with path.open("rb") as file:
-        size = file.seek(0, 2)
-        end = _check_crc(file, size, where)
-        entries = _index(WireReader(file, start=0, end=end, where=where), size=end)
-        return {e.name: _load(file, e, where) for e in entries if keep is None or keep(e.name)}
+    message = map_file(path)
+    try:
+        entries = _index(_without_crc(message))
+        return {e.name: _load(e) for e in entries if keep is None or keep(e.name)}
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from None
 
 
 def write_mindspore(
@@ -120,123 +116,88 @@ def write_mindspore(
     write_atomically(path, write)
 
 
-def _index(reader: WireReader, *, size: int) -> list[_Entry]:
+def _index(message: memoryview) -> list[_Entry]:
     entries: list[_Entry] = []
     seen: set[str] = set()
-    for field in reader:
-        if field.number != 1 or field.kind != BYTES:
+    for number, value in read_fields(message):
+        if number != 1:
             raise CheckpointError(
-                f"{reader.where}: not a MindSpore checkpoint (at byte {field.start}: "
-                f"unexpected field {field.number}); encrypted ones must be decrypted first"
+                f"not a MindSpore checkpoint (unexpected field {number}); encrypted ones must be "
+                "decrypted first"
             )
-        entry = _parse_value(reader.inside(field), field)
+        entry = _parse_value(as_bytes(value))
         last = entries[-1] if entries else None
         if last is not None and last.name == entry.name:
             if (last.type, last.shape) != (entry.type, entry.shape):
-                raise reader.damaged(field.start, f"slices of '{entry.name}' do not agree")
+                raise damaged(f"slices of '{entry.name}' do not agree")
             last.slices.extend(entry.slices)
             continue
         if entry.name in seen:
-            raise reader.damaged(field.start, f"'{entry.name}' comes twice")
+            raise damaged(f"'{entry.name}' comes twice")
         seen.add(entry.name)
         entries.append(entry)
     if not entries:
-        raise CheckpointError(f"{reader.where}: an empty file, not a MindSpore checkpoint")
+        raise CheckpointError("an empty file, not a MindSpore checkpoint")
     return entries
 
 
-def _parse_value(reader: WireReader, value: Field) -> _Entry:
-    name, tensor = None, None
-    for field in reader:
-        if field.number == 1:
-            name = reader.text(field)
-        elif field.number == 2:
-            tensor = field
-        elif field.number == 3:
-            raise CheckpointError(
-                f"{reader.where}: holds a map parameter, which no YOLOX has; not its weights"
-            )
-    if not name or tensor is None:
-        raise reader.damaged(value.start, "a value without name or tensor")
-    return _parse_tensor(reader.inside(tensor), name)
-
-
-def _parse_tensor(reader: WireReader, name: str) -> _Entry:
+def _parse_value(message: memoryview) -> _Entry:
+    fields = dict(read_fields(message))
+    if 3 in fields:
+        raise CheckpointError("holds a map parameter, which no YOLOX has; not its weights")
+    name = as_text(fields.get(1, memoryview(b"")))
+    if not name or 2 not in fields:
+        raise damaged("a value without name or tensor")
     dims: list[int] = []
     kind, content = None, None
-    for field in reader:
-        if field.number == 1:
-            dims += reader.integers(field)
-        elif field.number == 2:
-            kind = reader.text(field)
-        elif field.number == 3:
-            reader.expect(field, BYTES)
-            content = (field.start, field.end)
+    for number, value in read_fields(as_bytes(fields[2])):
+        if number == 1:
+            dims += as_integers(value)
+        elif number == 2:
+            kind = as_text(value)
+        elif number == 3:
+            content = as_bytes(value)
     if kind is None or content is None:
-        raise CheckpointError(f"{reader.where}: damaged: '{name}' has no type or no content")
+        raise damaged(f"'{name}' has no type or no content")
     if len(dims) > _MAX_DIMS or any(d < 0 for d in dims):
-        raise CheckpointError(f"{reader.where}: damaged: '{name}' has dimensions {dims[:9]}")
-    if dims == [0] and content[1] > content[0]:
+        raise damaged(f"'{name}' has dimensions {dims[:9]}")
+    if dims == [0] and content:
         dims = []  # how scalars were once written, and texts still are
     return _Entry(name, kind, tuple(dims), [content])
 
 
-def _load(file: BinaryIO, entry: _Entry, where: str) -> Tensor | str:
+def _load(entry: _Entry) -> Tensor | str:
     if entry.type == _TEXT:
         try:
-            return _read_slices(file, entry, where).decode("utf-32-le")
+            return b"".join(entry.slices).decode("utf-32-le")
         except UnicodeDecodeError:
-            raise CheckpointError(f"{where}: damaged: '{entry.name}' is no text") from None
+            raise damaged(f"'{entry.name}' is no text") from None
     dtype = _TYPES.get(entry.type)
     if dtype is None:
         raise CheckpointError(
-            f"{where}: '{entry.name}' has the type {entry.type!r}; known are {', '.join(_TYPES)}"
+            f"'{entry.name}' has the type {entry.type!r}; known are {', '.join(_TYPES)}"
         )
     # Compared before anything is allocated: the content is in the file, so it bounds the memory.
-    expected = math.prod(entry.shape) * dtype.itemsize
-    if entry.nbytes != expected:
-        raise CheckpointError(
-            f"{where}: damaged: '{entry.name}' of shape {entry.shape} and type {entry.type} "
-            f"needs {expected} bytes, has {entry.nbytes}"
+    expected, size = math.prod(entry.shape) * dtype.itemsize, sum(map(len, entry.slices))
+    if size != expected:
+        raise damaged(
+            f"'{entry.name}' of shape {entry.shape} and type {entry.type} needs {expected} bytes, "
+            f"has {size}"
         )
     if not expected:
         return torch.empty(entry.shape, dtype=dtype)
-    return torch.frombuffer(_read_slices(file, entry, where), dtype=dtype).reshape(entry.shape)
+    data = bytearray().join(entry.slices)
+    return torch.frombuffer(data, dtype=dtype).reshape(entry.shape)
 
 
-def _read_slices(file: BinaryIO, entry: _Entry, where: str) -> bytearray:
-    data = bytearray(entry.nbytes)
-    view, position = memoryview(data), 0
-    for start, end in entry.slices:
-        file.seek(start)
-        while start < end:
-            # readinto of a file may stop early.
-            got = file.readinto(view[position : position + end - start])  # type: ignore[attr-defined]
-            if not got:
-                raise CheckpointError(f"{where}: '{entry.name}' is cut short")
-            start, position = start + got, position + got
-    return data
-
-
-def _check_crc(file: BinaryIO, size: int, where: str) -> int:
-    """The end of the message, after checking the sum that may follow it."""
-    trailer = len(_CRC_MARK) + _CRC_BYTES
-    if size < trailer:
-        return size
-    file.seek(size - trailer)
-    tail = file.read(trailer)
+def _without_crc(file: memoryview) -> memoryview:
+    """The message, after checking the sum that may follow it."""
+    body, tail = file[:-_TRAILER_BYTES], bytes(file[-_TRAILER_BYTES:])
     if not tail.startswith(_CRC_MARK):
-        return size
-    file.seek(0)
-    crc, left = 0, size - trailer
-    while left:
-        chunk = file.read(min(_CHUNK, left))
-        if not chunk:
-            break
-        crc, left = zlib.crc32(chunk, crc), left - len(chunk)
-    if crc != int.from_bytes(tail[len(_CRC_MARK) :], "big"):
-        raise CheckpointError(f"{where}: damaged: its checksum (CRC-32) does not match")
-    return size - trailer
+        return file
+    if zlib.crc32(body) != int.from_bytes(tail[len(_CRC_MARK) :], "big"):
+        raise CheckpointError("damaged: its checksum (CRC-32) does not match")
+    return body
 
 
 def _write_entry(file: BinaryIO, name: str, value: Tensor | str, *, slice_bytes: int) -> None:

@@ -15,13 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from oculox.config.schema import InputConfig, ModelConfig
 from oculox.errors import CheckpointError
-from oculox.models import build_model
 from oculox.types import ModelSpec
-from oculox.weights.bundle import Origin, Weights
+from oculox.weights.bundle import Origin, Weights, empty_network
 from oculox.weights.checkpoint import describe, from_description
-from oculox.weights.classes import default_names
 from oculox.weights.interop.names import NameMap, export_state, import_state
 
 DESCRIPTION = "oculox.description"
@@ -67,8 +64,7 @@ def choose_average(
 def read_network(
     theirs: Mapping[str, Tensor],
     *,
-    model: ModelConfig,
-    input_config: InputConfig,
+    spec: ModelSpec,
     names: NameMap,
     origin: Origin,
     description: object,
@@ -78,8 +74,7 @@ def read_network(
 
     Args:
         theirs: tensors by their plain names.
-        model: the network's shape, recognised from them.
-        input_config: what that project feeds the network.
+        spec: recognised from them, with what that project feeds the network.
         names: from our parameter names to theirs.
         origin: the project.
         description: the file's text parameter `DESCRIPTION`, if it has one.
@@ -88,9 +83,7 @@ def read_network(
     Raises:
         CheckpointError: when tensors are missing, extra or of another shape.
     """
-    classes = model.num_classes or 1
-    with torch.device("meta"):
-        expected = build_model(model, num_classes=classes).state_dict()
+    expected = empty_network(spec).state_dict()
     # MindSpore's batch norms count no batches; inference and training with a momentum never
     # read the counters.
     parameters = {k: v for k, v in expected.items() if not k.endswith(_COUNTER)}
@@ -98,8 +91,6 @@ def read_network(
     state = {k: found[k].float() if k in found else torch.tensor(0) for k in expected}
     if isinstance(description, str):
         return _described(description, state, where)
-    class_names, category_ids = default_names(classes)
-    spec = ModelSpec(model=model, input=input_config, names=class_names, category_ids=category_ids)
     return Weights(spec=spec, state=state, origin=origin)
 
 

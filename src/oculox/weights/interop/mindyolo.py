@@ -5,6 +5,7 @@ Source: the configuration files and parameter names of MindYOLO's seven YOLOX ne
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Mapping
 from typing import Literal
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from oculox.config.schema import InputConfig
 from oculox.errors import CheckpointError
-from oculox.weights.bundle import Weights, output_channels, recognise_model
+from oculox.weights.bundle import Weights, recognise_tensors
 from oculox.weights.interop.mindspore_layout import (
     DESCRIPTION,
     choose_average,
@@ -129,19 +130,18 @@ def _read(theirs: Mapping[str, Tensor], *, description: object, where: str) -> W
             f"{where}: named like a network of MindYOLO, but it has no YOLOX head; "
             "only its YOLOX networks can be read"
         )
-    blocks = {m[1] for name in theirs if (m := re.match(r"model\.model\.2\.m\.(\d+)\.", name))}
-    model, input_config = recognise_model(
-        backbone="darknet53" if darknet else "csp_darknet",
-        stem_channels=output_channels(theirs, stem, where=where),
-        blocks=len(blocks),
-        depthwise=any(".dconv." in name for name in theirs),
-        num_classes=output_channels(theirs, _class_predictor(head), where=where),
+    spec = recognise_tensors(
+        theirs,
+        darknet=darknet,
+        stem=stem,
+        block=r"^model\.model\.2\.m\.(\d+)\.",
+        classes=_class_predictor(head),
+        where=where,
     )
     return read_network(
         theirs,
-        model=model,
-        input_config=customary_input(input_config),
-        names=mindyolo_names(model.backbone),
+        spec=dataclasses.replace(spec, input=customary_input(spec.input)),
+        names=mindyolo_names(spec.model.backbone),
         origin="mindyolo",
         description=description,
         where=where,

@@ -6,19 +6,16 @@ its YOLOX configurations (BGR, 0-255, the image in the top-left corner, as the o
 
 from __future__ import annotations
 
-import re
+import dataclasses
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor
 
-from oculox.models import build_model
-from oculox.types import ModelSpec
-from oculox.weights.bundle import Weights, output_channels, recognise_model
-from oculox.weights.classes import default_names
+from oculox.weights.bundle import Weights, empty_network, recognise_tensors
 from oculox.weights.interop.names import import_state, rules_map
 
 _STEM = "backbone.stem.conv.conv.weight"
+_BLOCK = r"^backbone\.stage1\.1\.blocks\.(\d+)\."
 _CLASSES = "bbox_head.multi_level_conv_cls.0.weight"
 
 mmdetection_names = rules_map(
@@ -62,21 +59,13 @@ def read_mmdetection(state: Mapping[str, Tensor], *, classes: object = None, whe
         CheckpointError: when tensors are missing, extra or of another shape.
     """
     theirs = {k: v for k, v in state.items() if not k.startswith(("ema_", "data_preprocessor."))}
-    blocks = {m[1] for k in theirs if (m := re.match(r"backbone\.stage1\.1\.blocks\.(\d+)\.", k))}
-    count = output_channels(theirs, _CLASSES, where=where)
-    model, input_config = recognise_model(
-        backbone="csp_darknet",
-        stem_channels=output_channels(theirs, _STEM, where=where),
-        blocks=len(blocks),
-        depthwise=any(".depthwise_conv." in name for name in theirs),
-        num_classes=count,
+    spec = recognise_tensors(
+        theirs, darknet=False, stem=_STEM, block=_BLOCK, classes=_CLASSES, where=where
     )
-    with torch.device("meta"):
-        expected = build_model(model, num_classes=count).state_dict()
-    names, category_ids = default_names(count)
-    own_names = isinstance(classes, (list, tuple)) and len(classes) == count
-    if own_names and category_ids is None:
+    own_names = isinstance(classes, (list, tuple)) and len(classes) == spec.num_classes
+    if own_names and spec.category_ids is None:
         names = tuple(str(name) for name in classes)  # type: ignore[attr-defined]
+        spec = dataclasses.replace(spec, names=names)
+    expected = empty_network(spec).state_dict()
     own = import_state(theirs, expected, mmdetection_names, where=where)
-    spec = ModelSpec(model=model, input=input_config, names=names, category_ids=category_ids)
     return Weights(spec=spec, state=own, origin="mmdetection")

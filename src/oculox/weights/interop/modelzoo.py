@@ -16,8 +16,8 @@ from torch import Tensor
 
 from oculox.config import load_config
 from oculox.errors import UsageError
-from oculox.weights.bundle import Weights, output_channels, recognise_model
-from oculox.weights.interop.megvii import official_names
+from oculox.weights.bundle import Weights
+from oculox.weights.interop.megvii import official_names, recognise_official
 from oculox.weights.interop.mindspore_layout import (
     DESCRIPTION,
     choose_average,
@@ -82,21 +82,11 @@ def modelzoo_content(weights: Weights) -> dict[str, Tensor | str]:
 
 
 def _read(theirs: Mapping[str, Tensor], *, description: object, where: str) -> Weights:
-    darknet = "backbone.out1_cbl.conv.weight" in theirs
-    stem = f"backbone.backbone.stem.{'0.conv' if darknet else 'conv.conv'}.weight"
-    blocks = {m[1] for name in theirs if (m := re.search(r"\.dark2\.1\.m\.(\d+)\.", name))}
-    model, input_config = recognise_model(
-        backbone="darknet53" if darknet else "csp_darknet",
-        stem_channels=output_channels(theirs, stem, where=where),
-        blocks=len(blocks),
-        depthwise=False,
-        num_classes=output_channels(theirs, "head_l.cls_preds.weight", where=where),
-    )
+    spec = recognise_official(theirs, classes="head_l.cls_preds.weight", where=where)
     return read_network(
         theirs,
-        model=model,
-        input_config=input_config,
-        names=modelzoo_names(model.backbone),
+        spec=spec,
+        names=modelzoo_names(spec.model.backbone),
         origin="modelzoo",
         description=description,
         where=where,

@@ -56,19 +56,10 @@ def import_state(
         where: the file, for error messages.
 
     Raises:
-        CheckpointError: a report, in their names, of what is missing, extra or of another shape.
+        CheckpointError: naming what is missing, extra or of another shape, in their names.
     """
     pairs = paired_names(expected, to_theirs)
-    missing = [name for name in pairs if name not in theirs]
-    extra = [name for name in theirs if name not in pairs]
-    reshaped = [
-        f"{name} (expected {tuple(expected[ours].shape)}, got {tuple(theirs[name].shape)})"
-        for name, ours in pairs.items()
-        if name in theirs and theirs[name].shape != expected[ours].shape
-    ]
-    report = tensor_report(missing=missing, extra=extra, reshaped=reshaped)
-    if report:
-        raise CheckpointError(f"{where}: tensors do not fit the network: {report}")
+    check_state({name: expected[ours] for name, ours in pairs.items()}, theirs, where=where)
     return {ours: theirs[name] for name, ours in pairs.items()}
 
 
@@ -77,11 +68,26 @@ def export_state(state: Mapping[str, Tensor], to_theirs: NameMap) -> dict[str, T
     return {theirs: state[ours] for theirs, ours in paired_names(state, to_theirs).items()}
 
 
-def tensor_report(*, missing: Sequence[str], extra: Sequence[str], reshaped: Sequence[str]) -> str:
-    """One line that counts and samples what is wrong with a set of tensors; empty if nothing."""
-    kinds = (("missing", missing), ("extra", extra), ("of another shape", reshaped))
-    return "; ".join(
+def check_state(expected: Mapping[str, Tensor], state: Mapping[str, Tensor], *, where: str) -> None:
+    """Compare names and shapes of two sets of tensors.
+
+    Raises:
+        CheckpointError: one line that counts and samples what is missing, extra and of another
+            shape.
+    """
+    kinds = {
+        "missing": [name for name in expected if name not in state],
+        "extra": [name for name in state if name not in expected],
+        "of another shape": [
+            f"{name} (expected {tuple(value.shape)}, got {tuple(state[name].shape)})"
+            for name, value in expected.items()
+            if name in state and state[name].shape != value.shape
+        ],
+    }
+    report = "; ".join(
         f"{len(found)} {kind}: {', '.join(found[:3])}{', ...' if len(found) > 3 else ''}"
-        for kind, found in kinds
+        for kind, found in kinds.items()
         if found
     )
+    if report:
+        raise CheckpointError(f"{where}: tensors do not fit the network: {report}")

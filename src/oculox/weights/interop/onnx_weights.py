@@ -7,25 +7,37 @@ convolution has one input and a concatenation has its inputs in order.
 
 from __future__ import annotations
 
+import dataclasses
+import math
 import operator
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, fx, nn
 
-from oculox.config.schema import InputConfig, ModelConfig
 from oculox.errors import CheckpointError
-from oculox.models import YOLOX, build_model
+from oculox.extras import require
+from oculox.models import YOLOX
 from oculox.models.layers import BN_EPS
 from oculox.types import ModelSpec
-from oculox.weights.bundle import Weights, recognise_model
-from oculox.weights.classes import default_names
-from oculox.weights.interop.onnx_graph import Graph, checked_shape, load_initializer, read_graph
+from oculox.weights.bundle import Weights, empty_network, recognise_model
 
 _PASSING = ("Sigmoid", "LeakyRelu", "Relu", "Slice", "MaxPool", "Resize", "Upsample")
 _RESHAPING = ("Transpose", "Reshape")
+_NUMBER_BYTES = {1: 4, 10: 2, 11: 8}  # TensorProto's float32, float16 and float64
+
+
+@dataclasses.dataclass(frozen=True)
+class _Graph:
+    """What is needed of a graph: its nodes and constants are `onnx` messages."""
+
+    nodes: Sequence[Any]
+    constants: Mapping[str, Any]
+    input_name: str
+    input_shape: tuple[int, ...]
+    output_name: str
 
 
 class _Step(NamedTuple):
@@ -65,67 +77,99 @@ def read_onnx(path: Path) -> Weights:
 
     Raises:
         CheckpointError: missing, damaged, or not a YOLOX with a raw head and fused norms.
+        MissingExtraError: when the package `onnx` is not installed.
     """
     where = str(path)
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file")
-    with path.open("rb") as file:
-        graph = read_graph(file, where=where)
-        theirs, output, tensors = _their_wiring(graph)
-        heads = _find_heads(theirs, output, where)
-        shapes = {
-            name: checked_shape(graph, weight, where=where) for name, (weight, _) in tensors.items()
-        }
-        if any(len(shape) != 4 or 0 in shape for shape in shapes.values()):
-            raise CheckpointError(f"{where}: not a YOLOX: it has convolutions that are not 2-D")
-        classes = shapes[theirs.steps[heads[0][2]].name][0]
-        model, input_config = _recognise(theirs, shapes, classes, where)
-        with torch.device("meta"):
-            network = build_model(model, num_classes=classes)
-        pairs = _match(theirs, heads, network, where)
-        found = {
-            ours: tuple(
-                load_initializer(file, graph, name, where=where) if name else None
-                for name in tensors[weight]
-            )
-            for ours, weight in pairs.items()
-        }
-    names, category_ids = default_names(classes)
-    spec = ModelSpec(
-        model=model,
-        input=_with_size(input_config, graph),
-        names=names,
-        category_ids=category_ids,
-    )
+    graph = _read_graph(path)
+    theirs, output, tensors = _their_wiring(graph)
+    heads = _find_heads(theirs, output, where)
+    shapes = {name: _checked_shape(graph, weight, where) for name, (weight, _) in tensors.items()}
+    if any(len(shape) != 4 or 0 in shape for shape in shapes.values()):
+        raise CheckpointError(f"{where}: not a YOLOX: it has convolutions that are not 2-D")
+    classes = shapes[theirs.steps[heads[0][2]].name][0]
+    spec = _recognise(theirs, shapes, classes, where)
+    network = empty_network(spec)
+    found = {
+        ours: tuple(_constant(graph, name, where) if name else None for name in tensors[weight])
+        for ours, weight in _match(theirs, heads, network, where).items()
+    }
+    size = graph.input_shape[-2:]
+    if len(size) == 2 and all(s > 0 and s % 32 == 0 for s in size):
+        fixed = spec.input.model_copy(update={"size": (size[0], size[1])})
+        spec = dataclasses.replace(spec, input=fixed)
     return Weights(spec=spec, state=_state(network, found, where), origin="onnx")
 
 
-def _their_wiring(graph: Graph) -> tuple[_Wiring, int | None, dict[str, tuple[str, str]]]:
+def _read_graph(path: Path) -> _Graph:
+    onnx = require("onnx", extra="onnx", purpose="reading weights from .onnx")
+    protobuf = require("google.protobuf.message", extra="onnx", purpose="reading .onnx")
+    try:
+        graph = onnx.ModelProto.FromString(path.read_bytes()).graph
+    except protobuf.DecodeError as error:
+        raise CheckpointError(f"{path}: damaged or not an ONNX file ({error})") from None
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    # Files of old versions list the weights among the inputs.
+    inputs = [value for value in graph.input if value.name not in constants]
+    if not inputs or not graph.output:
+        raise CheckpointError(f"{path}: not a network (its graph has no input or no output)")
+    shape = tuple(dim.dim_value for dim in inputs[0].type.tensor_type.shape.dim)
+    return _Graph(graph.node, constants, inputs[0].name, shape, graph.output[0].name)
+
+
+def _checked_shape(graph: _Graph, name: str, where: str) -> tuple[int, ...]:
+    """The shape of a constant whose numbers are all there, so that it bounds the memory."""
+    found = graph.constants.get(name)
+    if found is None:
+        raise CheckpointError(f"{where}: '{name}' is no constant of the graph")
+    width = _NUMBER_BYTES.get(found.data_type)
+    if width is None or found.data_location:
+        raise CheckpointError(
+            f"{where}: '{name}' is not stored as floating-point numbers inside the file "
+            "(quantised files and files with external data are not read)"
+        )
+    shape = tuple(found.dims)
+    expected, size = math.prod(shape) * width, len(found.raw_data) or 4 * len(found.float_data)
+    if size != expected or any(side < 0 for side in shape):
+        raise CheckpointError(
+            f"{where}: damaged: '{name}' of shape {shape} needs {expected} bytes, has {size}"
+        )
+    return shape
+
+
+def _constant(graph: _Graph, name: str, where: str) -> Tensor:
+    _checked_shape(graph, name, where)
+    helper = require("onnx.numpy_helper", extra="onnx", purpose="reading weights from .onnx")
+    return torch.tensor(helper.to_array(graph.constants[name])).float()
+
+
+def _their_wiring(graph: _Graph) -> tuple[_Wiring, int | None, dict[str, tuple[str, str]]]:
     """The graph's wiring, its output's step, and (weight, bias) names by convolution."""
     wiring = _Wiring()
     value = {graph.input_name: wiring.add("input", ())}
     tensors: dict[str, tuple[str, str]] = {}
     for node in graph.nodes:
         # Files are sorted so that inputs come first; what is unknown is a constant.
-        inputs = [value[name] for name in node.inputs if name in value]
-        if not inputs or not node.outputs:
+        inputs = [value[name] for name in node.input if name in value]
+        if not inputs or not node.output:
             continue
-        if node.op == "Conv" and len(node.inputs) >= 2 and node.inputs[1] in graph.initializers:
-            weight = node.inputs[1]
+        if node.op_type == "Conv" and len(node.input) >= 2 and node.input[1] in graph.constants:
+            weight = node.input[1]
             name = f"{len(tensors)}:{weight}"
-            tensors[name] = (weight, node.inputs[2] if len(node.inputs) > 2 else "")
+            tensors[name] = (weight, node.input[2] if len(node.input) > 2 else "")
             step = wiring.add("conv", inputs[:1], name=name)
-        elif node.op == "Concat":
+        elif node.op_type == "Concat":
             step = wiring.add("cat", inputs)
-        elif node.op == "Add" and len(inputs) == 2:
+        elif node.op_type == "Add" and len(inputs) == 2:
             step = wiring.add("add", inputs)
-        elif node.op in (*_PASSING, *_RESHAPING):
+        elif node.op_type in (*_PASSING, *_RESHAPING):
             step = inputs[0]
-        elif node.op == "Mul" and len(inputs) == 2 and inputs[0] == inputs[1]:
+        elif node.op_type == "Mul" and len(inputs) == 2 and inputs[0] == inputs[1]:
             step = inputs[0]  # SiLU: x times sigmoid of x
         else:
-            step = wiring.add(node.op, inputs)
-        value[node.outputs[0]] = step
+            step = wiring.add(node.op_type, inputs)
+        value[node.output[0]] = step
     return wiring, value.get(graph.output_name), tensors
 
 
@@ -146,11 +190,11 @@ def _find_heads(wiring: _Wiring, output: int | None, where: str) -> list[tuple[i
 
 def _recognise(
     wiring: _Wiring, shapes: dict[str, tuple[int, ...]], classes: int, where: str
-) -> tuple[ModelConfig, InputConfig]:
+) -> ModelSpec:
     convs = [shapes[s.name] for s in wiring.steps if s.kind == "conv"]
     darknet = convs[0][1] == 3
 
-    def shape(blocks: int) -> tuple[ModelConfig, InputConfig]:
+    def shape(blocks: int) -> ModelSpec:
         return recognise_model(
             backbone="darknet53" if darknet else "csp_darknet",
             stem_channels=convs[0][0],
@@ -160,7 +204,7 @@ def _recognise(
         )
 
     # Every further block adds the same number of layers (none to Darknet-53).
-    one, two = (_count_layers(shape(blocks)[0]) for blocks in (1, 2))
+    one, two = (_count_layers(shape(blocks)) for blocks in (1, 2))
     more, rest = divmod(len(convs) - one, max(two - one, 1))
     if more < 0 or rest or (more and two == one):
         raise CheckpointError(
@@ -169,10 +213,8 @@ def _recognise(
     return shape(1 + more)
 
 
-def _count_layers(config: ModelConfig) -> int:
-    with torch.device("meta"):
-        network = build_model(config, num_classes=1)
-    return sum(isinstance(module, nn.Conv2d) for module in network.modules())
+def _count_layers(spec: ModelSpec) -> int:
+    return sum(isinstance(module, nn.Conv2d) for module in empty_network(spec).modules())
 
 
 def _our_wiring(network: YOLOX) -> tuple[_Wiring, dict[str, int]]:
@@ -254,11 +296,3 @@ def _state(
             raise CheckpointError(f"{where}: {key}: expected {tuple(expected.shape)}, got {got}")
         state[key] = value
     return state
-
-
-def _with_size(config: InputConfig, graph: Graph) -> InputConfig:
-    """The recipe's input with the size that the file was exported at, where it is fixed."""
-    size = graph.input_shape[-2:]
-    if len(size) == 2 and all(s and s % 32 == 0 for s in size):
-        return config.model_copy(update={"size": (size[0], size[1])})
-    return config

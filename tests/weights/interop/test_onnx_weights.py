@@ -1,4 +1,5 @@
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -6,11 +7,11 @@ import pytest
 import torch
 
 from oculox import Detector
-from oculox.errors import CheckpointError
+from oculox.errors import CheckpointError, MissingExtraError
 from oculox.weights import build_network, load_weights
 from oculox.weights.convert import convert_weights
 from oculox.weights.interop.onnx_weights import read_onnx
-from oculox.weights.interop.protobuf_wire import bytes_field, number_field
+from oculox.weights.interop.protobuf_wire import bytes_field, bytes_header, number_field
 
 
 def tensor(name: str, shape: tuple[int, ...], *, kind: int = 1, size: int | None = None) -> bytes:
@@ -40,6 +41,14 @@ def model(nodes: list[bytes], tensors: list[bytes], *, output: str = "y") -> byt
         12, bytes_field(1, output.encode())
     )
     return bytes_field(7, graph)
+
+
+def nested(depth: int) -> bytes:
+    """A model of graphs inside attributes inside nodes, so many levels deep."""
+    data = b""
+    for number in (*(6, 5, 1) * depth, 7):
+        data = bytes_field(number, data)
+    return data
 
 
 HEAD = [
@@ -90,6 +99,8 @@ def test_weights_are_the_files(official: Path) -> None:
         lambda data: data.replace(b"\x22\x04Conv", b"\x22\x04Gonv", 1),
         lambda data: data.replace(b"\x22\x03Mul", b"\x22\x03Add", 1),
         lambda data: data.replace(b"1178", b"9999", 1),
+        lambda data: bytes_header(7, 1 << 62) + data,
+        lambda data: nested(1000),
     ],
 )
 def test_damaged_and_foreign_files(
@@ -127,6 +138,14 @@ def test_graphs_that_are_no_yolox(tmp_path: Path, data: bytes, message: str) -> 
 def test_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no such file"):
         read_onnx(tmp_path / "none.onnx")
+
+
+def test_the_package_onnx_is_named_where_it_is_missing(
+    official: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(MissingExtraError, match=r"oculox\[onnx\]"):
+        read_onnx(official)
 
 
 @pytest.mark.slow

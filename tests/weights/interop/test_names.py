@@ -5,11 +5,11 @@ import torch
 
 from oculox.errors import CheckpointError
 from oculox.weights.interop.names import (
+    check_state,
     export_state,
     import_state,
     paired_names,
     rules_map,
-    tensor_report,
 )
 
 RENAME = rules_map(((r"^a\.", "b."), (r"\.w$", ".weight")))
@@ -52,13 +52,9 @@ def test_the_report_speaks_their_names():
 
 
 @pytest.mark.parametrize(
-    ("missing", "expected"),
-    [
-        ([], ""),
-        (["a"], "1 missing: a"),
-        (["a", "b", "c"], "3 missing: a, b, c"),
-        (["a", "b", "c", "d"], "4 missing: a, b, c, ..."),
-    ],
+    ("names", "expected"), [("a", "1 missing: a"), ("abc", "a, b, c$"), ("abcd", "a, b, c, ...$")]
 )
-def test_long_reports_are_cut(missing, expected):
-    assert tensor_report(missing=missing, extra=[], reshaped=[]) == expected
+def test_long_reports_are_cut(names, expected):
+    check_state({}, {}, where="x")
+    with pytest.raises(CheckpointError, match=expected):
+        check_state({name: torch.zeros(1) for name in names}, {}, where="x")

@@ -3,13 +3,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_mindyolo import random_weights
 
 from oculox.config import load_config
 from oculox.errors import CheckpointError
 from oculox.weights import load_weights
 from oculox.weights.interop.mmdetection import is_mmdetection, mmdetection_names, read_mmdetection
 from oculox.weights.interop.names import export_state
+from specs import random_weights
 
 # From mmdetection's modules: one name for each rule.
 KNOWN_NAMES = [

@@ -4,12 +4,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from formula import decoded_output, mindspore_formula
 
+from formula import decoded_output, mindspore_formula
 from oculox.config import load_config, recipe_names
 from oculox.errors import CheckpointError
 from oculox.models import build_model
-from oculox.weights import Weights, build_network, load_weights
+from oculox.weights import build_network, load_weights
 from oculox.weights.interop.mindspore_file import write_mindspore
 from oculox.weights.interop.mindspore_layout import DESCRIPTION
 from oculox.weights.interop.mindyolo import (
@@ -19,24 +19,9 @@ from oculox.weights.interop.mindyolo import (
     network_name,
     read_mindyolo,
 )
-from specs import make_weights
+from specs import assert_equal, random_weights
 
 PLAIN = "model.model."
-
-
-def random_weights(recipe: str, *, classes: int, **input_changes: object) -> Weights:
-    config = load_config(recipe)
-    state = build_model(config.model, num_classes=classes).state_dict()
-    config = config.model_copy(update={"input": config.input.model_copy(update=input_changes)})
-    state = {k: v + i if v.ndim == 0 else v for i, (k, v) in enumerate(state.items())}
-    return make_weights(config, state, names=[f"kind {i}" for i in range(classes)])
-
-
-def assert_equal(a: Weights, b: Weights) -> None:
-    assert (a.spec, a.origin) == (b.spec, b.origin)
-    assert a.state.keys() == b.state.keys()
-    assert all(torch.equal(a.state[k], b.state[k]) for k in a.state)
-    assert all(a.state[k].dtype == b.state[k].dtype for k in a.state)
 
 
 @pytest.fixture(scope="module")

@@ -4,9 +4,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from formula import decoded_output, mindspore_formula, state_of
-from test_mindyolo import assert_equal, random_weights
 
+from formula import decoded_output, mindspore_formula, state_of
 from oculox.config import load_config
 from oculox.errors import CheckpointError, UsageError
 from oculox.models import build_model
@@ -18,6 +17,7 @@ from oculox.weights.interop.modelzoo import (
     network_name,
     read_modelzoo,
 )
+from specs import assert_equal, random_weights
 
 RECIPES = {"yolox_darknet53": "yolox-darknet53", "yolox_x": "yolox-x"}
 
