@@ -15,6 +15,11 @@ import numpy as np
 from oculox.errors import DataError
 from oculox.types import ImageArray
 
+IMAGE_SUFFIXES = frozenset(
+    (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".jp2")
+)
+"""Lower-case suffixes of the files that are taken for images."""
+
 MAX_PIXELS = 200_000_000
 """Largest image read by default; a bigger one is far more often an attack than a photo."""
 
