@@ -124,7 +124,7 @@ def test_overwrite_replaces_a_demo_and_keeps_other_files(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     "values", [{"train": 0}, {"val": 0}, {"seed": -1}, {"size": (16, 240)}], ids=str
 )
-def test_refuses_senseless_numbers(tmp_path: Path, values: dict) -> None:
+def test_refuses_numbers_that_are_too_small(tmp_path: Path, values: dict) -> None:
     with pytest.raises(UsageError, match="got train="):
         write_demo(tmp_path / "d", **values)
     assert not (tmp_path / "d").exists()

@@ -81,7 +81,7 @@ VOC_FAULTS = {
 
 
 @pytest.mark.parametrize("case", VOC_FAULTS.values(), ids=VOC_FAULTS.keys())
-def test_faulty_voc_objects_are_left_out_and_told(tmp_path: Path, case: tuple[Any, ...]) -> None:
+def test_faulty_voc_objects_are_left_out_and_listed(tmp_path: Path, case: tuple[Any, ...]) -> None:
     broken, code, kept = case
     voc(tmp_path / "v", "a", broken, voc_object("cat", 11, 21, 30, 60))
     summary = from_voc(tmp_path / "v", tmp_path / "c")
@@ -90,7 +90,7 @@ def test_faulty_voc_objects_are_left_out_and_told(tmp_path: Path, case: tuple[An
     assert len(boxes(tmp_path / "c")) == summary.objects["train"] == kept
 
 
-def test_faulty_voc_images_are_left_out_and_told(tmp_path: Path) -> None:
+def test_faulty_voc_images_are_left_out_and_listed(tmp_path: Path) -> None:
     root = tmp_path / "v"
     good = voc_object("cat", 11, 21, 30, 60)
     voc(root, "good", good)
@@ -108,8 +108,8 @@ def test_faulty_voc_images_are_left_out_and_told(tmp_path: Path) -> None:
     stems = ["good", "gone", "broken", "other-size", "no-size", "swapped", "bad-xml", "no-xml"]
     voc_list(root, "train", [*stems, "../good"])
     summary = from_voc(root, tmp_path / "c")
-    told = {(Path(f.file).stem, f.code, f.severity) for f in summary.faults}
-    assert told == {
+    found = {(Path(f.file).stem, f.code, f.severity) for f in summary.faults}
+    assert found == {
         ("gone", "image-missing", "error"),
         ("broken", "image-unreadable", "error"),
         ("other-size", "size-mismatch", "error"),
@@ -164,7 +164,7 @@ def test_voc_lists_classes_and_difficult_objects(tmp_path: Path) -> None:
     ids=["doctype", "entity", "file", "undefined", "unclosed", "empty", "large"],
 )
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
-def test_hostile_xml_is_refused(text: str, encoding: str) -> None:
+def test_dangerous_xml_is_refused(text: str, encoding: str) -> None:
     with pytest.raises(DataError):
         parse_xml(text.encode(encoding))
 
@@ -383,7 +383,7 @@ def test_a_conversion_is_whole_or_absent(tmp_path: Path) -> None:
         ({"skip_difficult": True, "source_format": "yolo"}, "only Pascal VOC"),
     ],
 )
-def test_senseless_options_are_refused(tmp_path: Path, options: dict, message: str) -> None:
+def test_wrong_options_are_refused(tmp_path: Path, options: dict, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         convert(tmp_path, tmp_path / "c", **{"source_format": "voc", **options})
 

@@ -143,11 +143,11 @@ def load_coco(annotations: Path, images: Path) -> CocoIndex:
     scan = scan_coco(annotations)
     errors = [f for f in scan.faults if f.severity == "error" and f.code not in _HARMLESS]
     if errors:
-        first, more = errors[0], f" and {len(errors) - 1} more errors" if len(errors) > 1 else ""
+        first, more = errors[0], f"; {len(errors)} errors in all" if len(errors) > 1 else ""
         place = "" if first.file == annotations.name else f": {first.file}"
         raise DataError(
             f"{dataclasses.replace(first, file=f'{annotations}{place}')}{more}; "
-            "`oculox data check` lists all errors and can write a copy without them"
+            "`oculox data check` lists every error and can write a copy without them"
         )
     files = [image["file_name"] for image in scan.images]
     if not images.is_dir():
@@ -316,6 +316,6 @@ def _layouts(root: Path, split: Split) -> list[tuple[Path, Path]]:
 
 
 def _frozen(array: _Array) -> _Array:
-    """Make it read-only, so that nobody's in-place change spoils the dataset."""
+    """Make it read-only, so that a change in place cannot spoil the dataset."""
     array.flags.writeable = False
     return array

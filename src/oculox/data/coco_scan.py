@@ -178,7 +178,7 @@ def _categories(entries: Sequence[Any], faults: _Faults) -> list[Entry]:
     names: set[str] = set()
     for i, entry in enumerate(entries):
         number, name = (entry.get(k) if type(entry) is dict else None for k in ("id", "name"))
-        if type(number) is not int or not (type(name) is str or type(name) in _NUMBERS):
+        if type(number) is not int or type(name) not in _IDS:
             message = "expected an object with a whole number 'id' and a text 'name'"
             faults.add("category-malformed", f"categories[{i}]: {message}, got {_short(entry)}")
         elif number in kept:

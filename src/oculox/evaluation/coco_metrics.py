@@ -21,7 +21,7 @@ from oculox.evaluation.metrics import METRICS, ClassMetrics, CocoMetrics
 from oculox.types import ImageId, IntArray
 
 CONFUSION_CONF = 0.25
-"""Lowest score that counts in the confusion matrix unless told otherwise."""
+"""Lowest score that counts in the confusion matrix by default."""
 
 _IOU50 = 0  # index of IoU 0.5 among COCO's ten thresholds
 _ALL_AREAS = 0

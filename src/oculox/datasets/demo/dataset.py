@@ -59,7 +59,7 @@ def write_demo(
         on_image: called after each image, for progress.
 
     Raises:
-        UsageError: a number makes no sense, or the folder is in use.
+        UsageError: a number is too small, or the folder is in use.
         OculoxError: the folder cannot be written.
     """
     if min(train, val) < 1 or seed < 0 or min(size) < 32:

@@ -12,7 +12,7 @@ import numpy as np
 from oculox.data.coco import find_splits
 from oculox.data.faults import Fault
 from oculox.datasets.check import CheckedSplit, check_split
-from oculox.datasets.formats.dataset import ImageReader, LabelledData, LabelledImage, Progress
+from oculox.datasets.formats.dataset import ImageReader, LabelledData, LabelledImage, OnImage
 from oculox.errors import DataError
 from oculox.files import FileMode, place_file
 
@@ -22,7 +22,7 @@ def read_coco(
     *,
     classes: Sequence[str] | None = None,
     splits: Mapping[str, str] | None = None,
-    on_image: Progress | None = None,
+    on_image: OnImage | None = None,
 ) -> LabelledData:
     """Read a COCO dataset, leaving out what is faulty.
 
@@ -86,7 +86,7 @@ def _images(
 
 
 def write_coco(
-    data: LabelledData, folder: Path, *, mode: FileMode, on_image: Progress | None = None
+    data: LabelledData, folder: Path, *, mode: FileMode, on_image: OnImage | None = None
 ) -> None:
     """Write ``<split>2017/`` and ``annotations/instances_<split>2017.json`` into an empty folder.
 

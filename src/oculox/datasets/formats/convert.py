@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from oculox.data.faults import Fault, count_faults
 from oculox.datasets.formats.coco import read_coco, write_coco
-from oculox.datasets.formats.dataset import SPLITS, LabelledData, Progress
+from oculox.datasets.formats.dataset import SPLITS, LabelledData, OnImage
 from oculox.datasets.formats.voc import read_voc
 from oculox.datasets.formats.yolo import read_yolo, write_yolo
 from oculox.errors import DataError, UsageError
@@ -60,7 +60,7 @@ def convert(
     splits: Mapping[str, str] | None = None,
     mode: FileMode = "copy",
     skip_difficult: bool = False,
-    on_image: Progress | None = None,
+    on_image: OnImage | None = None,
 ) -> ConvertSummary:
     """Convert a dataset; faulty boxes and images are left out and listed.
 
@@ -76,7 +76,7 @@ def convert(
         on_image: called after each image that is read, for progress.
 
     Raises:
-        UsageError: a split or class list makes no sense, or the target is in use.
+        UsageError: a split, class or option does not fit, or the target is in use.
         DataError: the source cannot be read or holds nothing usable.
     """
     unknown = set((splits or {}).values()) - set(SPLITS)

@@ -17,7 +17,7 @@ from oculox.types import FloatArray, IntArray
 SPLITS = ("train", "val", "test")
 """Names of splits in a converted dataset."""
 
-Progress = Callable[[], None]
+OnImage = Callable[[], None]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

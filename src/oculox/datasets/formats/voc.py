@@ -20,7 +20,7 @@ from oculox.datasets.formats.dataset import (
     ImageReader,
     LabelledData,
     LabelledObject,
-    Progress,
+    OnImage,
     labelled,
 )
 from oculox.errors import DataError
@@ -37,7 +37,7 @@ def read_voc(
     classes: Sequence[str] | None = None,
     splits: Mapping[str, str] | None = None,
     skip_difficult: bool = False,
-    on_image: Progress | None = None,
+    on_image: OnImage | None = None,
 ) -> LabelledData:
     """Read a Pascal VOC dataset.
 
@@ -191,7 +191,7 @@ class _VocReader(ImageReader):
 
 
 def parse_xml(data: bytes) -> Element:
-    """The root element of a label file from strangers.
+    """The root element of a label file, which is not trusted.
 
     Raises:
         DataError: it is not well-formed, larger than `MAX_BYTES` or has a DOCTYPE.

@@ -19,7 +19,7 @@ from oculox.datasets.formats.dataset import (
     LabelledData,
     LabelledImage,
     LabelledObject,
-    Progress,
+    OnImage,
     labelled,
 )
 from oculox.errors import DataError
@@ -33,7 +33,7 @@ def read_yolo(
     *,
     classes: Sequence[str] | None = None,
     splits: Mapping[str, str] | None = None,
-    on_image: Progress | None = None,
+    on_image: OnImage | None = None,
 ) -> LabelledData:
     """Read a YOLO dataset.
 
@@ -137,7 +137,7 @@ def _images(base: Path, config: Mapping[str, Any], split: str) -> Iterator[tuple
 
 
 def _resolve(base: Path, stated: str) -> Path:
-    """A stated path, counted from the base; a leading ../ that leads nowhere is forgiven."""
+    """A stated path, counted from the base; a leading ../ that leads nowhere is ignored."""
     path = base / stated
     stripped = base / "/".join(p for p in PurePosixPath(stated).parts if p != "..")
     return path if path.exists() or not stripped.exists() else stripped
@@ -208,7 +208,7 @@ def label_path(image: Path) -> Path:
 
 
 def write_yolo(
-    data: LabelledData, folder: Path, *, mode: FileMode, on_image: Progress | None = None
+    data: LabelledData, folder: Path, *, mode: FileMode, on_image: OnImage | None = None
 ) -> None:
     """Write ``images/<split>``, ``labels/<split>`` and ``data.yaml`` into an empty folder.
 
