@@ -57,11 +57,6 @@ def count_faults(faults: Iterable[Fault]) -> dict[str, int]:
     return dict(Counter(fault.code for fault in faults))
 
 
-def has_errors(faults: Iterable[Fault]) -> bool:
-    """Whether one of them is an error."""
-    return any(fault.severity == "error" for fault in faults)
-
-
 class BoxFault(NamedTuple):
     """What is wrong with box number `row`."""
 

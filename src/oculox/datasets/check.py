@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from oculox.data.coco import Split, missing_files
 from oculox.data.coco_scan import CocoScan, scan_coco
-from oculox.data.faults import Fault, check_boxes, count_faults, has_errors
+from oculox.data.faults import Fault, check_boxes, count_faults
 from oculox.data.image import decode_image, read_header
 from oculox.datasets.stats import SplitStats, split_stats
 from oculox.errors import DataError
@@ -88,7 +88,7 @@ class CheckReport:
     @property
     def ok(self) -> bool:
         """Whether there is no error (warnings and information may be there)."""
-        return not has_errors(self.faults)
+        return all(fault.severity != "error" for fault in self.faults)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON: ok, counts by code, and each split's faults and statistics."""
@@ -122,7 +122,7 @@ def check_data(
         deep: decode every image (finds damage, wrong sizes and copies); otherwise only their
             presence is checked.
         input_size: network input that the statistics are about, in pixels.
-        on_image: called after each image, for progress.
+        on_image: called after each decoded image, for progress.
 
     Raises:
         DataError: an annotation file is missing, is not JSON or not a COCO file.
@@ -192,12 +192,12 @@ class ImageFacts:
     digest: str | None = None
 
 
-def look_at(path: Path, *, digest: bool = False) -> ImageFacts:
+def look_at(path: Path, *, decode: bool = False) -> ImageFacts:
     """Facts of one image file; a damaged or absent one is a fact, not an error.
 
     Args:
         path: the file.
-        digest: decode it all, which finds any damage, and take its SHA-256; otherwise size and
+        decode: decode it, which finds any damage, and take its SHA-256; otherwise size and
             completeness come from its header where that is enough.
     """
     try:
@@ -210,14 +210,14 @@ def look_at(path: Path, *, digest: bool = False) -> ImageFacts:
     # An EXIF turn swaps the sides, and some formats state no size: then only decoding knows.
     sure = header.size_hw is not None and b"Exif\0\0" not in data[:65536]
     try:
-        if digest or header.truncated or not sure:
+        if decode or header.truncated or not sure:
             height, width = decode_image(data, where=str(path)).shape[:2]
             size = height, width
         else:
             size = header.size_hw or (0, 0)
     except DataError as error:
         return ImageFacts(str(error).removeprefix(f"{path}: "))
-    return ImageFacts(hw=size, digest=hashlib.sha256(data).hexdigest() if digest else None)
+    return ImageFacts(hw=size, digest=hashlib.sha256(data).hexdigest() if decode else None)
 
 
 def _examine(
@@ -235,7 +235,7 @@ def _examine(
             for name in missing_files(unique, folder)
         }
     facts: dict[str, ImageFacts] = {}
-    look = partial(look_at, digest=depth == "decode")
+    look = partial(look_at, decode=depth == "decode")
     # Reading and decoding leave the interpreter's lock, so threads are enough.
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
         looked = pool.map(look, (folder / name for name in unique))
