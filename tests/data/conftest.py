@@ -1,4 +1,4 @@
-"""Data sets that the tests of this folder read."""
+"""Datasets that the tests of this folder read."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,3 +1,4 @@
+import gc
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +9,14 @@ import pytest
 from small_coco import write_coco
 
 from oculox.config.schema import DataConfig, SplitConfig
-from oculox.data.coco import CocoIndex, PackedStrings, find_split, load_coco, load_split
+from oculox.data.coco import (
+    CocoIndex,
+    PackedStrings,
+    find_split,
+    find_splits,
+    load_coco,
+    load_split,
+)
 from oculox.errors import DataError
 
 MakeCoco = Callable[..., CocoIndex]
@@ -85,39 +93,78 @@ def test_crowds_are_left_out(tmp_path: Path) -> None:
     [
         (lambda t: t.pop("images"), "'images', got no such key"),
         (lambda t: t.update(annotations=None), "'annotations', got NoneType"),
-        (lambda t: t.update(categories=[]), "'categories' is empty"),
-        (lambda t: t.update(images=[]), "'images' is empty"),
-        (lambda t: t["images"][1].pop("file_name"), "image 2: no 'file_name'"),
-        (lambda t: t["images"][1].pop("id"), r"images\[1\]: no 'id'"),
-        (lambda t: t["images"].append(3), r"images\[3\]: expected an object"),
-        (lambda t: t["images"][1].update(id=1.5), r"images\[1\]: id must be"),
+        (lambda t: t.update(categories=[]), "'categories' is empty: there are no"),
+        (lambda t: t.update(images=[]), "'images' is empty: there is"),
+        (lambda t: t["images"][1].pop("file_name"), r"\(image 2\): file_name must be .* got None"),
+        (lambda t: t["images"][1].pop("id"), r"images\[1\]: .* as 'id', got {'file_name': '1.png'"),
+        (lambda t: t["images"].append(3), r"images\[3\]: expected an object .* got 3"),
+        (lambda t: t["images"][1].update(id=1.5), r"images\[1\]: .* as 'id', .*1\.5"),
         (lambda t: t["images"][1].update(id=1), "image id 1 occurs twice"),
-        (lambda t: t["images"][1].update(height=0), "image 2: height must be a positive"),
-        (lambda t: t["images"][1].update(width="48"), "image 2: width must be a positive"),
-        (lambda t: t["images"][1].update(width=float("nan")), "image 2: width must be"),
-        (lambda t: t["images"][0].update(file_name=""), "image 1: file_name must be"),
-        (lambda t: t["images"][0].update(file_name="../x.png"), "image 1: .* leads out"),
-        (lambda t: t["images"][0].update(file_name="a/../../x.png"), "image 1: .* leads out"),
-        (lambda t: t["images"][0].update(file_name="/etc/x.png"), "image 1: .* leads out"),
-        (lambda t: t["images"][0].update(file_name="..\\x.png"), "image 1: .* leads out"),
-        (lambda t: t["images"][0].update(file_name="c:\\x.png"), "image 1: .* leads out"),
-        (lambda t: t["annotations"][2].update(category_id=9), r"annotation 3 \(image 2\): .* 9 "),
-        (lambda t: t["annotations"][2].update(image_id="2"), "annotation 3: image_id '2'"),
-        (lambda t: t["annotations"][2].update(image_id=[2]), "annotation 3: image_id"),
-        (lambda t: t["annotations"][2].update(bbox=[1, 2, 3]), "annotation 3 .* four finite"),
-        (lambda t: t["annotations"][2].update(bbox=[1, 2, float("inf"), 3]), "four finite"),
+        (
+            lambda t: t["images"][1].update(height=0),
+            r"\(image 2\): height and width must be .* got 0 and 48",
+        ),
+        (
+            lambda t: t["images"][1].update(width="48"),
+            r"\(image 2\): height and .* got 64 and '48'",
+        ),
+        (
+            lambda t: t["images"][1].update(width=float("nan")),
+            r"\(image 2\): height and .* got 64 and nan",
+        ),
+        (
+            lambda t: t["images"][0].update(file_name=""),
+            r"\(image 1\): file_name must be .* got ''",
+        ),
+        (
+            lambda t: t["images"][0].update(file_name="../x.png"),
+            r"\(image 1\): file_name .* leads out",
+        ),
+        (
+            lambda t: t["images"][0].update(file_name="a/../../x.png"),
+            r"\(image 1\): file_name .* leads out",
+        ),
+        (
+            lambda t: t["images"][0].update(file_name="/etc/x.png"),
+            r"\(image 1\): file_name .* leads out",
+        ),
+        (
+            lambda t: t["images"][0].update(file_name="..\\x.png"),
+            r"\(image 1\): file_name .* leads out",
+        ),
+        (
+            lambda t: t["images"][0].update(file_name="c:\\x.png"),
+            r"\(image 1\): file_name .* leads out",
+        ),
+        (
+            lambda t: t["annotations"][2].update(category_id=9),
+            r"1\.png \(image 2, annotation 3\): .* 9 ",
+        ),
+        (lambda t: t["annotations"][2].update(image_id="2"), r"\(annotation 3\): .*image_id '2'"),
+        (lambda t: t["annotations"][2].update(image_id=[2]), r"\(annotation 3\): .*image_id \[2\]"),
+        (
+            lambda t: t["annotations"][2].update(bbox=[1, 2, 3]),
+            r"annotation 3\): .* four finite .* \[1, 2, 3\]",
+        ),
+        (
+            lambda t: t["annotations"][2].update(bbox=[1, 2, float("inf"), 3]),
+            r"four finite .* \[1, 2, inf, 3\]",
+        ),
         (lambda t: t["annotations"][2].update(bbox=[1, 2, "3", 3]), "four finite"),
-        (lambda t: t["annotations"][2].pop("bbox"), "annotation 3: no 'bbox'"),
+        (lambda t: t["annotations"][2].update(bbox=[1, 2, True, 3]), "four finite"),
+        (lambda t: t["annotations"][2].update(bbox=[1, 2, 10**400, 3]), "four finite"),
+        (lambda t: t["annotations"][2].update(bbox={"x": 1}, iscrowd=1), "four finite"),
+        (lambda t: t["annotations"][2].pop("bbox"), r"annotation 3\): .* four finite .* None"),
         (lambda t: t["annotations"].append(3), r"annotations\[6\]: expected an object"),
-        (lambda t: t["categories"][0].update(id="1"), "id must be a whole number"),
+        (lambda t: t["categories"][0].update(id="1"), r"categories\[0\]: .* whole number 'id'"),
         (lambda t: t["categories"][0].update(id=2), "category id 2 occurs twice"),
-        (lambda t: t["categories"][0].pop("name"), r"categories\[0\]: no 'name'"),
+        (lambda t: t["categories"][0].pop("name"), r"categories\[0\]: .* 'name', got {'id': 1}"),
     ],
 )
 def test_inconsistent_files_are_refused(
     tmp_path: Path, change: Callable[[dict[str, Any]], object], message: str
 ) -> None:
-    with pytest.raises(DataError, match=rf"labels\.json: .*{message}") as caught:
+    with pytest.raises(DataError, match=rf"labels\.json.*{message}") as caught:
         load_coco(*edited(tmp_path, change))
     assert "\n" not in str(caught.value)
 
@@ -153,6 +200,63 @@ def test_packed_strings_round_trip() -> None:
     assert len(PackedStrings.pack([])) == 0
 
 
+def test_errors_are_counted_and_harmless_ones_let_through(tmp_path: Path) -> None:
+    def change(tree: dict[str, Any]) -> None:
+        tree["categories"][1]["name"] = tree["categories"][0]["name"]
+        tree["annotations"][0].pop("id")
+        tree["annotations"][1]["id"] = tree["annotations"][2]["id"]
+        tree["images"].append({**tree["images"][0], "id": "twin"})
+
+    annotations, images = edited(tmp_path, change)
+    index = load_coco(annotations, images)
+    assert [index.num_objects(i) for i in range(4)] == [2, 2, 2, 0]
+    tree = json.loads(annotations.read_text())
+    for i in (1, 3, 5):
+        tree["annotations"][i]["category_id"] = 77
+    annotations.write_text(json.dumps(tree))
+    with pytest.raises(DataError, match=r"category_id 77 .*; 3 errors in all; `oculox data check`"):
+        load_coco(annotations, images)
+
+
+def test_reading_leaves_the_garbage_collector_as_it_was(tmp_path: Path) -> None:
+    annotations, images = write_coco(tmp_path)
+    load_coco(annotations, images)
+    assert gc.isenabled()
+    gc.disable()
+    try:
+        load_coco(annotations, images)
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
+
+
+def test_truth_is_what_the_file_states(tmp_path: Path) -> None:
+    def change(tree: dict[str, Any]) -> None:
+        boxes = ([-5, 2, 10, 9], [50, 30, 100, 100], [4, 4, 8, 8], [1, 1, 0, 5], [2, 3, 4, 5])
+        areas = (17.5, None, float("nan"), 3, 9)
+        for entry, box, area in zip(tree["annotations"], boxes, areas, strict=False):
+            entry.update(bbox=box, area=area)
+        tree["annotations"][4]["iscrowd"] = 1
+        tree["annotations"].reverse()
+
+    index = load_coco(*edited(tmp_path, change))
+    truth = index.truth
+    assert truth.owners.tolist() == [2, 2, 1, 1, 0, 0]
+    assert truth.labels.tolist() == [1, 0, 1, 0, 1, 0]
+    assert truth.xywh[1:].tolist() == [
+        [2, 3, 4, 5],
+        [1, 1, 0, 5],
+        [4, 4, 8, 8],
+        [50, 30, 100, 100],
+        [-5, 2, 10, 9],
+    ]
+    assert truth.areas.tolist() == [240, 9, 3, 64, 10000, 17.5]
+    assert truth.crowd.tolist() == [False, True, False, False, False, False]
+    assert [index.num_objects(i) for i in range(3)] == [2, 1, 1]
+    with pytest.raises(ValueError, match="read-only"):
+        truth.xywh[:] = 0
+
+
 def test_real_coco(coco_train: CocoIndex) -> None:
     assert len(coco_train) == 369
     assert len(coco_train.class_names) == 80
@@ -174,6 +278,8 @@ def test_real_coco(coco_train: CocoIndex) -> None:
         ("train", "train", "train/_annotations.coco.json"),
         ("val", "valid", "valid/_annotations.coco.json"),
         ("val", ".", "_annotations.coco.json"),
+        ("test", "test2017", "annotations/instances_test2017.json"),
+        ("test", "test", "test/_annotations.coco.json"),
     ],
 )
 def test_usual_layouts_are_found(tmp_path: Path, split: str, images: str, annotations: str) -> None:
@@ -219,10 +325,31 @@ def test_unfound_splits_say_what_was_looked_for(tmp_path: Path) -> None:
         find_split(DataConfig(root=nothing), "val")
     with pytest.raises(DataError, match=r"instances_val2017\.json, .*valid/_annot"):
         find_split(DataConfig(root=tmp_path), "val")
+    with pytest.raises(DataError, match=r"no test split found; .*instances_test2017[^;]*$"):
+        find_split(DataConfig(root=tmp_path), "test")
     with pytest.raises(DataError, match=r"data\.val\.images: .* is no folder"):
         find_split(DataConfig(val=SplitConfig(images=nothing)), "val")
     with pytest.raises(DataError, match=r"data\.val\.annotations: .* is no file"):
         find_split(DataConfig(val=SplitConfig(annotations=nothing)), "val")
+
+
+def test_finds_the_splits_that_are_there(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no train split"):
+        find_splits(tmp_path)
+    for split in ("test", "train"):
+        (tmp_path / split).mkdir()
+        (tmp_path / split / "_annotations.coco.json").write_text("{}")
+    found = find_splits(tmp_path)
+    assert list(found) == ["train", "test"]
+    assert list(find_splits(tmp_path, "test")) == ["test"]
+    with pytest.raises(DataError, match="no val split"):
+        find_splits(tmp_path, "val")
+    assert found["test"] == (tmp_path / "test", tmp_path / "test/_annotations.coco.json")
+
+
+def test_one_file_for_all_is_one_split(tmp_path: Path) -> None:
+    (tmp_path / "_annotations.coco.json").write_text("{}")
+    assert find_splits(tmp_path) == {"train": (tmp_path, tmp_path / "_annotations.coco.json")}
 
 
 def test_load_split_reads_the_mini_coco(shared: Path) -> None:

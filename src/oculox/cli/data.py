@@ -15,8 +15,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from oculox.cli.console import print_json
 from oculox.cli.data_view import show_check, show_clean, show_conversion, show_stats
-from oculox.data.coco import load_coco
-from oculox.datasets.check import SplitName, check_data, locate_splits
+from oculox.data.coco import Split as SplitName
+from oculox.data.coco import find_splits, load_coco
+from oculox.datasets.check import check_data
 from oculox.datasets.clean import write_clean
 from oculox.datasets.demo.dataset import write_demo
 from oculox.datasets.formats.convert import convert
@@ -202,7 +203,7 @@ def check(
     if fix is not None:
         with _progress("copying") as step:
             summaries = write_clean(found, fix, mode=mode.value, on_image=step)
-        again = check_data(locate_splits(fix), deep=False)
+        again = check_data(find_splits(fix), deep=False)
         show_clean(console, fix, summaries, again)
         ok = again.ok
     if not ok:
@@ -232,7 +233,7 @@ def stats(
 def _locate(data: Path, images: Path | None, split: Split) -> Mapping[SplitName, tuple[Path, Path]]:
     """The splits asked for: of a folder, or the one file that was named."""
     if images is None and not data.is_file():
-        return locate_splits(data, split.value)
+        return find_splits(data, split.value)
     if images is None:
         raise UsageError(f"{data} is a file; name the folder of its images with --images")
     if not data.is_file():

@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from oculox.data.faults import Fault, Severity, count_faults
-from oculox.datasets.check import DataReport
+from oculox.datasets.check import CheckReport
 from oculox.datasets.clean import CleanSummary
 from oculox.datasets.formats.convert import ConvertSummary
 from oculox.datasets.stats import SizeHistogram, SplitStats, Spread
@@ -18,7 +18,7 @@ from oculox.datasets.stats import SizeHistogram, SplitStats, Spread
 _COLORS: dict[Severity, str] = {"error": "red", "warning": "yellow", "info": "cyan"}
 
 
-def show_check(console: Console, report: DataReport, *, limit: int) -> None:
+def show_check(console: Console, report: CheckReport, *, limit: int) -> None:
     """The check's findings: metrics of each split, faults by kind, and a verdict."""
     for name, checked in report.splits.items():
         stats = checked.stats
@@ -64,7 +64,7 @@ def show_conversion(console: Console, summary: ConvertSummary, *, limit: int) ->
 
 
 def show_clean(
-    console: Console, target: Path, summaries: Mapping[str, CleanSummary], again: DataReport
+    console: Console, target: Path, summaries: Mapping[str, CleanSummary], again: CheckReport
 ) -> None:
     """What the clean copy holds and what was done to get it."""
     for split, s in summaries.items():

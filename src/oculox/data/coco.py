@@ -1,4 +1,4 @@
-"""COCO JSON -> a compact, validated index of images and boxes.
+"""Finding the splits of a dataset, and a compact, validated index of a split's images and boxes.
 
 The index keeps everything in a handful of flat arrays: loader processes share their pages with
 the parent, whereas lists of Python objects are copied one by one as their reference counts
@@ -7,31 +7,25 @@ change, and memory grows with every process and epoch.
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 import numpy as np
 import numpy.typing as npt
 
-from oculox.config.schema import DataConfig
-from oculox.data.coco_parse import (
-    Objects,
-    check_files,
-    read_categories,
-    read_images,
-    read_objects,
-    read_sections,
-)
+from oculox.config.schema import DataConfig, SplitConfig
+from oculox.data.coco_scan import CocoScan, GroundTruth, paused_gc, scan_coco
 from oculox.errors import DataError
 from oculox.types import FloatArray, ImageId, IntArray
 
 _Array = TypeVar("_Array", bound=npt.NDArray[Any])
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class PackedStrings:
     """Many strings in two arrays.
 
@@ -61,7 +55,7 @@ class PackedStrings:
         return self.data[low:high].tobytes().decode("utf-8", "surrogatepass")
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class CocoIndex:
     """The images of one split and the objects in them; made by `load_coco`.
 
@@ -73,9 +67,10 @@ class CocoIndex:
         sizes_hw: int32 (n, 2), height and width of each image as the file states them.
         file_names: n names relative to `image_dir`.
         packed_ids: n image ids, as JSON.
-        all_boxes: float32 (total, 4), xyxy pixels, clipped to their images.
+        all_boxes: float32 (total, 4), xyxy pixels, clipped to their images; no crowd regions.
         all_labels: int64 (total,), contiguous class indices.
         offsets: int64 (n + 1,); image i owns rows ``offsets[i]:offsets[i + 1]``.
+        truth: what COCO metrics are counted against.
     """
 
     annotations: Path
@@ -88,6 +83,7 @@ class CocoIndex:
     all_boxes: FloatArray
     all_labels: IntArray
     offsets: IntArray
+    truth: GroundTruth
 
     def __len__(self) -> int:
         """Number of images, those without objects included."""
@@ -129,12 +125,12 @@ class CocoIndex:
         return int(self.offsets[i + 1] - self.offsets[i])
 
 
+@paused_gc()
 def load_coco(annotations: Path, images: Path) -> CocoIndex:
     """Read and validate a COCO detection file.
 
-    Crowd regions are left out, images without objects are kept, boxes are clipped to their
-    image and dropped when nothing remains. Category ids may have gaps: sorted ascending, they
-    become class indices 0..C-1.
+    Images without objects are kept. Category ids may have gaps: sorted ascending, they become
+    class indices 0..C-1.
 
     Args:
         annotations: the JSON file.
@@ -144,32 +140,119 @@ def load_coco(annotations: Path, images: Path) -> CocoIndex:
         DataError: the JSON is unreadable, incomplete or inconsistent, or an image is missing.
             The message names the file and the image, annotation or category.
     """
-    sections = read_sections(annotations)
-    names, category_ids = read_categories(sections["categories"], annotations)
-    files, ids, sizes = read_images(sections["images"], annotations)
-    objects = read_objects(sections["annotations"], ids, category_ids, where=annotations)
-    check_files(files, images, where=annotations)
-    owners, labels, boxes = _clip(objects, sizes)
-    order = np.argsort(owners, kind="stable")
-    offsets = np.zeros(len(files) + 1, np.int64)
-    np.cumsum(np.bincount(owners, minlength=len(files)), out=offsets[1:])
+    scan = scan_coco(annotations)
+    errors = [f for f in scan.faults if f.severity == "error" and f.code not in _HARMLESS]
+    if errors:
+        first, more = errors[0], f"; {len(errors)} errors in all" if len(errors) > 1 else ""
+        place = "" if first.file == annotations.name else f": {first.file}"
+        raise DataError(
+            f"{dataclasses.replace(first, file=f'{annotations}{place}')}{more}; "
+            "`oculox data check` lists every error and can write a copy without them"
+        )
+    files = [image["file_name"] for image in scan.images]
+    if not images.is_dir():
+        raise DataError(f"{images}: no such image folder (for {annotations})")
+    missing = missing_files(files, images)
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise DataError(
+            f"{annotations}: {len(missing)} of {len(files)} images are missing from {images}: "
+            f"{missing[0]!r}{more}"
+        )
+    return index_scan(scan, images)
+
+
+# Errors that neither training nor metrics suffer from.
+_HARMLESS = frozenset(
+    (
+        "annotation-id-duplicate",
+        "annotation-id-missing",
+        "category-name-duplicate",
+        "file-name-duplicate",
+    )
+)
+
+
+def index_scan(scan: CocoScan, images: Path) -> CocoIndex:
+    """The index of a scan's valid entries.
+
+    Crowd regions stay in `CocoIndex.truth` alone, boxes are clipped to their image and dropped
+    when nothing remains.
+    """
+    truth = scan.truth
+    for array in vars(truth).values():
+        _frozen(array)
+    x, y, width, height = truth.xywh.T
+    limits = scan.sizes_hw[truth.owners].astype(np.float64)
+    left, right = (np.clip(v, 0, limits[:, 1]) for v in (x, x + width))
+    top, bottom = (np.clip(v, 0, limits[:, 0]) for v in (y, y + height))
+    boxes = np.stack((left, top, right, bottom), axis=1).astype(np.float32)
+    kept = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1]) & ~truth.crowd
+    rows = np.flatnonzero(kept)
+    rows = rows[np.argsort(truth.owners[rows], kind="stable")]
+    offsets = np.zeros(len(scan.images) + 1, np.int64)
+    np.cumsum(np.bincount(truth.owners[rows], minlength=len(scan.images)), out=offsets[1:])
     return CocoIndex(
-        annotations=annotations,
+        annotations=scan.annotations,
         image_dir=images,
-        class_names=names,
-        category_ids=category_ids,
-        sizes_hw=_frozen(sizes),
-        file_names=PackedStrings.pack(files),
-        packed_ids=PackedStrings.pack([json.dumps(i) for i in ids]),
-        all_boxes=_frozen(boxes[order]),
-        all_labels=_frozen(labels[order]),
+        class_names=scan.class_names,
+        category_ids=scan.category_ids,
+        sizes_hw=_frozen(scan.sizes_hw),
+        file_names=PackedStrings.pack([image["file_name"] for image in scan.images]),
+        packed_ids=PackedStrings.pack([json.dumps(image["id"]) for image in scan.images]),
+        all_boxes=_frozen(boxes[rows]),
+        all_labels=_frozen(truth.labels[rows]),
         offsets=_frozen(offsets),
+        truth=truth,
     )
 
 
-Split = Literal["train", "val"]
+def missing_files(names: Sequence[str], folder: Path) -> list[str]:
+    """The names that `folder` does not have; one listing per folder, not one look-up per file."""
+    listings: dict[str, frozenset[str]] = {}
+    missing = []
+    for name in names:
+        below, _, base = name.rpartition("/")
+        if below not in listings:
+            path = folder / below
+            listings[below] = frozenset(os.listdir(path) if path.is_dir() else ())  # noqa: PTH208
+        if base not in listings[below]:
+            missing.append(name)
+    return missing
 
-_ALIASES: dict[Split, tuple[str, ...]] = {"train": ("train",), "val": ("val", "valid")}
+
+Split = Literal["train", "val", "test"]
+
+
+def load_split(data: DataConfig, split: Split) -> CocoIndex:
+    """Find and read a split; see `find_split` and `load_coco`."""
+    images, annotations = find_split(data, split)
+    return load_coco(annotations, images)
+
+
+def find_splits(
+    root: Path, which: Split | Literal["all"] = "all"
+) -> dict[Split, tuple[Path, Path]]:
+    """Image folder and annotation file of a split below `root`, or of all that are there.
+
+    The layouts are those of `find_split`. A file that fits several splits counts for the first.
+
+    Raises:
+        DataError: the split (or, for all, any split) is not there.
+    """
+    found: dict[Split, tuple[Path, Path]] = {}
+    errors = []
+    for split in get_args(Split) if which == "all" else (which,):
+        try:
+            pair = find_split(DataConfig(root=root), split)
+        except DataError as error:
+            errors.append(error)
+        else:
+            if pair not in found.values():
+                found[split] = pair
+    if not found:
+        raise errors[0]
+    return found
 
 
 def find_split(data: DataConfig, split: Split) -> tuple[Path, Path]:
@@ -187,7 +270,7 @@ def find_split(data: DataConfig, split: Split) -> tuple[Path, Path]:
     Raises:
         DataError: nothing fits; the message lists what was looked for.
     """
-    stated = data.train if split == "train" else data.val
+    stated = {"train": data.train, "val": data.val}.get(split, SplitConfig())
     root = data.root
     images = _stated(stated.images, root)
     annotations = _stated(stated.annotations, root)
@@ -209,16 +292,8 @@ def find_split(data: DataConfig, split: Split) -> tuple[Path, Path]:
         if pair[0].is_dir() and pair[1].is_file():
             return pair
     looked = ", ".join(dict.fromkeys(str(a.relative_to(root)) for _, a in layouts))
-    raise DataError(
-        f"{root}: no {split} split found; looked for {looked} (with its images); or set "
-        f"data.{split}.images and data.{split}.annotations"
-    )
-
-
-def load_split(data: DataConfig, split: Split) -> CocoIndex:
-    """Find and read a split; see `find_split` and `load_coco`."""
-    images, annotations = find_split(data, split)
-    return load_coco(annotations, images)
+    hint = "" if split == "test" else f"; or set data.{split}.images and data.{split}.annotations"
+    raise DataError(f"{root}: no {split} split found; looked for {looked} (with its images){hint}")
 
 
 def _stated(path: Path | None, root: Path | None) -> Path | None:
@@ -230,7 +305,7 @@ def _stated(path: Path | None, root: Path | None) -> Path | None:
 def _layouts(root: Path, split: Split) -> list[tuple[Path, Path]]:
     """(image folder, annotation file) pairs, the likeliest first."""
     pairs = []
-    for name in _ALIASES[split]:
+    for name in ("val", "valid") if split == "val" else (split,):
         folders = [f"{name}2017", name, f"images/{name}2017", f"images/{name}", "images"]
         stems = [f"instances_{name}2017", f"instances_{name}", name]
         for stem in stems:
@@ -240,20 +315,7 @@ def _layouts(root: Path, split: Split) -> list[tuple[Path, Path]]:
     return pairs
 
 
-def _clip(
-    objects: Objects, sizes_hw: npt.NDArray[np.int32]
-) -> tuple[IntArray, IntArray, FloatArray]:
-    """Owners, labels and xyxy boxes inside their images, without those that vanish."""
-    x, y, width, height = objects.xywh.T
-    limits = sizes_hw[objects.owners].astype(np.float64)
-    left, right = (np.clip(v, 0, limits[:, 1]) for v in (x, x + width))
-    top, bottom = (np.clip(v, 0, limits[:, 0]) for v in (y, y + height))
-    boxes = np.stack((left, top, right, bottom), axis=1).astype(np.float32)
-    kept = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
-    return objects.owners[kept], objects.labels[kept], boxes[kept]
-
-
 def _frozen(array: _Array) -> _Array:
-    """Make it read-only, so that nobody's in-place change spoils the data set."""
+    """Make it read-only, so that a change in place cannot spoil the dataset."""
     array.flags.writeable = False
     return array

@@ -1,20 +1,22 @@
-"""What can be wrong with a data set, told the same way by the check and the converters."""
+"""What can be wrong with a dataset: the same faults for training, the check and the converters."""
 
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import PurePosixPath, PureWindowsPath
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
 
 from oculox.types import ImageId
 
 Severity = Literal["error", "warning", "info"]
 
 ROUNDING = 1.0
-"""Pixels by which a box may stick out of its image before anybody is told: rounding."""
+"""Pixels by which a box may stick out of its image without a fault: rounding."""
 TINY = 2.0
 """A box with a side below this many pixels is worth a look."""
 
@@ -28,11 +30,11 @@ class Fault:
         code: short name of the kind of fault, such as ``box-outside``.
         file: the image or label file it is about.
         message: what was found and what was expected.
-        image_id: the data set's id of the image, where it has one.
-        annotation_id: the data set's id of the object, where it has one.
+        image_id: the dataset's id of the image, where it has one.
+        annotation_id: the dataset's id of the object, where it has one.
     """
 
-    severity: Severity
+    severity: Severity = "error"
     code: str
     file: str
     message: str
@@ -55,52 +57,78 @@ def count_faults(faults: Iterable[Fault]) -> dict[str, int]:
     return dict(Counter(fault.code for fault in faults))
 
 
-def has_errors(faults: Iterable[Fault]) -> bool:
-    """Whether one of them is an error."""
-    return any(fault.severity == "error" for fault in faults)
+class BoxFault(NamedTuple):
+    """What is wrong with box number `row`."""
+
+    row: int
+    code: str
+    severity: Severity
+    message: str
 
 
-@dataclasses.dataclass(frozen=True)
-class BoxVerdict:
-    """What `judge_box` thinks: the box to use (None for none), and a finding (code None: fine)."""
+# The first that applies is reported; a box with a warning can be used.
+_BOX_FAULTS: tuple[tuple[str, Severity, str], ...] = (
+    ("box-not-finite", "error", "is not finite"),
+    ("box-inverted", "error", "is inverted"),
+    ("box-empty", "error", "is empty"),
+    ("box-outside", "error", "lies outside the {image}"),
+    ("box-beyond", "warning", "sticks out of the {image}; it is clipped"),
+    ("box-tiny", "warning", f"has a side below {TINY:g} pixels"),
+)
 
-    box: tuple[float, float, float, float] | None
-    code: str | None = None
-    severity: Severity = "error"
-    message: str = ""
 
+def check_boxes(
+    xyxy: npt.NDArray[np.float64], sizes_hw: npt.ArrayLike
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_], list[BoxFault]]:
+    """Compare boxes with their images.
 
-def judge_box(xyxy: Sequence[float], hw: tuple[int, int]) -> BoxVerdict:
-    """Judge a box (left, top, right, bottom, pixels) against its image's height and width.
+    Sticking out by at most a pixel is rounding and clipped silently; by more it is clipped with
+    a warning. Non-finite, inverted and empty boxes and boxes outside cannot be used.
 
-    Sticking out by at most a pixel is rounding and clipped without a word; by more it is clipped
-    with a warning. Non-finite, inverted, empty boxes and boxes outside are not usable.
+    Args:
+        xyxy: (n, 4), left, top, right, bottom in pixels.
+        sizes_hw: (n, 2), height and width of each box's image, infinite where they are not
+            known; or (2,) of their common one.
+
+    Returns:
+        float64 (n, 4), the boxes clipped to their images; bool (n,), which can be used; the
+        faults, at most one per box.
     """
-    height, width = hw
-    shown = "[" + ", ".join(f"{v:g}" for v in xyxy) + "]"
-    if not all(math.isfinite(v) for v in xyxy):
-        return BoxVerdict(None, "box-not-finite", message=f"box {shown} is not finite")
-    left, top, right, bottom = xyxy
-    size = f"image {width} x {height}"
-    if right < left or bottom < top:
-        return BoxVerdict(None, "box-inverted", message=f"box {shown} (xyxy) is inverted")
-    if right == left or bottom == top:
-        return BoxVerdict(None, "box-empty", message=f"box {shown} (xyxy) is empty")
-    if right <= 0 or bottom <= 0 or left >= width or top >= height:
-        message = f"box {shown} (xyxy) lies outside the {size}"
-        return BoxVerdict(None, "box-outside", message=message)
-    box = (max(left, 0.0), max(top, 0.0), min(right, float(width)), min(bottom, float(height)))
-    if max(-left, -top, right - width, bottom - height) > ROUNDING:
-        message = f"box {shown} (xyxy) sticks out of the {size}; it is clipped"
-        return BoxVerdict(box, "box-beyond", "warning", message)
-    if min(box[2] - box[0], box[3] - box[1]) < TINY:
-        message = f"box {shown} (xyxy) has a side below {TINY:g} pixels"
-        return BoxVerdict(box, "box-tiny", "warning", message)
-    return BoxVerdict(box)
+    height, width = np.broadcast_to(np.asarray(sizes_hw, np.float64), (len(xyxy), 2)).T
+    left, top, right, bottom = xyxy.T
+    boxes = np.clip(xyxy, 0, np.stack((width, height, width, height), axis=1))
+    excess = np.stack((-left, -top, right - width, bottom - height))
+    kind = np.select(
+        (
+            ~np.isfinite(xyxy).all(axis=1),
+            (right < left) | (bottom < top),
+            (right == left) | (bottom == top),
+            (right <= 0) | (bottom <= 0) | (left >= width) | (top >= height),
+            excess.max(axis=0) > ROUNDING,
+            np.minimum(boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]) < TINY,
+        ),
+        range(len(_BOX_FAULTS)),
+        default=-1,
+    )
+    faults, usable = [], np.ones(len(xyxy), np.bool_)
+    for row in np.flatnonzero(kind >= 0).tolist():
+        code, severity, text = _BOX_FAULTS[kind[row]]
+        usable[row] = severity != "error"
+        shown = ", ".join(f"{v:g}" for v in xyxy[row])
+        image = "image"
+        if np.isfinite(width[row]):
+            image += f" of {width[row]:g} x {height[row]:g}"
+        message = f"box [{shown}] (xyxy) {text.format(image=image)}"
+        faults.append(BoxFault(row, code, severity, message))
+    return boxes, usable, faults
 
 
 def stays_inside(name: str) -> bool:
     """Whether a relative file name stays below its folder, on every system."""
+    if not name or "\0" in name:
+        return False
+    if name[0] not in "/\\." and ".." not in name and ":" not in name:
+        return True  # nearly all; the careful look below is slow
     windows = PureWindowsPath(name)
     outside = PurePosixPath(name).is_absolute() or windows.drive or windows.root
-    return bool(name) and "\0" not in name and not outside and ".." not in windows.parts
+    return not outside and ".." not in windows.parts

@@ -1,7 +1,7 @@
 """Reading images: one decoder for training, evaluation and prediction.
 
 Damaged images are refused rather than decoded with a grey rest, as a half-empty image with
-full labels teaches the network the wrong thing and nobody notices.
+full labels silently teaches the network the wrong thing.
 """
 
 from __future__ import annotations
@@ -14,6 +14,11 @@ import numpy as np
 
 from oculox.errors import DataError
 from oculox.types import ImageArray
+
+IMAGE_SUFFIXES = frozenset(
+    (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".jp2")
+)
+"""Lower-case suffixes of the files that are taken for images."""
 
 MAX_PIXELS = 200_000_000
 """Largest image read by default; a bigger one is far more often an attack than a photo."""
@@ -83,7 +88,7 @@ def decode_image(data: bytes, *, where: str, max_pixels: int = MAX_PIXELS) -> Im
 
 
 class ImageHeader(NamedTuple):
-    """What the first bytes of an image tell without decoding it.
+    """What the first bytes of an image say without decoding it.
 
     size_hw: height and width before any EXIF turn, None where the format is not understood;
     truncated: true where the end of the file is certainly missing.

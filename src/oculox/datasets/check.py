@@ -1,80 +1,83 @@
-"""The check: everything wrong with a COCO data set, with file and id, in one pass.
+"""The check: everything wrong with a COCO dataset, with file and id, in one pass.
 
-`load_coco` stops at the first fault that would spoil training; the check tolerates all of them,
-lists them, and hands on what is sound, from which a clean copy or a conversion is made.
+`load_coco` stops at the first fault that spoils training. The check lists all of them, looks at
+the images as well, and says what can be used; a clean copy or a conversion is made of that.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 
-from oculox.config.schema import DataConfig
-from oculox.data.coco import find_split
-from oculox.data.coco_parse import read_sections
-from oculox.data.faults import Fault, count_faults, has_errors
-from oculox.datasets.check_entries import (
-    CheckedCategory,
-    CheckedImage,
-    CheckedObject,
-    ObjectScan,
-    scan_categories,
-    scan_images,
-    settle_images,
-)
-from oculox.datasets.check_images import Depth, ImageFacts, examine
+from oculox.data.coco import Split, missing_files
+from oculox.data.coco_scan import CocoScan, scan_coco
+from oculox.data.faults import Fault, check_boxes, count_faults
+from oculox.data.image import decode_image, read_header
 from oculox.datasets.stats import SplitStats, split_stats
 from oculox.errors import DataError
 
-SplitName = Literal["train", "val", "test"]
+Depth = Literal["exists", "header", "decode"]
+"""How images are looked at: only for presence; size and end from the header; all, decoded."""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class SplitScan:
-    """What is sound in one split, and what is not.
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class CheckedSplit:
+    """One split with the images and objects that can be used.
 
     Attributes:
         image_dir: folder of the images.
-        annotations: the JSON file.
-        categories: usable categories by ascending id.
-        images: usable images in the file's order.
-        objects: usable annotations in the file's order.
+        coco: the annotation file's valid entries, n images and m objects.
+        sizes_hw: int32 (n, 2), height and width of the images; 0, 0 where one cannot be used.
+        boxes: float64 (m, 4), xyxy pixels, clipped to their images.
+        usable: bool (m,), which objects can be used.
         digests: SHA-256 of each image that was decoded, by name.
-        faults: what was found.
+        faults: what is wrong with entries, images and boxes.
     """
 
     image_dir: Path
-    annotations: Path
-    categories: tuple[CheckedCategory, ...]
-    images: tuple[CheckedImage, ...]
-    objects: tuple[CheckedObject, ...]
+    coco: CocoScan
+    sizes_hw: npt.NDArray[np.int32]
+    boxes: npt.NDArray[np.float64]
+    usable: npt.NDArray[np.bool_]
     digests: Mapping[str, str]
+    faults: tuple[Fault, ...]
+
+    @property
+    def image_rows(self) -> list[int]:
+        """Which of ``coco.images`` can be used."""
+        rows: list[int] = np.flatnonzero(self.sizes_hw[:, 0]).tolist()
+        return rows
+
+    @property
+    def object_rows(self) -> list[int]:
+        """Which of ``coco.objects`` can be used."""
+        rows: list[int] = np.flatnonzero(self.usable).tolist()
+        return rows
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SplitReport:
+    """The check's findings on one split: its faults, and statistics of what can be used."""
+
+    checked: CheckedSplit
+    stats: SplitStats
     faults: tuple[Fault, ...]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CheckReport:
-    """The check's findings on one split: its faults and metrics of what is sound."""
+    """The check's findings on a dataset: each split's, and those between splits."""
 
-    scan: SplitScan
-    stats: SplitStats
-    faults: tuple[Fault, ...]
-
-    @property
-    def ok(self) -> bool:
-        """Whether there is no error (warnings and information may be there)."""
-        return not has_errors(self.faults)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class DataReport:
-    """The check's findings on a data set: each split's, and those between splits."""
-
-    splits: Mapping[SplitName, CheckReport]
+    splits: Mapping[Split, SplitReport]
     between: tuple[Fault, ...]
 
     @property
@@ -84,18 +87,18 @@ class DataReport:
 
     @property
     def ok(self) -> bool:
-        """Whether there is no error."""
-        return not has_errors(self.faults)
+        """Whether there is no error (warnings and information may be there)."""
+        return all(fault.severity != "error" for fault in self.faults)
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON: ok, counts by code, and each split's faults and metrics."""
+        """Plain values, for JSON: ok, counts by code, and each split's faults and statistics."""
         return {
             "ok": self.ok,
             "counts": count_faults(self.faults),
             "splits": {
                 name: {
-                    "image_dir": str(report.scan.image_dir),
-                    "annotations": str(report.scan.annotations),
+                    "image_dir": str(report.checked.image_dir),
+                    "annotations": str(report.checked.coco.annotations),
                     "faults": [fault.as_dict() for fault in report.faults],
                     "stats": report.stats.as_dict(),
                 }
@@ -105,194 +108,255 @@ class DataReport:
         }
 
 
-def check_split(
-    image_dir: Path,
-    annotations: Path,
+def check_data(
+    splits: Mapping[Split, tuple[Path, Path]],
     *,
     deep: bool = True,
     input_size: int = 640,
     on_image: Callable[[], None] | None = None,
 ) -> CheckReport:
-    """Check one split.
+    """Check a dataset: each split by itself, then the splits against each other.
 
     Args:
-        image_dir: folder of the images.
-        annotations: COCO JSON file.
+        splits: image folder and COCO JSON file of each; `find_splits` finds them.
         deep: decode every image (finds damage, wrong sizes and copies); otherwise only their
-            presence is looked at.
-        input_size: network input that the metrics are about, in pixels.
-        on_image: called after each image, for progress.
-
-    Raises:
-        DataError: the annotation file is missing, is not JSON or not a COCO file.
-    """
-    depth: Depth = "decode" if deep else "exists"
-    scan = scan_split(image_dir, annotations, depth=depth, on_image=on_image)
-    stats = _stats(scan, input_size)
-    faults = (*scan.faults, *_copies_within(scan), *_remarks(scan, stats))
-    return CheckReport(scan=scan, stats=stats, faults=faults)
-
-
-def check_data(
-    splits: Mapping[SplitName, tuple[Path, Path]],
-    *,
-    deep: bool = True,
-    input_size: int = 640,
-    on_image: Callable[[], None] | None = None,
-) -> DataReport:
-    """Check several splits, each an image folder and an annotation file, and compare them.
+            presence is checked.
+        input_size: network input that the statistics are about, in pixels.
+        on_image: called after each decoded image, for progress.
 
     Raises:
         DataError: an annotation file is missing, is not JSON or not a COCO file.
     """
-    reports = {
-        name: check_split(*paths, deep=deep, input_size=input_size, on_image=on_image)
-        for name, paths in splits.items()
-    }
-    return DataReport(splits=reports, between=tuple(_between(reports)))
+    reports: dict[Split, SplitReport] = {}
+    for name, paths in splits.items():
+        depth: Depth = "decode" if deep else "exists"
+        checked = check_split(*paths, depth=depth, on_image=on_image)
+        stats = _stats(checked, input_size)
+        faults = (*checked.faults, *_copies_within(checked), *_remarks(checked, stats))
+        reports[name] = SplitReport(checked=checked, stats=stats, faults=faults)
+    return CheckReport(splits=reports, between=tuple(_between(reports)))
 
 
-def scan_split(
+def check_split(
     image_dir: Path,
     annotations: Path,
     *,
     depth: Depth,
     on_image: Callable[[], None] | None = None,
-) -> SplitScan:
-    """Sort a split's entries into sound ones and faults; see `check_split`."""
-    sections = read_sections(annotations)
-    where = annotations.name
-    categories, faults = scan_categories(sections["categories"], where)
-    stated, found = scan_images(sections["images"], where)
-    faults += found
-    facts = examine(image_dir, (p.name for p in stated), depth=depth, on_image=on_image)
-    images, found = settle_images(stated, facts)
-    faults += found
-    scan = ObjectScan(stated, images, categories, where=where)
-    for i, entry in enumerate(sections["annotations"]):
-        scan.add(i, entry)
-    return SplitScan(
+) -> CheckedSplit:
+    """What can be used of one split, and what is wrong with the rest.
+
+    Raises:
+        DataError: the annotation file is missing, is not JSON or not a COCO file.
+    """
+    coco = scan_coco(annotations)
+    files = [image["file_name"] for image in coco.images]
+    facts = _examine(image_dir, files, depth=depth, on_image=on_image)
+    faults = list(coco.faults)
+    sizes = np.zeros_like(coco.sizes_hw)
+    for row, (image, fact) in enumerate(zip(coco.images, map(facts.get, files), strict=True)):
+        stated: tuple[int, int] = tuple(coco.sizes_hw[row].tolist())
+        size, problem = _settle_size(stated, fact or ImageFacts())
+        sizes[row] = size
+        if problem is not None:
+            code, message = problem
+            faults.append(
+                Fault(code=code, message=message, file=image["file_name"], image_id=image["id"])
+            )
+    boxes, usable = _settle_objects(coco, sizes, faults)
+    return CheckedSplit(
         image_dir=image_dir,
-        annotations=annotations,
-        categories=tuple(categories),
-        images=tuple(images),
-        objects=tuple(scan.objects),
-        digests=_digests(facts),
-        faults=(*faults, *scan.faults),
+        coco=coco,
+        sizes_hw=sizes,
+        boxes=boxes,
+        usable=usable,
+        digests={name: fact.digest for name, fact in facts.items() if fact.digest is not None},
+        faults=tuple(faults),
     )
 
 
-def locate_splits(
-    root: Path, which: SplitName | Literal["all"] = "all"
-) -> dict[SplitName, tuple[Path, Path]]:
-    """Image folder and annotation file of a split below `root`, or of all that are there.
+@dataclasses.dataclass(frozen=True)
+class ImageFacts:
+    """What is known about an image file.
 
-    Raises:
-        DataError: the split (or, for all, any split) is not there.
+    Attributes:
+        problem: why it cannot be used; None when nothing was found.
+        missing: whether the file is absent.
+        hw: height and width, upright; None where not looked at.
+        digest: SHA-256 of the bytes; None where not looked at.
     """
-    if which != "all":
-        return {which: _locate(root, which)}
-    found: dict[SplitName, tuple[Path, Path]] = {}
-    first: DataError | None = None
-    for name in get_args(SplitName):
-        try:
-            found[name] = _locate(root, name)
-        except DataError as error:
-            first = first or error
-    if first is not None and not found:
-        raise first
-    return found
+
+    problem: str | None = None
+    missing: bool = False
+    hw: tuple[int, int] | None = None
+    digest: str | None = None
 
 
-def _locate(root: Path, name: SplitName) -> tuple[Path, Path]:
-    if name != "test":
-        return find_split(DataConfig(root=root), name)
-    # Training and evaluation know no test split; the check and the converters do.
-    pairs = [
-        (root / "test2017", root / "annotations" / "instances_test2017.json"),
-        (root / "test", root / "annotations" / "instances_test.json"),
-        (root / "test", root / "test" / "_annotations.coco.json"),
-    ]
-    for pair in pairs:
-        if pair[0].is_dir() and pair[1].is_file():
-            return pair
-    looked = ", ".join(str(a.relative_to(root)) for _, a in pairs)
-    raise DataError(f"{root}: no test split found; looked for {looked} (with its images)")
+def look_at(path: Path, *, decode: bool = False) -> ImageFacts:
+    """Facts of one image file; a damaged or absent one is a fact, not an error.
+
+    Args:
+        path: the file.
+        decode: decode it, which finds any damage, and take its SHA-256; otherwise size and
+            completeness come from its header where that is enough.
+    """
+    try:
+        data = path.read_bytes()
+    except (FileNotFoundError, IsADirectoryError):
+        return ImageFacts(f"no such image: {path}", missing=True)
+    except OSError as error:
+        return ImageFacts(f"{path}: cannot be read ({error.strerror or error})")
+    header = read_header(data)
+    # An EXIF turn swaps the sides, and some formats state no size: then only decoding knows.
+    sure = header.size_hw is not None and b"Exif\0\0" not in data[:65536]
+    try:
+        if decode or header.truncated or not sure:
+            height, width = decode_image(data, where=str(path)).shape[:2]
+            size = height, width
+        else:
+            size = header.size_hw or (0, 0)
+    except DataError as error:
+        return ImageFacts(str(error).removeprefix(f"{path}: "))
+    return ImageFacts(hw=size, digest=hashlib.sha256(data).hexdigest() if decode else None)
 
 
-def _digests(facts: Mapping[str, ImageFacts]) -> dict[str, str]:
-    return {name: fact.digest for name, fact in facts.items() if fact.digest is not None}
+def _examine(
+    folder: Path,
+    names: Sequence[str],
+    *,
+    depth: Depth,
+    on_image: Callable[[], None] | None,
+) -> dict[str, ImageFacts]:
+    """Facts of images of a folder, by name."""
+    unique = list(dict.fromkeys(names))
+    if depth == "exists":
+        return {
+            name: ImageFacts(f"no such image: {folder / name}", missing=True)
+            for name in missing_files(unique, folder)
+        }
+    facts: dict[str, ImageFacts] = {}
+    look = partial(look_at, decode=depth == "decode")
+    # Reading and decoding leave the interpreter's lock, so threads are enough.
+    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+        looked = pool.map(look, (folder / name for name in unique))
+        for name, found in zip(unique, looked, strict=True):
+            facts[name] = found
+            if on_image is not None:
+                on_image()
+    return facts
 
 
-def _stats(scan: SplitScan, input_size: int) -> SplitStats:
-    images = [p for p in scan.images if p.hw is not None]
-    owner = {p.image_id: i for i, p in enumerate(images)}
-    label = {c.category_id: i for i, c in enumerate(scan.categories)}
-    objects = [o for o in scan.objects if not o.crowd]
+def _settle_size(
+    stated: tuple[int, int], fact: ImageFacts
+) -> tuple[tuple[int, int], tuple[str, str] | None]:
+    """The height and width to use (0, 0 for an image that cannot be used), and a fault.
+
+    Boxes of an image whose stated size is not the file's are doubtful, so it cannot be used,
+    unless height and width are merely swapped or were not stated (0, 0).
+    """
+    if fact.problem is not None:
+        return (0, 0), ("image-missing" if fact.missing else "image-unreadable", fact.problem)
+    if fact.hw is None or fact.hw == stated:
+        return stated, None
+    if stated == (0, 0):
+        return fact.hw, None
+    swapped = fact.hw == stated[::-1]
+    why = "; the sides are swapped (an EXIF turn?)" if swapped else ""
+    (h, w), (real_h, real_w) = stated, fact.hw
+    message = f"stated {w} x {h}, the file is {real_w} x {real_h}{why}"
+    return fact.hw if swapped else (0, 0), ("size-mismatch", message)
+
+
+def _settle_objects(
+    coco: CocoScan, sizes_hw: npt.NDArray[np.int32], faults: list[Fault]
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
+    """Clipped boxes (m, 4) and which of the objects can be used (m,); adds to the faults."""
+    truth = coco.truth
+    sizes = sizes_hw[truth.owners]
+    known = sizes[:, 0] > 0
+    left_top, extent = truth.xywh[:, :2], truth.xywh[:, 2:]
+    xyxy = np.concatenate((left_top, left_top + extent), axis=1)
+    # Of an image that cannot be used no size is known; its boxes are checked without one.
+    boxes, usable, found = check_boxes(xyxy, np.where(known[:, None], sizes, np.inf))
+    usable &= known
+    for row, code, severity, message in found:
+        faults.append(coco.object_fault(row, code, message, severity=severity))
+    rows = np.flatnonzero(usable & ~truth.crowd)
+    keys = np.column_stack((truth.owners, truth.labels, boxes))[rows]
+    _, first, group = np.unique(keys, axis=0, return_index=True, return_inverse=True)
+    twins = rows[first[group.reshape(-1)]]
+    for row, twin in zip(rows[twins != rows].tolist(), twins[twins != rows].tolist(), strict=True):
+        usable[row] = False
+        message = f"the same box and class as annotation {coco.objects[twin].get('id')!r}"
+        faults.append(coco.object_fault(row, "box-duplicate", message, severity="warning"))
+    return boxes, usable
+
+
+def _stats(checked: CheckedSplit, input_size: int) -> SplitStats:
+    truth = checked.coco.truth
+    shown = checked.sizes_hw[:, 0] > 0
+    objects = checked.usable & ~truth.crowd
     return split_stats(
-        [c.name for c in scan.categories],
-        sizes_hw=np.array([p.hw for p in images], np.int32).reshape(-1, 2),
-        boxes=np.array([o.box for o in objects], np.float32).reshape(-1, 4),
-        labels=np.array([label[o.category_id] for o in objects], np.int64),
-        owners=np.array([owner[o.image_id] for o in objects], np.int64),
+        checked.coco.class_names,
+        sizes_hw=checked.sizes_hw[shown],
+        boxes=checked.boxes[objects].astype(np.float32),
+        labels=truth.labels[objects],
+        owners=(np.cumsum(shown) - 1)[truth.owners[objects]],
         input_size=input_size,
     )
 
 
-def _copies_within(scan: SplitScan) -> Iterator[Fault]:
+def _copies_within(checked: CheckedSplit) -> Iterator[Fault]:
     first: dict[str, str] = {}
-    for name, digest in scan.digests.items():
+    for name, digest in checked.digests.items():
         twin = first.setdefault(digest, name)
         if twin != name:
             message = f"the same bytes as {twin}"
             yield Fault(severity="warning", code="image-duplicate", file=name, message=message)
 
 
-def _remarks(scan: SplitScan, stats: SplitStats) -> Iterator[Fault]:
+def _remarks(checked: CheckedSplit, stats: SplitStats) -> Iterator[Fault]:
     """What is worth knowing about the split as a whole."""
-    where = scan.annotations.name
+    coco = checked.coco
+    remark = partial(Fault, file=coco.annotations.name)
     for name, count in stats.per_class.items():
         if count == 0:
             message = f"class {name!r} has no object"
-            yield Fault(severity="warning", code="class-empty", file=where, message=message)
-    if not scan.images:
-        message = "there is not one usable image"
-        yield Fault(severity="error", code="no-images", file=where, message=message)
-    labelled = {o.image_id for o in scan.objects}
-    empty = [p.name for p in scan.images if p.image_id not in labelled]
+            yield remark(severity="warning", code="class-empty", message=message)
+    if coco.images and not checked.image_rows:
+        yield remark(code="no-images", message="there is not one usable image")
+    labelled = set(coco.truth.owners[checked.usable].tolist())
+    empty = [coco.images[i]["file_name"] for i in checked.image_rows if i not in labelled]
     if empty:
         more = ", ..." if len(empty) > 3 else ""
         message = f"images without objects: {len(empty)} ({', '.join(empty[:3])}{more})"
-        yield Fault(severity="info", code="no-objects", file=where, message=message)
-    crowds = sum(o.crowd for o in scan.objects)
+        yield remark(severity="info", code="no-objects", message=message)
+    crowds = int((coco.truth.crowd & checked.usable).sum())
     if crowds:
         message = f"crowd regions: {crowds}; not trained on, ignored by the evaluation"
-        yield Fault(severity="info", code="crowds", file=where, message=message)
+        yield remark(severity="info", code="crowds", message=message)
 
 
-def _between(reports: Mapping[SplitName, CheckReport]) -> Iterator[Fault]:
+def _between(reports: Mapping[Split, SplitReport]) -> Iterator[Fault]:
     """Splits whose classes differ, and images that are in two of them."""
     names = list(reports)
     for i, first in enumerate(names):
         for second in names[i + 1 :]:
-            a, b = reports[first].scan, reports[second].scan
-            classes = [[(c.category_id, c.name) for c in s.categories] for s in (a, b)]
-            if classes[0] != classes[1]:
-                odd = sorted({n for _, n in set(classes[0]) ^ set(classes[1])})
-                yield Fault(
-                    severity="error",
-                    code="categories-differ",
-                    file=b.annotations.name,
-                    message=f"the categories differ from those of {a.annotations.name}: "
-                    f"{', '.join(odd[:8])}",
+            a, b = reports[first].checked, reports[second].checked
+            ours, theirs = (
+                dict(zip(s.category_ids, s.class_names, strict=True)) for s in (a.coco, b.coco)
+            )
+            if ours != theirs:
+                odd = sorted({name for _, name in ours.items() ^ theirs.items()})
+                message = (
+                    f"the categories differ from those of {a.coco.annotations.name}: "
+                    f"{', '.join(odd[:8])}"
                 )
+                file = b.coco.annotations.name
+                yield Fault(code="categories-differ", file=file, message=message)
             known = {digest: name for name, digest in a.digests.items()}
             for name, digest in b.digests.items():
                 if digest in known:
                     message = f"the same bytes as {first} image {known[digest]}"
-                    yield Fault(
-                        severity="warning",
-                        code="split-leak",
-                        file=f"{second}/{name}",
-                        message=message,
-                    )
+                    file = f"{second}/{name}"
+                    yield Fault(severity="warning", code="split-leak", file=file, message=message)

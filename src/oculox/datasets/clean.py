@@ -1,15 +1,14 @@
-"""A clean copy of a data set: what the check found sound, in COCO layout."""
+"""A clean copy of a dataset: what the check can use of it, in COCO layout."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from oculox.datasets.check import DataReport, SplitScan
-from oculox.datasets.check_entries import CheckedImage, CheckedObject
+from oculox.datasets.check import CheckedSplit, CheckReport
 from oculox.errors import DataError
 from oculox.files import FileMode, new_folder, place_file
 from oculox.types import ImageId
@@ -41,13 +40,13 @@ class CleanSummary:
 
 
 def write_clean(
-    report: DataReport,
+    report: CheckReport,
     target: Path,
     *,
     mode: FileMode = "copy",
     on_image: Callable[[], None] | None = None,
 ) -> dict[str, CleanSummary]:
-    """Write the sound part of a checked data set to a new folder; the source is not touched.
+    """Write what can be used of a checked dataset to a new folder; the source is not touched.
 
     Faulty images and annotations are left out, boxes are clipped, sizes corrected, duplicate
     annotation ids renumbered, entries of the same file joined. Everything else about an entry
@@ -61,103 +60,84 @@ def write_clean(
         on_image: called after each image, for progress.
 
     Raises:
-        DataError: a split has no usable image or category, the target is in use or cannot be
-            written.
+        UsageError: the target is in use.
+        DataError: a split has no usable image or category.
+        OculoxError: the target cannot be written.
     """
-    for name, checked in report.splits.items():
-        if not checked.scan.images or not checked.scan.categories:
+    splits = {name: split.checked for name, split in report.splits.items()}
+    for name, checked in splits.items():
+        if not checked.image_rows or not checked.coco.categories:
             raise DataError(
-                f"{checked.scan.annotations}: the {name} split has no usable image or no "
-                "category; nothing clean can be made of it"
+                f"{checked.coco.annotations}: the {name} split has no usable image or no "
+                "category; no clean copy can be made of it"
             )
     summaries: dict[str, CleanSummary] = {}
     with new_folder(target) as scratch:
         (scratch / "annotations").mkdir()
-        for name, checked in report.splits.items():
-            coco, summary = clean_coco(checked.scan)
+        for name, checked in splits.items():
+            coco, summaries[name] = _clean_coco(checked)
             for image in coco["images"]:
-                source = checked.scan.image_dir / image["file_name"]
+                source = checked.image_dir / image["file_name"]
                 place_file(source, scratch / f"{name}2017" / image["file_name"], mode=mode)
                 if on_image is not None:
                     on_image()
             path = scratch / "annotations" / f"instances_{name}2017.json"
             path.write_text(json.dumps(coco), encoding="utf-8")
-            summaries[name] = summary
     return summaries
 
 
-def clean_coco(scan: SplitScan) -> tuple[dict[str, Any], CleanSummary]:
-    """The sound part of a split as a COCO tree, and what was done to get it."""
-    tree = json.loads(scan.annotations.read_bytes())
-    images, alias = _join_files(scan.images)
-    image_entries = [_image_entry(p) for p in images]
+def _clean_coco(checked: CheckedSplit) -> tuple[dict[str, Any], CleanSummary]:
+    """The usable part of a split as a COCO tree, and what was done to get it."""
+    coco, tree = checked.coco, checked.coco.tree
+    clipped = renumbered = resized = 0
+    first: dict[str, ImageId] = {}  # image id of each file
+    images = []
+    for row in checked.image_rows:
+        entry, (height, width) = coco.images[row], checked.sizes_hw[row].tolist()
+        if first.setdefault(entry["file_name"], entry["id"]) == entry["id"]:
+            images.append({**entry, "height": height, "width": width})
+            resized += (entry.get("height"), entry.get("width")) != (height, width)
     ids: set[ImageId] = set()
     # Above all ids of the source, so that no new id is that of an annotation left out.
-    spare = 1 + max((a["id"] for a in tree["annotations"] if _is_number(a)), default=0)
-    entries = []
-    clipped = renumbered = 0
-    for found in scan.objects:
-        if found.image_id not in alias:
-            continue
-        entry, cut = _object_entry(found, alias[found.image_id])
-        clipped += cut
-        number = entry.get("id")
-        if not isinstance(number, (int, str)) or isinstance(number, bool) or number in ids:
-            number, spare = spare, spare + 1
-            entry["id"] = number
+    numbers = (a.get("id") for a in tree["annotations"] if isinstance(a, dict))
+    spare = 1 + max((n for n in numbers if type(n) is int), default=0)
+    objects = []
+    for row in checked.object_rows:
+        file = coco.images[coco.truth.owners[row]]["file_name"]
+        entry, cut = _object_entry(coco.objects[row], first[file], checked.boxes[row].tolist())
+        if type(entry.get("id")) not in (int, str) or entry["id"] in ids:
+            entry["id"] = spare + renumbered
             renumbered += 1
-        ids.add(number)
-        entries.append(entry)
+        clipped += cut
+        ids.add(entry["id"])
+        objects.append(entry)
     summary = CleanSummary(
-        images=len(image_entries),
-        objects=len(entries),
-        dropped_images=len(tree["images"]) - len(alias),
-        dropped_objects=len(tree["annotations"]) - len(entries),
+        images=len(images),
+        objects=len(objects),
+        dropped_images=len(tree["images"]) - len(checked.image_rows),
+        dropped_objects=len(tree["annotations"]) - len(objects),
         clipped=clipped,
         renumbered=renumbered,
-        merged=len(alias) - len(image_entries),
-        resized=sum((p.entry.get("height"), p.entry.get("width")) != p.hw for p in images),
+        merged=len(checked.image_rows) - len(images),
+        resized=resized,
     )
-    rest = {k: v for k, v in tree.items() if k not in ("images", "annotations", "categories")}
-    categories = [dict(c.entry) for c in scan.categories]
     return {
-        **rest,
-        "categories": categories,
-        "images": image_entries,
-        "annotations": entries,
+        **tree,
+        "categories": coco.categories,
+        "images": images,
+        "annotations": objects,
     }, summary
 
 
-def _join_files(
-    images: tuple[CheckedImage, ...],
-) -> tuple[list[CheckedImage], dict[ImageId, ImageId]]:
-    """One image for each file, and the id under which each usable image goes on."""
-    first: dict[str, CheckedImage] = {}
-    alias: dict[ImageId, ImageId] = {}
-    for image in images:
-        if image.hw is not None:
-            alias[image.image_id] = first.setdefault(image.name, image).image_id
-    return list(first.values()), alias
-
-
-def _image_entry(image: CheckedImage) -> dict[str, Any]:
-    height, width = image.hw or (0, 0)
-    return {**image.entry, "height": height, "width": width}
-
-
-def _object_entry(found: CheckedObject, image_id: ImageId) -> tuple[dict[str, Any], bool]:
+def _object_entry(stated: Any, image_id: ImageId, box: list[float]) -> tuple[dict[str, Any], bool]:
     """The entry with its box inside the image, and whether that changed it."""
-    x, y, w, h = found.entry["bbox"]
-    left, top, right, bottom = found.box
-    entry: dict[str, Any] = {**found.entry, "image_id": image_id}
-    cut = (left, top, right, bottom) != (x, y, x + w, y + h)
+    x, y, w, h = stated["bbox"]
+    left, top, right, bottom = box
+    entry: dict[str, Any] = {**stated, "image_id": image_id}
+    cut = box != [x, y, x + w, y + h]
     if cut:
         entry["bbox"] = [left, top, round(right - left, 4), round(bottom - top, 4)]
     area, box_area = entry.get("area"), round((right - left) * (bottom - top), 4)
     if not isinstance(area, (int, float)) or not 0 < area <= box_area:
         entry["area"] = box_area
     return entry, cut
-
-
-def _is_number(entry: Any) -> bool:
-    return isinstance(entry, Mapping) and type(entry.get("id")) is int

@@ -1,4 +1,4 @@
-"""What is in a data set: counts, object sizes, shapes, and what they ask of the input size."""
+"""Statistics of a dataset: counts, sizes and shapes of objects, advice on the input size."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ class Spread:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SplitStats:
-    """Metrics of one split.
+    """Statistics of one split.
 
     Attributes:
         images: images.
         objects: labelled objects, crowd regions left out.
         backgrounds: images without an object.
-        per_class: objects by class name, in the data set's order.
+        per_class: objects by class name, in the dataset's order.
         images_per_class: images that show the class, by class name.
         sizes: objects by area in the images as they are.
         input_size: network input (square, pixels) that the next two are about.
@@ -80,7 +80,7 @@ class SplitStats:
 
 
 def index_stats(index: CocoIndex, *, input_size: int = 640) -> SplitStats:
-    """Metrics of a loaded split; see `split_stats`."""
+    """Statistics of a loaded split; see `split_stats`."""
     return split_stats(
         index.class_names,
         sizes_hw=index.sizes_hw,

@@ -1,28 +1,27 @@
 """COCO metrics of detections: AP and AR, per class too, best-F1 operating points, confusion.
 
 The matching is hotcoco's, a compiled evaluator that agrees with pycocotools. Metrics are counted
-against the annotation file itself, not against loaded labels: its crowd regions and areas decide
-which detections and objects are ignored.
+against the objects as the annotation file states them, not against the clipped boxes of training:
+its crowd regions and areas decide which detections and objects are ignored.
 """
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Collection, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import hotcoco
 import numpy as np
 import numpy.typing as npt
 
+from oculox.data.coco import CocoIndex
 from oculox.errors import DataError
 from oculox.evaluation.metrics import METRICS, ClassMetrics, CocoMetrics
 from oculox.types import ImageId, IntArray
 
 CONFUSION_CONF = 0.25
-"""Lowest score that counts in the confusion matrix unless told otherwise."""
+"""Lowest score that counts in the confusion matrix by default."""
 
 _IOU50 = 0  # index of IoU 0.5 among COCO's ten thresholds
 _ALL_AREAS = 0
@@ -30,31 +29,29 @@ _MAX_100 = 2  # index of 100 among COCO's most detections per image, 1, 10, 100
 
 
 def evaluate_boxes(
-    annotations: Path | Mapping[str, Any],
+    index: CocoIndex,
     results: Sequence[Mapping[str, Any]],
     *,
-    image_ids: Collection[ImageId] | None = None,
     confusion_conf: float = CONFUSION_CONF,
 ) -> CocoMetrics:
     """COCO metrics of detections.
 
     Args:
-        annotations: a COCO file or its content; not modified.
+        index: the images and the objects in them.
         results: COCO results: image_id, category_id, bbox (x, y, width, height), score. Ids of
             images are the file's own, numbers or texts.
-        image_ids: count only these images; None for all of the file.
         confusion_conf: lowest score that counts in the confusion matrix.
 
     Raises:
-        DataError: when the file cannot be read, or a result names an image or category that is
-            not in it, or has a box or score that is no finite number.
+        DataError: a result names an image or category that the index does not have, or its box
+            or score is no finite number.
     """
-    content = annotations if isinstance(annotations, Mapping) else _read(annotations)
-    where = "annotations" if isinstance(annotations, Mapping) else str(annotations)
-    numbers = _number_images(content["images"], image_ids)
-    truth = _truth(content, numbers)
-    rows = _result_rows(results, numbers, {c["id"] for c in truth["categories"]}, where)
-    gt = hotcoco.COCO(truth)
+    ids = index.image_ids
+    # Evaluators take images in the order of their numbers; texts come after numbers.
+    ordered = sorted(ids, key=lambda i: (isinstance(i, str), i))
+    numbers: dict[ImageId, int] = {image_id: n for n, image_id in enumerate(ordered, start=1)}
+    rows = _result_rows(results, numbers, index)
+    gt = hotcoco.COCO(_truth(index, [numbers[image_id] for image_id in ids]))
     evaluator = hotcoco.COCOeval(gt, gt.load_res(rows), "bbox")
     evaluator.evaluate()
     evaluator.accumulate()
@@ -62,93 +59,68 @@ def evaluate_boxes(
     stats = [float(v) for v in evaluator.stats]
     return CocoMetrics(
         **dict(zip(METRICS, stats, strict=True)),
-        classes=_class_metrics(evaluator.eval, truth),
-        confusion=_confusion(evaluator, truth, confusion_conf),
+        classes=_class_metrics(evaluator.eval, index),
+        confusion=_confusion(evaluator, index, confusion_conf),
         confusion_conf=confusion_conf,
-        images=len(numbers),
+        images=len(index),
         detections=len(rows),
     )
 
 
-def _read(path: Path) -> Mapping[str, Any]:
-    try:
-        content = json.loads(path.read_bytes())
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except ValueError as error:
-        raise DataError(f"{path}: not JSON ({error})") from error
-    if not isinstance(content, dict) or not {"images", "annotations", "categories"} <= set(content):
-        raise DataError(f"{path}: a COCO file needs 'images', 'annotations' and 'categories'")
-    return content
-
-
-def _number_images(
-    images: Sequence[Mapping[str, Any]], chosen: Collection[ImageId] | None
-) -> dict[ImageId, int]:
-    """File's image id -> 1..n, in the order that COCO evaluators take images in."""
-    keep = None if chosen is None else set(chosen)
-    ids = {i["id"] for i in images if keep is None or i["id"] in keep}
-    ordered = sorted(ids, key=lambda i: (isinstance(i, str), i))
-    return {image_id: number for number, image_id in enumerate(ordered, start=1)}
-
-
-def _truth(content: Mapping[str, Any], numbers: Mapping[ImageId, int]) -> dict[str, Any]:
-    """The annotations with plain numbers for ids, as the evaluator wants them.
+def _truth(index: CocoIndex, numbers: Sequence[int]) -> dict[str, Any]:
+    """A COCO tree with plain numbers for ids, as the evaluator wants them.
 
     Annotations count from 1: evaluators take a match with id 0 for no match.
+
+    Args:
+        index: the images and objects.
+        numbers: of the images, in the order of the index.
     """
-    kept = [a for a in content["annotations"] if a["image_id"] in numbers]
+    truth = index.truth
+    columns = (truth.owners, truth.labels, truth.xywh, truth.areas, truth.crowd)
+    rows = zip(*(column.tolist() for column in columns), strict=True)
+    categories = zip(index.category_ids, index.class_names, strict=True)
     return {
-        "images": [{"id": n, "width": 0, "height": 0, "file_name": ""} for n in numbers.values()],
+        "images": [{"id": n, "width": 0, "height": 0, "file_name": ""} for n in sorted(numbers)],
         "annotations": [
             {
-                "id": number,
-                "image_id": numbers[a["image_id"]],
-                "category_id": a["category_id"],
-                "bbox": a["bbox"],
-                "area": a.get("area", a["bbox"][2] * a["bbox"][3]),
-                "iscrowd": int(a.get("iscrowd", 0)),
+                "id": i,
+                "image_id": numbers[owner],
+                "category_id": index.category_ids[label],
+                "bbox": xywh,
+                "area": area,
+                "iscrowd": int(crowd),
             }
-            for number, a in enumerate(kept, start=1)
+            for i, (owner, label, xywh, area, crowd) in enumerate(rows, start=1)
         ],
-        "categories": [
-            {"id": c["id"], "name": str(c.get("name", c["id"]))}
-            for c in sorted(content["categories"], key=lambda c: c["id"])
-        ],
+        "categories": [{"id": i, "name": name} for i, name in categories],
     }
 
 
 def _result_rows(
-    results: Sequence[Mapping[str, Any]],
-    numbers: Mapping[ImageId, int],
-    categories: Collection[int],
-    where: str,
+    results: Sequence[Mapping[str, Any]], numbers: Mapping[ImageId, int], index: CocoIndex
 ) -> list[dict[str, Any]]:
+    """The results with plain numbers for image ids."""
+    categories = set(index.category_ids)
     rows = []
     for i, result in enumerate(results):
         image_id, category_id = result["image_id"], result["category_id"]
         if image_id not in numbers:
-            raise DataError(f"result {i}: image {image_id!r} is not evaluated ({where})")
+            raise DataError(f"result {i}: image {image_id!r} is not in {index.annotations}")
         if category_id not in categories:
-            raise DataError(f"result {i}: category {category_id!r} is not in {where}")
+            raise DataError(f"result {i}: category {category_id!r} is not in {index.annotations}")
         box, score = [float(v) for v in result["bbox"]], float(result["score"])
         if not all(map(math.isfinite, (*box, score))):
             raise DataError(
                 f"result {i}, image {image_id!r}: box and score must be finite numbers, "
                 f"got {box} and {score}"
             )
-        rows.append(
-            {
-                "image_id": numbers[image_id],
-                "category_id": category_id,
-                "bbox": box,
-                "score": score,
-            }
-        )
+        number = numbers[image_id]
+        rows.append({"image_id": number, "category_id": category_id, "bbox": box, "score": score})
     return rows
 
 
-def _class_metrics(curves: Any, truth: Mapping[str, Any]) -> tuple[ClassMetrics, ...]:
+def _class_metrics(curves: Any, index: CocoIndex) -> tuple[ClassMetrics, ...]:
     """Metrics of each class from the evaluator's curves.
 
     precision and scores: (10 IoU, 101 recalls, C, 4 areas, 3 limits); recall: (10, C, 4, 3).
@@ -156,18 +128,20 @@ def _class_metrics(curves: Any, truth: Mapping[str, Any]) -> tuple[ClassMetrics,
     precision = np.asarray(curves["precision"])[:, :, :, _ALL_AREAS, _MAX_100]
     scores = np.asarray(curves["scores"])[_IOU50, :, :, _ALL_AREAS, _MAX_100]
     recall = np.asarray(curves["recall"])[:, :, _ALL_AREAS, _MAX_100]
-    counts = _object_counts(truth)
+    labels = index.truth.labels[~index.truth.crowd]
+    counts = np.bincount(labels, minlength=len(index.class_names)).tolist()
     metrics = []
-    for k, category in enumerate(truth["categories"]):
-        objects = counts.get(category["id"], 0)
+    for k, (name, category_id) in enumerate(
+        zip(index.class_names, index.category_ids, strict=True)
+    ):
         point = (-1.0,) * 4
-        if objects:
-            point = _best_f1(precision[_IOU50, :, k], scores[:, k], objects)
+        if counts[k]:
+            point = _best_f1(precision[_IOU50, :, k], scores[:, k], counts[k])
         metrics.append(
             ClassMetrics(
-                name=category["name"],
-                category_id=category["id"],
-                objects=objects,
+                name=name,
+                category_id=category_id,
+                objects=counts[k],
                 ap=_mean(precision[:, :, k]),
                 ap50=_mean(precision[_IOU50, :, k]),
                 ar=_mean(recall[:, k]),
@@ -178,15 +152,6 @@ def _class_metrics(curves: Any, truth: Mapping[str, Any]) -> tuple[ClassMetrics,
             )
         )
     return tuple(metrics)
-
-
-def _object_counts(truth: Mapping[str, Any]) -> dict[int, int]:
-    counts: dict[int, int] = {}
-    for annotation in truth["annotations"]:
-        if not annotation["iscrowd"]:
-            key = annotation["category_id"]
-            counts[key] = counts.get(key, 0) + 1
-    return counts
 
 
 def _mean(values: npt.NDArray[np.float64]) -> float:
@@ -213,9 +178,9 @@ def _best_f1(
     return float(precision[best]), float(recall[best]), float(f1[best]), float(scores[best])
 
 
-def _confusion(evaluator: hotcoco.COCOeval, truth: Mapping[str, Any], conf: float) -> IntArray:
-    classes = len(truth["categories"])
-    if not classes or not truth["images"]:
+def _confusion(evaluator: hotcoco.COCOeval, index: CocoIndex, conf: float) -> IntArray:
+    classes = len(index.class_names)
+    if not classes or not len(index):
         return np.zeros((classes + 1, classes + 1), np.int64)
     found = evaluator.confusion_matrix(iou_thr=0.5, max_det=100, min_score=conf)
     return np.asarray(found["matrix"], np.int64)

@@ -1,4 +1,4 @@
-"""A network over a data set: detections, COCO metrics and speed, on one or many processes."""
+"""A network over a dataset: detections, COCO metrics and speed, on one or many processes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Evaluation:
 
     Attributes:
         metrics: the COCO metrics.
-        results: all detections as COCO results, in the data set's image and category ids.
+        results: all detections as COCO results, in the dataset's image and category ids.
         times: seconds by stage over all processes; `decode` is the wait for the loader.
         seconds: wall time of the slowest process, without the counting of metrics.
         images: number of images.
@@ -64,14 +64,14 @@ def evaluate(
     gather: Gather | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
-    """Evaluate a network on a data set, as the official code does: boxes are not clipped.
+    """Evaluate a network on a dataset, as the official code does: boxes are not clipped.
 
     With several processes each takes its share of the images, `gather` collects what was
     found, and all return the same metrics.
 
     Args:
         backend: the network.
-        index: the data; metrics are counted against its annotation file.
+        index: the data; metrics are counted against its `truth`.
         settings: thresholds.
         size_hw: input height and width; None for the network's own.
         batch: images at once.
@@ -135,7 +135,7 @@ def evaluate_loader(
     results = [row for s in shares for row in s.results]
     times = sum((s.times for s in shares), StageTimes())
     return Evaluation(
-        metrics=evaluate_boxes(index.annotations, results, image_ids=index.image_ids),
+        metrics=evaluate_boxes(index, results),
         results=results,
         times=times,
         seconds=max(s.seconds for s in shares),

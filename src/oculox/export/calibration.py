@@ -8,10 +8,9 @@ import numpy as np
 
 from oculox.config.schema import DataConfig, InputConfig
 from oculox.data.coco import load_split
-from oculox.data.image import read_image
+from oculox.data.image import IMAGE_SUFFIXES, read_image
 from oculox.data.preprocess import preprocess, to_floats
 from oculox.errors import DataError
-from oculox.predict.sources import IMAGE_SUFFIXES
 from oculox.types import FloatArray
 
 

@@ -13,14 +13,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, Literal
 
-from oculox.data.image import decode_image, read_image
+from oculox.data.image import IMAGE_SUFFIXES, decode_image, read_image
 from oculox.errors import DataError, UsageError
 from oculox.runtime.timing import Stopwatch
 from oculox.types import ImageArray
 
-IMAGE_SUFFIXES = frozenset(
-    (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".jp2")
-)
 VIDEO_SUFFIXES = frozenset((".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg"))
 STREAM_PREFIXES = ("rtsp://", "rtmp://", "http://", "https://")
 STDIN = "-"

@@ -1,4 +1,4 @@
-"""The built-in demo data set: rendered scenes in COCO layout, the same for the same seed."""
+"""The built-in demo dataset: rendered scenes in COCO layout, the same for the same seed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from oculox.files import move_entries, require_free, scratch_beside
 CLASSES = tuple(kind.name for kind in KINDS)
 """Class names, in the order of category ids 1, 2, ..."""
 
-_MARK = "Oculox demo data set: rendered scenes"
+_MARK = "Oculox demo dataset: rendered scenes"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +44,7 @@ def write_demo(
     overwrite: bool = False,
     on_image: Callable[[], None] | None = None,
 ) -> DemoSummary:
-    """Render the demo data set: six kinds of objects on varied backgrounds, with clutter.
+    """Render the demo dataset: six kinds of objects on varied backgrounds, with clutter.
 
     Scene ``i`` of a split depends on (seed, split, i) and the size alone, so a larger set starts
     with the smaller one. The folder appears at the end, whole.
@@ -55,16 +55,16 @@ def write_demo(
         train: training images.
         val: validation images.
         size: width and height of the images in pixels.
-        overwrite: replace an earlier demo data set in `folder` (nothing else is ever replaced).
+        overwrite: replace an earlier demo dataset in `folder` (nothing else is ever replaced).
         on_image: called after each image, for progress.
 
     Raises:
-        UsageError: when a number makes no sense.
-        DataError: when the folder holds something else, or cannot be written.
+        UsageError: a number is too small, or the folder is in use.
+        OculoxError: the folder cannot be written.
     """
     if min(train, val) < 1 or seed < 0 or min(size) < 32:
         raise UsageError(
-            "a demo data set needs at least 1 training and 1 validation image, a seed of at "
+            "a demo dataset needs at least 1 training and 1 validation image, a seed of at "
             f"least 0 and 32 x 32 pixels; got train={train}, val={val}, seed={seed}, size={size}"
         )
     folder = folder.expanduser().absolute()
@@ -92,7 +92,7 @@ def _require_free(folder: Path, *, overwrite: bool) -> None:
     if not annotations.is_file() or _MARK.encode() not in annotations.read_bytes()[:200]:
         require_free(folder)
     elif not overwrite:
-        raise DataError(f"{folder} already holds a demo data set; pass --force to replace it")
+        raise UsageError(f"{folder} already holds a demo dataset; pass --overwrite to replace it")
 
 
 def _empty_coco(seed: int) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Whole scenes of the demo data set: backgrounds, clutter, objects, shadows and light."""
+"""Whole scenes of the demo dataset: backgrounds, clutter, objects, shadows and light."""
 
 from __future__ import annotations
 

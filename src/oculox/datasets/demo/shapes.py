@@ -1,4 +1,4 @@
-"""The six objects of the demo data set, each a short formula over a patch of coordinates.
+"""The six objects of the demo dataset, each a short formula over a patch of coordinates.
 
 Every outline is a signed distance (negative inside), so edges are smooth at any size and a
 rotation or flip is a change of coordinates. Colours are BGR, 0-1.
@@ -25,7 +25,7 @@ class Frame:
 
     Attributes:
         u, v: right and down in the object's own frame, after rotation and flip.
-        x, y: right and down in the image; light is told in these.
+        x, y: right and down in the image; light is given in these.
         pixel: the width of a pixel in these units.
     """
 

@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from oculox.data.coco import find_splits
 from oculox.data.faults import Fault
-from oculox.datasets.check import SplitScan, locate_splits, scan_split
-from oculox.datasets.formats.dataset import ImageReader, LabelledData, LabelledImage, Progress
+from oculox.datasets.check import CheckedSplit, check_split
+from oculox.datasets.formats.dataset import ImageReader, LabelledData, LabelledImage, OnImage
 from oculox.errors import DataError
 from oculox.files import FileMode, place_file
 
@@ -21,12 +22,12 @@ def read_coco(
     *,
     classes: Sequence[str] | None = None,
     splits: Mapping[str, str] | None = None,
-    on_image: Progress | None = None,
+    on_image: OnImage | None = None,
 ) -> LabelledData:
-    """Read a COCO data set, leaving out what is faulty.
+    """Read a COCO dataset, leaving out what is faulty.
 
     Args:
-        root: a folder in one of the layouts that `find_split` knows.
+        root: a folder in one of the layouts that `find_splits` knows.
         classes: names, in the order wanted; without them those of the files, by category id.
         splits: train, val or test -> split; without it all that are there.
         on_image: called after each image, for progress.
@@ -34,60 +35,58 @@ def read_coco(
     Raises:
         DataError: no split is found, or an annotation file is not a COCO file.
     """
-    located = locate_splits(root)
+    located = find_splits(root)
     absent = set(splits or ()) - set(located)
     if absent:
         raise DataError(f"{root}: no {', '.join(sorted(absent))} split; found {list(located)}")
-    scans = {
-        name: scan_split(*paths, depth="header", on_image=on_image)
+    checked = {
+        name: check_split(*paths, depth="header", on_image=on_image)
         for name, paths in located.items()
         if splits is None or name in splits
     }
-    found = dict.fromkeys(c.name for scan in scans.values() for c in scan.categories)
+    found = dict.fromkeys(c for part in checked.values() for c in part.coco.class_names)
     names = tuple(classes) if classes is not None else tuple(found)
     reader = ImageReader()
     result: dict[str, tuple[LabelledImage, ...]] = {}
     faults: list[Fault] = []
-    for name, scan in scans.items():
+    for name, part in checked.items():
         split = splits[name] if splits is not None else name
-        faults += scan.faults
-        result[split] = (*result.get(split, ()), *_images(scan, names, reader, split))
+        faults += part.faults
+        result[split] = (*result.get(split, ()), *_images(part, names, reader, split))
     return LabelledData(names, result, (*faults, *reader.faults))
 
 
 def _images(
-    scan: SplitScan, classes: Sequence[str], reader: ImageReader, split: str
+    checked: CheckedSplit, classes: Sequence[str], reader: ImageReader, split: str
 ) -> list[LabelledImage]:
-    label = {name: i for i, name in enumerate(classes)}
-    name_of = {c.category_id: c.name for c in scan.categories}
-    rows: dict[Any, list[tuple[tuple[float, float, float, float], int, bool]]] = {}
-    for found in scan.objects:
-        name = name_of[found.category_id]
-        if name in label:
-            rows.setdefault(found.image_id, []).append((found.box, label[name], found.crowd))
-        else:
-            message = f"annotation {found.entry.get('id')!r}: class {name!r} is not wanted"
-            reader.tell("class-unknown", scan.annotations.name, message)
+    coco, truth, names = checked.coco, checked.coco.truth, checked.coco.class_names
+    index = {name: i for i, name in enumerate(classes)}
+    labels = np.array([index.get(name, -1) for name in names], np.int64)[truth.labels]
+    for row in np.flatnonzero(checked.usable & (labels < 0)).tolist():
+        message = f"class {names[truth.labels[row]]!r} is not wanted"
+        reader.faults.append(coco.object_fault(row, "class-unknown", message))
+    rows = np.flatnonzero(checked.usable & (labels >= 0))
+    rows = rows[np.argsort(truth.owners[rows], kind="stable")]
+    first = np.searchsorted(truth.owners[rows], np.arange(len(coco.images) + 1))
     images = []
-    for image in scan.images:
-        if image.hw is None:
-            continue
-        mine = rows.get(image.image_id, [])
+    for i in checked.image_rows:
+        name, mine = coco.images[i]["file_name"], rows[first[i] : first[i + 1]]
+        height, width = checked.sizes_hw[i].tolist()
         images.append(
             LabelledImage(
-                source=scan.image_dir / image.name,
-                name=reader.free_name(split, image.name.replace("\\", "/")),
-                hw=image.hw,
-                boxes=np.array([box for box, _, _ in mine], np.float32).reshape(-1, 4),
-                labels=np.array([i for _, i, _ in mine], np.int64),
-                crowd=np.array([crowd for _, _, crowd in mine], np.bool_),
+                source=checked.image_dir / name,
+                name=reader.free_name(split, name.replace("\\", "/")),
+                hw=(height, width),
+                boxes=checked.boxes[mine].astype(np.float32),
+                labels=labels[mine],
+                crowd=truth.crowd[mine],
             )
         )
     return images
 
 
 def write_coco(
-    data: LabelledData, folder: Path, *, mode: FileMode, on_image: Progress | None = None
+    data: LabelledData, folder: Path, *, mode: FileMode, on_image: OnImage | None = None
 ) -> None:
     """Write ``<split>2017/`` and ``annotations/instances_<split>2017.json`` into an empty folder.
 

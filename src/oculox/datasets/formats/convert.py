@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from oculox.data.faults import Fault, count_faults
 from oculox.datasets.formats.coco import read_coco, write_coco
-from oculox.datasets.formats.dataset import SPLITS, LabelledData, Progress
+from oculox.datasets.formats.dataset import SPLITS, LabelledData, OnImage
 from oculox.datasets.formats.voc import read_voc
 from oculox.datasets.formats.yolo import read_yolo, write_yolo
 from oculox.errors import DataError, UsageError
@@ -59,12 +60,12 @@ def convert(
     splits: Mapping[str, str] | None = None,
     mode: FileMode = "copy",
     skip_difficult: bool = False,
-    on_image: Progress | None = None,
+    on_image: OnImage | None = None,
 ) -> ConvertSummary:
-    """Convert a data set; faulty boxes and images are left out and told.
+    """Convert a dataset; faulty boxes and images are left out and listed.
 
     Args:
-        source: the data set; it is not touched.
+        source: the dataset; it is not touched.
         target: a new or empty folder; it appears whole or not at all.
         source_format: voc, yolo or coco.
         target_format: coco (``train2017/ val2017/ annotations/``) or yolo.
@@ -75,8 +76,8 @@ def convert(
         on_image: called after each image that is read, for progress.
 
     Raises:
-        UsageError: a split or class list makes no sense.
-        DataError: the source cannot be read, holds nothing usable, or the target is in use.
+        UsageError: a split, class or option does not fit, or the target is in use.
+        DataError: the source cannot be read or holds nothing usable.
     """
     unknown = set((splits or {}).values()) - set(SPLITS)
     if unknown:
@@ -86,14 +87,12 @@ def convert(
     if skip_difficult and source_format != "voc":
         raise UsageError("only Pascal VOC marks objects as difficult")
     require_free(target)
-    data = _read(
-        source,
-        source_format,
-        classes=classes,
-        splits=splits,
-        skip_difficult=skip_difficult,
-        on_image=on_image,
-    )
+    readers: dict[SourceFormat, Callable[..., LabelledData]] = {
+        "voc": partial(read_voc, skip_difficult=skip_difficult),
+        "yolo": read_yolo,
+        "coco": read_coco,
+    }
+    data = readers[source_format](source, classes=classes, splits=splits, on_image=on_image)
     images = {split: len(many) for split, many in data.splits.items()}
     if not sum(images.values()) or not data.classes:
         first = f"; the first fault: {data.faults[0]}" if data.faults else ""
@@ -105,24 +104,3 @@ def convert(
         split: sum(int((~p.crowd).sum()) for p in many) for split, many in data.splits.items()
     }
     return ConvertSummary(target, data.classes, images, objects, data.faults)
-
-
-def _read(
-    source: Path,
-    source_format: SourceFormat,
-    *,
-    classes: Sequence[str] | None,
-    splits: Mapping[str, str] | None,
-    skip_difficult: bool,
-    on_image: Progress | None,
-) -> LabelledData:
-    if source_format == "voc":
-        return read_voc(
-            source,
-            classes=classes,
-            splits=splits,
-            skip_difficult=skip_difficult,
-            on_image=on_image,
-        )
-    reader = read_yolo if source_format == "yolo" else read_coco
-    return reader(source, classes=classes, splits=splits, on_image=on_image)

@@ -5,19 +5,19 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from oculox.data.faults import Fault, Severity, judge_box
-from oculox.datasets.check_images import look_at
+from oculox.data.faults import Fault, Severity, check_boxes
+from oculox.datasets.check import look_at
 from oculox.types import FloatArray, IntArray
 
-IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"))
 SPLITS = ("train", "val", "test")
-"""Names of splits in a converted data set."""
+"""Names of splits in a converted dataset."""
 
-Progress = Callable[[], None]
+OnImage = Callable[[], None]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -43,16 +43,15 @@ class LabelledImage:
 
 @dataclasses.dataclass(frozen=True)
 class LabelledData:
-    """A data set that was read: class names, images by split, and what was wrong with it."""
+    """A dataset that was read: class names, images by split, and what was wrong with it."""
 
     classes: tuple[str, ...]
     splits: Mapping[str, tuple[LabelledImage, ...]]
     faults: tuple[Fault, ...]
 
 
-@dataclasses.dataclass(frozen=True)
-class RawObject:
-    """An object as a label file tells it: class name, xyxy pixels, where in the file."""
+class LabelledObject(NamedTuple):
+    """An object of a label file: class name, xyxy pixels, and its place in the file."""
 
     class_name: str
     xyxy: tuple[float, float, float, float]
@@ -60,46 +59,43 @@ class RawObject:
 
 
 class ImageReader:
-    """Turns raw objects into labelled images, telling every fault on the way."""
+    """Turns what label files state into labelled images, and collects the faults."""
 
     def __init__(self) -> None:
         self.faults: list[Fault] = []
         self._names: dict[str, set[str]] = {}
 
-    def tell(
+    def fault(
         self, code: str, file: Path | str, message: str, *, severity: Severity = "error"
     ) -> None:
         """Note a finding."""
         self.faults.append(Fault(severity=severity, code=code, file=str(file), message=message))
 
     def measure(self, path: Path) -> tuple[int, int] | None:
-        """Height and width of an image; None, and a finding, where it cannot be used."""
-        fact = look_at(path, depth="header")
+        """Height and width of an image; None, and a fault, where it cannot be used."""
+        fact = look_at(path)
         if fact.problem is not None:
             code = "image-missing" if fact.missing else "image-unreadable"
-            self.tell(code, path, fact.problem)
+            self.fault(code, path, fact.problem)
         return fact.hw
 
     def keep(
-        self, objects: Sequence[RawObject], hw: tuple[int, int], *, file: Path
-    ) -> list[tuple[str, tuple[float, float, float, float]]]:
-        """Class and box of the usable ones among the objects that a label file tells."""
-        kept = []
-        for found in objects:
-            verdict = judge_box(found.xyxy, hw)
-            if verdict.code is not None:
-                message = f"{found.where}: {verdict.message}"
-                self.tell(verdict.code, file, message, severity=verdict.severity)
-            if verdict.box is not None:
-                kept.append((found.class_name, verdict.box))
-        return kept
+        self, objects: Sequence[LabelledObject], hw: tuple[int, int], *, file: Path
+    ) -> list[LabelledObject]:
+        """The usable ones of the objects that `file` states, clipped to their image."""
+        xyxy = np.array([found.xyxy for found in objects], np.float64).reshape(-1, 4)
+        boxes, usable, faults = check_boxes(xyxy, hw)
+        for row, code, severity, message in faults:
+            self.fault(code, file, f"{objects[row].where}: {message}", severity=severity)
+        rows = np.flatnonzero(usable).tolist()
+        return [objects[row]._replace(xyxy=tuple(boxes[row].tolist())) for row in rows]
 
     def free_name(self, split: str, name: str) -> str:
         """The name, or one like it that the split does not use yet (on any system)."""
         taken = self._names.setdefault(split, set())
         path = PurePosixPath(name)
         number = 1
-        # Labels are named after the stem, and some disks do not tell A from a.
+        # Labels are named after the stem, and some disks take A for a.
         while (key := str(path.with_suffix("")).casefold()) in taken:
             number += 1
             path = PurePosixPath(name).with_stem(f"{PurePosixPath(name).stem}-{number}")
@@ -112,16 +108,16 @@ def labelled(
     name: str,
     *,
     hw: tuple[int, int],
-    objects: Sequence[tuple[str, tuple[float, float, float, float]]],
+    objects: Sequence[LabelledObject],
     classes: Sequence[str],
 ) -> LabelledImage:
-    """An image with objects (class name and box), all of classes that are known."""
+    """An image with usable objects, all of classes that are known."""
     index = {c: i for i, c in enumerate(classes)}
     return LabelledImage(
         source=source,
         name=name,
         hw=hw,
-        boxes=np.array([box for _, box in objects], np.float32).reshape(-1, 4),
-        labels=np.array([index[c] for c, _ in objects], np.int64),
+        boxes=np.array([found.xyxy for found in objects], np.float32).reshape(-1, 4),
+        labels=np.array([index[found.class_name] for found in objects], np.int64),
         crowd=np.zeros(len(objects), np.bool_),
     )

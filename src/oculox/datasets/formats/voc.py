@@ -9,23 +9,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from xml.etree.ElementTree import Element
+from xml.etree.ElementTree import Element, ParseError
+
+from defusedxml.ElementTree import fromstring
 
 from oculox.data.faults import stays_inside
+from oculox.data.image import IMAGE_SUFFIXES
 from oculox.datasets.formats.dataset import (
-    IMAGE_SUFFIXES,
     SPLITS,
     ImageReader,
     LabelledData,
-    LabelledImage,
-    Progress,
-    RawObject,
+    LabelledObject,
+    OnImage,
     labelled,
 )
-from oculox.datasets.formats.xml import XmlError, parse_xml
 from oculox.errors import DataError
 
-_Objects = list[tuple[str, tuple[float, float, float, float]]]
+MAX_BYTES = 16 << 20
+"""Largest label file read."""
+
+_Stated = tuple[Path, Path, tuple[int, int], list[LabelledObject]]
 
 
 def read_voc(
@@ -34,9 +37,9 @@ def read_voc(
     classes: Sequence[str] | None = None,
     splits: Mapping[str, str] | None = None,
     skip_difficult: bool = False,
-    on_image: Progress | None = None,
+    on_image: OnImage | None = None,
 ) -> LabelledData:
-    """Read a Pascal VOC data set.
+    """Read a Pascal VOC dataset.
 
     Args:
         root: folder with ``Annotations/`` and ``JPEGImages/``.
@@ -54,27 +57,34 @@ def read_voc(
     for folder in ("Annotations", "JPEGImages"):
         if not (root / folder).is_dir():
             raise DataError(
-                f"{root}: not a Pascal VOC data set: no folder {folder}/ (for a development kit "
+                f"{root}: not a Pascal VOC dataset: no folder {folder}/ (for a development kit "
                 "name the year's folder, such as VOCdevkit/VOC2012)"
             )
     reader = _VocReader(root, skip_difficult=skip_difficult)
-    found: dict[str, list[tuple[Path, str, tuple[int, int], _Objects]]] = {}
+    stated: dict[str, list[_Stated]] = {}
     for split, stems in _lists(root, splits).items():
-        found[split] = []
+        stated[split] = []
         for stem in stems:
             image = reader.read(stem, split)
             if image is not None:
-                found[split].append(image)
+                stated[split].append(image)
             if on_image is not None:
                 on_image()
-    seen = {c for images in found.values() for *_, objects in images for c, _ in objects}
+    seen = {o.class_name for images in stated.values() for *_, objects in images for o in objects}
     names = tuple(classes) if classes is not None else tuple(sorted(seen))
-    result: dict[str, tuple[LabelledImage, ...]] = {}
-    for split, images in found.items():
-        result[split] = tuple(
-            labelled(path, name, hw=hw, objects=reader.known(objects, names, path), classes=names)
-            for path, name, hw, objects in images
+    result = {
+        split: tuple(
+            labelled(
+                image,
+                reader.free_name(split, image.name),
+                hw=hw,
+                objects=reader.known(objects, names, file=xml),
+                classes=names,
+            )
+            for image, xml, hw, objects in images
         )
+        for split, images in stated.items()
+    }
     return LabelledData(names, result, tuple(reader.faults))
 
 
@@ -107,56 +117,57 @@ class _VocReader(ImageReader):
         images = sorted((root / "JPEGImages").iterdir())
         self._images = {p.stem: p for p in images if p.suffix.lower() in IMAGE_SUFFIXES}
 
-    def read(self, stem: str, split: str) -> tuple[Path, str, tuple[int, int], _Objects] | None:
-        """One image with its usable objects, of whatever class."""
+    def read(self, stem: str, split: str) -> _Stated | None:
+        """One image with its label file, size and usable objects, of whatever class."""
         xml = self._root / "Annotations" / f"{stem}.xml"
         if not stays_inside(stem):
-            self.tell("path-escape", f"{split}.txt", f"{stem!r} leads out of the data set")
+            self.fault("path-escape", f"{split}.txt", f"{stem!r} leads out of the dataset")
             return None
         image = self._images.get(stem)
         if image is None:
-            self.tell("image-missing", xml, f"no image {stem}.* in JPEGImages/")
+            self.fault("image-missing", xml, f"no image {stem}.* in JPEGImages/")
             return None
         try:
             tree = parse_xml(xml.read_bytes())
         except FileNotFoundError:
-            self.tell("labels-missing", xml, f"no annotation of {image.name}")
+            self.fault("labels-missing", xml, f"no annotation of {image.name}")
             return None
-        except (OSError, XmlError) as error:
-            self.tell("labels-unreadable", xml, str(error))
+        except (OSError, DataError) as error:
+            self.fault("labels-unreadable", xml, str(error))
             return None
         hw = self.measure(image)
         if hw is None or not self._size_agrees(tree, hw, xml):
             return None
-        objects = self.keep(self._objects(tree, xml), hw, file=xml)
-        return image, self.free_name(split, image.name), hw, objects
+        return image, xml, hw, self.keep(self._objects(tree, xml), hw, file=xml)
 
-    def known(self, objects: _Objects, classes: Sequence[str], image: Path) -> _Objects:
-        """The objects whose class is among `classes`; the others are told."""
-        xml = self._root / "Annotations" / f"{image.stem}.xml"
-        for name, _ in objects:
+    def known(
+        self, objects: Sequence[LabelledObject], classes: Sequence[str], *, file: Path
+    ) -> list[LabelledObject]:
+        """The objects whose class is among `classes`; the others are faults."""
+        for name, _, where in objects:
             if name not in classes:
-                self.tell("class-unknown", xml, f"class {name!r} is not among {list(classes)}")
-        return [o for o in objects if o[0] in classes]
+                message = f"{where}: class {name!r} is not among {list(classes)}"
+                self.fault("class-unknown", file, message)
+        return [found for found in objects if found.class_name in classes]
 
     def _size_agrees(self, tree: Element, hw: tuple[int, int], xml: Path) -> bool:
-        """Whether the boxes can be trusted; a size that is absent or 0 is only worth a word."""
+        """Whether the boxes can be trusted; a size that is absent or 0 gives only a warning."""
         texts = [tree.findtext(f"size/{key}", "0").strip() for key in ("height", "width")]
         stated = tuple(int(t) if t.isdecimal() else 0 for t in texts)
+        real = f"{hw[1]} x {hw[0]}"
         if 0 in stated:
-            message = f"no size is stated; the image's {hw[1]} x {hw[0]} is taken"
-            self.tell("size-missing", xml, message, severity="warning")
-            return True
-        if stated in (hw, hw[::-1]):
-            if stated != hw:
-                message = f"height and width are swapped; the image is {hw[1]} x {hw[0]}"
-                self.tell("size-mismatch", xml, message, severity="warning")
-            return True
-        message = f"stated {stated[1]} x {stated[0]}, the image is {hw[1]} x {hw[0]}; left out"
-        self.tell("size-mismatch", xml, message)
-        return False
+            message = f"no size is stated; the image's {real} is taken"
+            self.fault("size-missing", xml, message, severity="warning")
+        elif stated == hw[::-1] != hw:
+            message = f"height and width are swapped; the image is {real}"
+            self.fault("size-mismatch", xml, message, severity="warning")
+        elif stated != hw:
+            message = f"stated {stated[1]} x {stated[0]}, the image is {real}; left out"
+            self.fault("size-mismatch", xml, message)
+            return False
+        return True
 
-    def _objects(self, tree: Element, xml: Path) -> list[RawObject]:
+    def _objects(self, tree: Element, xml: Path) -> list[LabelledObject]:
         objects = []
         for i, element in enumerate(tree.iterfind("object"), start=1):
             name = element.findtext("name", "").strip()
@@ -167,13 +178,29 @@ class _VocReader(ImageReader):
             try:
                 left, top, right, bottom = (float(t or "") for t in texts)
             except ValueError:
-                self.tell("box-malformed", xml, f"{where}: box must be four numbers, got {texts}")
+                self.fault("box-malformed", xml, f"{where}: box must be four numbers, got {texts}")
                 continue
             if not name:
-                self.tell("class-unknown", xml, f"{where}: no class name")
+                self.fault("class-unknown", xml, f"{where}: no class name")
                 continue
             # Annotators leave a box of one repeated pixel where they clicked by accident.
             if right == left or bottom == top:
                 right, bottom = right - (right == left), bottom - (bottom == top)
-            objects.append(RawObject(name, (left - 1, top - 1, right, bottom), where))
+            objects.append(LabelledObject(name, (left - 1, top - 1, right, bottom), where))
         return objects
+
+
+def parse_xml(data: bytes) -> Element:
+    """The root element of a label file, which is not trusted.
+
+    Raises:
+        DataError: it is not well-formed, larger than `MAX_BYTES` or has a DOCTYPE.
+    """
+    if len(data) > MAX_BYTES:
+        raise DataError(f"larger than {MAX_BYTES >> 20} MiB")
+    try:
+        root: Element = fromstring(data, forbid_dtd=True)
+    except (ParseError, LookupError, ValueError) as error:
+        # defusedxml raises ValueErrors of its own, which name the DOCTYPE or entity.
+        raise DataError(f"not XML that is read ({error})") from None
+    return root

@@ -12,14 +12,14 @@ from typing import Any
 
 import yaml
 
+from oculox.data.image import IMAGE_SUFFIXES
 from oculox.datasets.formats.dataset import (
-    IMAGE_SUFFIXES,
     SPLITS,
     ImageReader,
     LabelledData,
     LabelledImage,
-    Progress,
-    RawObject,
+    LabelledObject,
+    OnImage,
     labelled,
 )
 from oculox.errors import DataError
@@ -33,9 +33,9 @@ def read_yolo(
     *,
     classes: Sequence[str] | None = None,
     splits: Mapping[str, str] | None = None,
-    on_image: Progress | None = None,
+    on_image: OnImage | None = None,
 ) -> LabelledData:
-    """Read a YOLO data set.
+    """Read a YOLO dataset.
 
     Args:
         root: the folder, or its YAML file. Without one: ``images/<split>`` or ``<split>/images``.
@@ -137,7 +137,7 @@ def _images(base: Path, config: Mapping[str, Any], split: str) -> Iterator[tuple
 
 
 def _resolve(base: Path, stated: str) -> Path:
-    """A stated path, counted from the base; a leading ../ that leads nowhere is forgiven."""
+    """A stated path, counted from the base; a leading ../ that leads nowhere is ignored."""
     path = base / stated
     stripped = base / "/".join(p for p in PurePosixPath(stated).parts if p != "..")
     return path if path.exists() or not stripped.exists() else stripped
@@ -160,7 +160,7 @@ class _YoloReader(ImageReader):
         except FileNotFoundError:
             text = ""
         except (OSError, UnicodeDecodeError) as error:
-            self.tell("labels-unreadable", labels, str(error))
+            self.fault("labels-unreadable", labels, str(error))
             return None
         for i, line in enumerate(text.splitlines(), start=1):
             if line.strip():
@@ -172,19 +172,19 @@ class _YoloReader(ImageReader):
 
     def _object(
         self, words: list[str], hw: tuple[int, int], *, where: str, file: Path
-    ) -> RawObject | None:
+    ) -> LabelledObject | None:
         try:
             number, *values = (float(word) for word in words)
         except ValueError:
-            self.tell("box-malformed", file, f"{where}: expected numbers, got {' '.join(words)!r}")
+            self.fault("box-malformed", file, f"{where}: expected numbers, got {' '.join(words)!r}")
             return None
         if len(values) != 4 and (len(values) < 6 or len(values) % 2):
             message = f"{where}: expected class cx cy w h or a polygon, got {len(words)} values"
-            self.tell("box-malformed", file, message)
+            self.fault("box-malformed", file, message)
             return None
         if number not in range(len(self._names_by_index)):
             message = f"{where}: class {words[0]} is not among the {len(self._names_by_index)}"
-            self.tell("class-unknown", file, message)
+            self.fault("class-unknown", file, message)
             return None
         height, width = hw
         if len(values) == 4:
@@ -194,7 +194,7 @@ class _YoloReader(ImageReader):
             left, right = min(values[::2]), max(values[::2])
             top, bottom = min(values[1::2]), max(values[1::2])
         xyxy = (left * width, top * height, right * width, bottom * height)
-        return RawObject(self._names_by_index[int(number)], xyxy, where)
+        return LabelledObject(self._names_by_index[int(number)], xyxy, where)
 
 
 def label_path(image: Path) -> Path:
@@ -208,7 +208,7 @@ def label_path(image: Path) -> Path:
 
 
 def write_yolo(
-    data: LabelledData, folder: Path, *, mode: FileMode, on_image: Progress | None = None
+    data: LabelledData, folder: Path, *, mode: FileMode, on_image: OnImage | None = None
 ) -> None:
     """Write ``images/<split>``, ``labels/<split>`` and ``data.yaml`` into an empty folder.
 

@@ -9,7 +9,7 @@ import pytest
 from oculox.datasets.demo.dataset import CLASSES, write_demo
 from oculox.datasets.demo.scene import render_scene
 from oculox.datasets.demo.shapes import KINDS, make_frame
-from oculox.errors import DataError, UsageError
+from oculox.errors import OculoxError, UsageError
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -104,17 +104,17 @@ def test_refuses_a_folder_in_use(tmp_path: Path) -> None:
     used.mkdir()
     (used / "mine.txt").write_text("keep")
     for overwrite in (False, True):
-        with pytest.raises(DataError, match=r"used already holds files.*new or empty folder"):
+        with pytest.raises(UsageError, match=r"used already holds files.*new or empty folder"):
             write_demo(used, train=1, val=1, overwrite=overwrite)
     assert (used / "mine.txt").read_text() == "keep"
-    with pytest.raises(DataError, match=r"mine\.txt is a file"):
+    with pytest.raises(UsageError, match=r"mine\.txt: the output must be a folder"):
         write_demo(used / "mine.txt", train=1, val=1)
 
 
 def test_overwrite_replaces_a_demo_and_keeps_other_files(tmp_path: Path) -> None:
     write_demo(tmp_path / "d", train=3, val=2, size=(64, 48))
     (tmp_path / "d" / "notes.txt").write_text("keep")
-    with pytest.raises(DataError, match="--force"):
+    with pytest.raises(UsageError, match="--overwrite"):
         write_demo(tmp_path / "d", train=1, val=1, size=(64, 48))
     write_demo(tmp_path / "d", train=1, val=1, size=(64, 48), overwrite=True)
     assert [p.name for p in (tmp_path / "d/train2017").iterdir()] == ["000001.jpg"]
@@ -124,13 +124,13 @@ def test_overwrite_replaces_a_demo_and_keeps_other_files(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     "values", [{"train": 0}, {"val": 0}, {"seed": -1}, {"size": (16, 240)}], ids=str
 )
-def test_refuses_senseless_numbers(tmp_path: Path, values: dict) -> None:
+def test_refuses_numbers_that_are_too_small(tmp_path: Path, values: dict) -> None:
     with pytest.raises(UsageError, match="got train="):
         write_demo(tmp_path / "d", **values)
     assert not (tmp_path / "d").exists()
 
 
-def test_tells_when_the_disk_refuses(tmp_path: Path) -> None:
+def test_reports_when_the_disk_refuses(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(DataError, match="cannot be written"):
+    with pytest.raises(OculoxError, match="could not be written"):
         write_demo(tmp_path / "file" / "d", train=1, val=1)
