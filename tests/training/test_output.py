@@ -1,11 +1,11 @@
 """The folder of a run."""
 
 import pytest
+from oculox.training.output import CONFIG, claim_output, settled_config, trim_checkpoints
 
 from oculox.config import config_to_yaml, known_keys, load_config
 from oculox.errors import ConfigError, TrainingError
 from oculox.training import output
-from oculox.training.output import CONFIG, claim_output, settled_config, trim_checkpoints
 
 
 def test_a_new_folder_is_made(tmp_path):

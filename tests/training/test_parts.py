@@ -2,10 +2,10 @@
 
 import pytest
 import torch
+from oculox.training.ema import Ema, ema_decay
 
 from oculox.config import load_config, recipe_names
 from oculox.models import build_model
-from oculox.training.ema import Ema, ema_decay
 from oculox.training.optim import (
     build_optimizer,
     freeze_parts,

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
+from oculox.training.ema import Ema, ema_decay
+from oculox.training.step import Stepper
 
 from oculox.config import load_config
 from oculox.config.schema import InputConfig
@@ -13,10 +15,8 @@ from oculox.data.image import read_image
 from oculox.data.preprocess import apply_letterbox, letterbox_geometry
 from oculox.losses.criterion import build_criterion
 from oculox.ops.boxes import cxcywh_to_xyxy
-from oculox.training.ema import Ema, ema_decay
 from oculox.training.optim import build_optimizer
 from oculox.training.schedule import build_learning_rate, plan_epochs
-from oculox.training.step import Stepper
 from oculox.types import Batch, Targets
 from oculox.weights import build_network, load_weights
 

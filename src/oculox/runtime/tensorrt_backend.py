@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from typing_extensions import Self
 
+from oculox.distributed.devices import usable_device
 from oculox.errors import CheckpointError, UsageError
 from oculox.extras import existing, require
 from oculox.runtime.exported import METADATA_KEY, Array, ExportedBackend, ExportMetadata
-from oculox.runtime.torch_backend import usable_device
 
 
 class TensorrtBackend(ExportedBackend):

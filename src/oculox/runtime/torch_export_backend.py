@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
+from oculox.distributed.devices import usable_device
 from oculox.errors import CheckpointError
 from oculox.extras import existing
 from oculox.runtime.exported import METADATA_KEY, Array, ExportedBackend, ExportMetadata
-from oculox.runtime.torch_backend import usable_device
 
 _Call = Callable[[Tensor], tuple[Tensor, ...]]
 
