@@ -68,6 +68,11 @@ def open_accelerator(
     if precision == "fp16" and on_cpu:
         raise ConfigError("train.precision=fp16 needs an accelerator; use bf16 or fp32 on a CPU")
     wanted = int(os.environ.get("WORLD_SIZE", "1"))
+    if wanted > 1 and not {"RANK", "LOCAL_RANK", "MASTER_ADDR"} <= os.environ.keys():
+        raise ConfigError(
+            f"WORLD_SIZE is {wanted}, but nothing tells this process its place among them; start "
+            "several with --devices, torchrun or accelerate launch"
+        )
     accelerator = Accelerator(mixed_precision=_MIXED[precision], cpu=on_cpu)
     try:
         if accelerator.num_processes != wanted:

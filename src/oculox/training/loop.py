@@ -71,6 +71,12 @@ def run_training(
         torch.backends.cudnn.benchmark = not train.deterministic
         run = build_run(config, accelerator, weights=weights)
         progress = TrainProgress() if resume is None else restore_run(run, resume)
+        if progress.step >= (train.max_steps or run.rate.total_steps):
+            raise TrainingError(
+                f"{resume}: all {progress.step} steps are done; to go on, set a larger "
+                "train.max_steps (null: to the end), or start a new run from its best.pt "
+                "with --weights"
+            )
         # Last, so that a run that cannot start leaves no folder.
         folder = create_folder(run, output) if resume is None else resume
         done = progress.step

@@ -2,12 +2,13 @@
 
 import pytest
 import torch
-from oculox.training.ema import Ema, ema_decay
 
 from oculox.config import load_config, recipe_names
 from oculox.models import build_model
 from oculox.training.optim import (
+    Ema,
     build_optimizer,
+    ema_decay,
     freeze_parts,
     parameter_groups,
     scale_gradients,
