@@ -31,7 +31,7 @@ def test_devices_that_are_absent(device):
         pass
 
 
-@pytest.mark.parametrize("device", ["", "gpu", "cudax", ":0"])
+@pytest.mark.parametrize("device", ["", "gpu", "warp", ":0"])
 def test_devices_that_do_not_exist(device):
     with pytest.raises(UsageError, match=f"device '{device}' cannot be used"):
         usable_device(device)

@@ -6,13 +6,14 @@ import dataclasses
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState, PartialState
 from accelerate.utils import gather_object, is_npu_available
 
+from oculox.config.schema import Precision
 from oculox.errors import ConfigError, UsageError
 
 _MIXED = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
@@ -46,9 +47,7 @@ def usable_device(device: torch.device | str) -> torch.device:
 
 
 @contextmanager
-def open_accelerator(
-    device: str, *, precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-) -> Iterator[Accelerator]:
+def open_accelerator(device: str, *, precision: Precision = "fp32") -> Iterator[Accelerator]:
     """An `Accelerator` for this process, with the others that were started with it.
 
     Its process-wide state is cleared afterwards.
