@@ -145,7 +145,12 @@ def test_tensorboard_goes_on_without_doubled_steps(tmp_path):
 
 def test_mlflow(tmp_path, monkeypatch):
     mlflow = pytest.importorskip("mlflow", reason="mlflow is not installed (extra: mlflow)")
+    (tmp_path / "mine").mkdir()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "nowhere://at/all")
+    with pytest.raises(TrainingError, match=r"\[mlflow\] could not start: "):
+        tracked(tmp_path / "mine", "mlflow", [1, 2])
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"file:{tmp_path / 'mlruns'}")
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     tracked(tmp_path / "mine", "mlflow", [1, 2])
     [run] = mlflow.MlflowClient().search_runs(
         [mlflow.get_experiment_by_name("oculox").experiment_id]

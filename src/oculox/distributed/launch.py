@@ -6,10 +6,12 @@ import logging
 import os
 import signal
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 from oculox.errors import OculoxError
 
@@ -38,20 +40,20 @@ def launch(arguments: Sequence[str], *, processes: int) -> int:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    config = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=processes,
-        run_id="oculox",
-        role="oculox",
-        rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0",  # a free port
-        local_addr="localhost",
-        max_restarts=0,
-        logs_specs=DefaultLogsSpecs(log_dir=os.devnull),
-    )
     try:
-        with _prepared(processes):
+        with _prepared(processes), tempfile.TemporaryDirectory() as scratch:
+            config = LaunchConfig(
+                min_nodes=1,
+                max_nodes=1,
+                nproc_per_node=processes,
+                run_id="oculox",
+                role="oculox",
+                rdzv_backend="c10d",
+                rdzv_endpoint="localhost:0",  # a free port
+                local_addr="localhost",
+                max_restarts=0,
+                logs_specs=DefaultLogsSpecs(log_dir=scratch),
+            )
             elastic_launch(config, sys.executable)("-m", "oculox", *arguments)
     except ChildFailedError as failed:
         code = failed.get_first_failure()[1].exitcode
@@ -64,22 +66,35 @@ def launch(arguments: Sequence[str], *, processes: int) -> int:
 
 @contextmanager
 def one_report() -> Iterator[None]:
-    """Of several processes that fail for one reason let one report it.
+    """Of several processes that fail for one reason let only the first report it.
 
-    The launcher stops all when the first has ended. An error that every process may have is
-    reported by the main process at once, by another after a while; an error that is not
-    Oculox's own after a longer one, since it is most often the lost connection to a process
-    that failed.
+    The launcher stops the others when that one has ended.
     """
     try:
         yield
     except Exception as error:
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             if not isinstance(error, OculoxError):
-                time.sleep(10)
+                # Most often the lost connection to a process that failed: that one goes first.
+                time.sleep(5)
             elif not is_main_process():
-                time.sleep(2)
+                time.sleep(1)
+            if not _is_first_report():
+                time.sleep(30)
+                raise SystemExit(1) from None
         raise
+
+
+def _is_first_report() -> bool:
+    """Whether no other process of this machine has called this before; launchers share a folder."""
+    shared = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if not shared:
+        return True
+    try:
+        (Path(shared).parents[1] / "reported").touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    return True
 
 
 @contextmanager

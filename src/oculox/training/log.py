@@ -313,18 +313,25 @@ def open_trackers(
 
     Yields:
         A function that logs values of a step; it does nothing in all but the main process.
+
+    Raises:
+        TrainingError: one cannot be opened.
     """
     accelerator.log_with = list(config.train.trackers)
     accelerator.project_configuration.set_directories(str(folder / TRACKERS))
-    accelerator.init_trackers(
-        "oculox",
-        init_kwargs={
-            # Steps from here on that are in older files do not count any more.
-            "tensorboard": {"purge_step": resume_step + 1 if resume_step else None},
-            "wandb": {"name": folder.name, "dir": str(folder)},
-            "mlflow": {"run_name": folder.name},
-        },
-    )
+    options = {
+        # Steps from here on that are in older files do not count any more.
+        "tensorboard": {"purge_step": resume_step + 1 if resume_step else None},
+        "wandb": {"name": folder.name, "dir": str(folder)},
+        "mlflow": {"run_name": folder.name},
+    }
+    try:
+        accelerator.init_trackers("oculox", init_kwargs=options)
+    except Exception as error:
+        # Each tracker has its own, for a server that is away or a key that is wrong.
+        names = ", ".join(config.train.trackers)
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise TrainingError(f"train.trackers=[{names}] could not start: {reason}") from error
     settings = {key: str(attrgetter(key)(config)) for key in known_keys()}
     for tracker in accelerator.trackers:
         # TensorBoard would show them as one more run.
