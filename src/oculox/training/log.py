@@ -54,21 +54,9 @@ class StepLoss(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StepRecord:
-    """One log line of training; every loss is the mean since the last line.
+    """One log line of training; ``docs/training.md`` says what the fields mean.
 
-    Attributes:
-        epoch: from 1.
-        step: from 1, over the whole run.
-        phase: ``aug`` or ``tail``.
-        loss, box, objectness, classes, l1: the paper's loss and its terms.
-        positives_per_object: positive cells for each labelled object.
-        gradient_norm: before clipping.
-        lr: learning rate.
-        size: height and width of the input.
-        step_ms: milliseconds a step took, waiting for data included.
-        data_wait: part of that time spent waiting for data, 0 to 1.
-        images_per_s: over all processes.
-        eta_s: seconds to the end of training at this pace.
+    Every loss is the mean since the last line; `epoch` and `step` count from 1.
     """
 
     epoch: int
