@@ -4,7 +4,13 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState, PartialState
 
-from oculox.distributed.devices import Processes, open_accelerator, open_processes, usable_device
+from oculox.distributed.devices import (
+    Processes,
+    open_accelerator,
+    open_processes,
+    own_device,
+    usable_device,
+)
 from oculox.errors import ConfigError, UsageError
 
 PRESENT = {
@@ -27,7 +33,7 @@ def test_devices_that_are_absent(device):
     message = f"device '{device}' cannot be used: no such device here"
     with pytest.raises(UsageError, match=message):
         usable_device(device)
-    with pytest.raises(UsageError, match="no such device here"), open_processes(device):
+    with pytest.raises(UsageError, match="no such device here"), open_accelerator(device):
         pass
 
 
@@ -67,6 +73,7 @@ def test_nothing_of_a_run_is_left_over(precision, mixed, fails):
 
 
 def test_a_process_alone():
+    assert own_device("auto") == "auto"
     with open_processes("cpu") as processes:
         assert processes == Processes(rank=0, world_size=1, device="cpu")
         assert processes.gather([1, "two"]) == [1, "two"]

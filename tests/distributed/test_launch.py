@@ -66,14 +66,13 @@ def test_an_interruption_ends_all(program, tmp_path):
     def interrupt(number, frame):
         raise KeyboardInterrupt
 
-    program("exec sleep 60")
+    running = "while [ ! -f pid-0 ]; do sleep 0.05; done; sleep 0.5"
+    program(f'if [ "$RANK" = 1 ]; then {running}; kill -ALRM $PPID; fi; exec sleep 60')
     before = signal.signal(signal.SIGALRM, interrupt)
-    signal.setitimer(signal.ITIMER_REAL, 0.5)
     try:
         with pytest.raises(KeyboardInterrupt):
             launch([], processes=2)
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
     assert len(pids(tmp_path)) == 2
     assert not any(psutil.pid_exists(pid) for pid in pids(tmp_path))

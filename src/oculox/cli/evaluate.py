@@ -11,7 +11,7 @@ import typer
 from oculox.api import Detector
 from oculox.cli.console import note, print_json, progress_bar, say
 from oculox.config.schema import Precision
-from oculox.distributed.devices import Processes, open_processes
+from oculox.distributed.devices import open_processes
 from oculox.distributed.launch import is_launched, launch
 from oculox.evaluation.evaluate import Evaluation
 from oculox.files import write_json
@@ -63,9 +63,7 @@ def evaluate(
     if devices > 1 and not is_launched():
         raise typer.Exit(launch(context.obj, processes=devices))
     with ExitStack() as stack:
-        processes = Processes(device=device)
-        if is_launched():
-            processes = stack.enter_context(open_processes(device))
+        processes = stack.enter_context(open_processes(device))
         progress = stack.enter_context(progress_bar("evaluating"))
         detector = Detector(
             weights, device=processes.device, precision=precision, backend=backend, imgsz=imgsz

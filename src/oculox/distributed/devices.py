@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import dataclasses
 import os
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from accelerate.state import AcceleratorState, GradientState, PartialState
 from accelerate.utils import gather_object, is_npu_available
 
 from oculox.config.schema import Precision
+from oculox.distributed.launch import is_launched
 from oculox.errors import ConfigError, UsageError
 
 _MIXED = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
@@ -46,6 +48,15 @@ def usable_device(device: torch.device | str) -> torch.device:
     return target
 
 
+def own_device(device: str) -> str:
+    """The device of this process: where several share a machine, each has its own of the kind."""
+    # Nothing is put on the first device here: every process would take memory of it.
+    kind = usable_device(device).type if device == "auto" else device.split(":")[0]
+    if kind not in ("cuda", "npu") or not is_launched():
+        return device
+    return f"{kind}:{os.environ['LOCAL_RANK']}"
+
+
 @contextmanager
 def open_accelerator(device: str, *, precision: Precision = "fp32") -> Iterator[Accelerator]:
     """An `Accelerator` for this process, with the others that were started with it.
@@ -60,10 +71,7 @@ def open_accelerator(device: str, *, precision: Precision = "fp32") -> Iterator[
         UsageError: the device is absent, or cannot compute in the wanted precision.
         ConfigError: the environment names several processes, but they do not find each other.
     """
-    kind = usable_device(device).type
-    on_cpu = kind == "cpu"
-    if not on_cpu:
-        usable_device(f"{kind}:{os.environ.get('LOCAL_RANK', '0')}")
+    on_cpu = usable_device(own_device(device)).type == "cpu"
     if precision == "fp16" and on_cpu:
         raise ConfigError("train.precision=fp16 needs an accelerator; use bf16 or fp32 on a CPU")
     wanted = int(os.environ.get("WORLD_SIZE", "1"))
@@ -82,10 +90,17 @@ def open_accelerator(device: str, *, precision: Precision = "fp32") -> Iterator[
             )
         yield accelerator
     finally:
-        if accelerator.num_processes > 1 and torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()
+        # The processes stay connected until they end: torchrun lets them meet only once, and a
+        # program may train and evaluate, or evaluate twice.
+        if accelerator.num_processes > 1:
+            atexit.register(_disconnect)
         for state in (AcceleratorState, GradientState, PartialState):
             state._reset_state()
+
+
+def _disconnect() -> None:
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -126,6 +141,8 @@ def open_processes(device: str) -> Iterator[Processes]:
     Raises:
         UsageError: the device is absent.
     """
-    # Each process has its own device of the kind.
-    with open_accelerator(device.split(":")[0]) as accelerator:
+    if not is_launched():
+        yield Processes(device=device)
+        return
+    with open_accelerator(device) as accelerator:
         yield processes_of(accelerator)
