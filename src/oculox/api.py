@@ -25,8 +25,12 @@ from oculox.predict.inputs import ColorOrder, as_bgr
 from oculox.predict.pipeline import Pipeline
 from oculox.runtime.backend import Backend
 from oculox.training.loop import run_training
-from oculox.training.output import claim_output
-from oculox.training.summary import TrainSummary, read_summary
+from oculox.training.run_folder import (
+    TrainSummary,
+    default_folder,
+    read_summary,
+    settle_config,
+)
 from oculox.types import Detections
 from oculox.weights.catalogue import find_published
 from oculox.weights.checkpoint import training_config
@@ -204,55 +208,43 @@ class Detector:
 
 
 def train(
-    recipe: str | Path | Config,
+    recipe: str | Path | Config | None = None,
     *overrides: str,
     weights: str | Path | None = None,
     output: str | Path | None = None,
-    resume: bool = False,
+    resume: str | Path | None = None,
     devices: int = 1,
 ) -> TrainSummary:
     """Train a network.
 
     Args:
-        recipe: a recipe's name, a YAML file or a configuration.
+        recipe: a recipe's name, a YAML file or a configuration; none for a resumed run.
         overrides: ``section.key=value``.
         weights: start from this file; any class count.
         output: folder of the run; a new one under ``runs/`` by default.
-        resume: go on, exactly, with the run in `output`.
-        devices: processes on this machine, one for each device.
+        resume: folder of a run to go on with, exactly, with its own configuration.
+        devices: processes on this machine, one for each device; they print what
+            ``oculox train`` prints.
 
     Raises:
         OculoxError: anything wrong with configuration, data, weights or output, or the loss was
             not finite.
     """
-    if isinstance(recipe, Config):
-        if overrides:
-            raise UsageError("overrides go with a recipe or file, not with a ready Config")
-        config = recipe
-    else:
-        config = load_config(recipe, overrides)
-    if output is None:
-        if resume:
-            raise UsageError("resuming needs the folder of the run (--output)")
-        output = _free_folder(config.model.name)
-    folder = Path(output)
-    start = None if weights is None else Path(weights)
+    start, folder, run = (None if p is None else Path(p) for p in (weights, output, resume))
+    config = settle_config(recipe, overrides, weights=start, output=folder, resume=run)
     if devices == 1 or is_launched():
-        return run_training(config, output=folder, weights=start, resume=resume)
-    claim_output(folder, resume=resume)
-    # Faults in the data are found once, here, not by every process.
-    for split in ("train", "val"):
-        load_split(config.data, "train" if split == "train" else "val")
+        return run_training(config, output=folder, weights=start, resume=run)
+    target = run or folder or default_folder(config)
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "config.yaml"
         path.write_text(config_to_yaml(config), "utf-8")
-        arguments = ["train", str(path), "--output", str(folder)]
-        arguments += [] if start is None else ["--weights", str(start)]
-        arguments += ["--resume"] if resume else []
-        code = launch(arguments, processes=devices)
+        words = ["--resume", str(run)] if run else [str(path), "--output", str(target)]
+        words += ["--weights", str(start)] if start else []
+        words += [str(recipe), *overrides] if run and recipe else []
+        code = launch(["train", *words], processes=devices)
     if code:
         raise TrainingError(f"training on {devices} processes failed (exit code {code})")
-    return read_summary(folder)
+    return read_summary(target)
 
 
 def list_models() -> list[dict[str, Any]]:
@@ -293,10 +285,3 @@ def _loaded(image: Any, color: ColorOrder) -> Any:
     if isinstance(image, str | Path):
         return read_image(Path(image))
     return as_bgr(image, color=color)
-
-
-def _free_folder(name: str) -> Path:
-    folder, number = Path("runs") / name, 2
-    while folder.exists():
-        folder, number = Path("runs") / f"{name}-{number}", number + 1
-    return folder

@@ -1,4 +1,4 @@
-"""`oculox train`: what it says, full disks, Ctrl-C."""
+"""`oculox train`: what it says and refuses, full disks, signals."""
 
 import json
 import os
@@ -12,7 +12,6 @@ from contextlib import contextmanager
 
 import psutil
 import pytest
-import torch
 
 from oculox.training.log import read_log
 from oculox.weights import build_network, load_weights
@@ -25,6 +24,16 @@ ONE_STEP = ("train.max_steps=1",)
 def train(oculox, quick):
     def run(output, *words, code=0, recipe="yolox-nano"):
         outcome = oculox("train", recipe, *quick, *words, "--output", output)
+        assert outcome.code == code, outcome.err
+        return outcome
+
+    return run
+
+
+@pytest.fixture
+def resume(oculox):
+    def run(output, *words, code=0):
+        outcome = oculox("train", "--resume", output, "train.max_steps=null", *words)
         assert outcome.code == code, outcome.err
         return outcome
 
@@ -55,6 +64,37 @@ def test_the_default_folder_is_new_every_time(oculox, quick, tmp_path, monkeypat
     assert not list((tmp_path / "runs/yolox-nano").iterdir())
 
 
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (("train.btch=3",), 2),
+        (("data.root=none",), 1),
+        (("model.num_classes=4",), 1),
+        (("train.device=npu",), 2),
+        (("--weights", "config.yaml"), 1),
+        (("--resume", "none"), 2),
+    ],
+)
+def test_a_refused_command_leaves_no_folder(oculox, quick, tmp_path, monkeypatch, words, code):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "config.yaml").write_text("mine")
+    assert oculox("train", "yolox-nano", *quick, *words).code == code
+    assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
+
+
+def test_an_occupied_folder_is_wrong_usage(train, tmp_path):
+    (tmp_path / "config.yaml").write_text("mine")
+    error = train(tmp_path, code=2).error
+    assert "holds another run" in error
+    assert f"oculox train --resume {tmp_path}" in error
+
+
+def test_neither_a_recipe_nor_a_run(oculox):
+    outcome = oculox("train")
+    assert outcome.code == 2
+    assert "name a recipe" in outcome.error
+
+
 def test_from_weights_of_another_class_count(train, three_classes_pt, tmp_path):
     outcome = train(tmp_path / "run", *ONE_STEP, "--weights", three_classes_pt)
     assert "3 classes there, 6 here" in outcome.err
@@ -77,12 +117,12 @@ def largest_file(size):
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_a_checkpoint_that_cannot_be_written_leaves_the_older_one(train, tmp_path):
+def test_a_checkpoint_that_cannot_be_written_leaves_the_older_one(train, resume, tmp_path):
     output = tmp_path / "run"
     train(output, "train.max_steps=3")
     before = {path: path.read_bytes() for path in (output / "last.pt", output / "best.pt")}
     with largest_file(2 << 20):
-        error = train(output, "--resume", code=1).error
+        error = resume(output, code=1).error
     assert "last.pt: could not be written" in error or "best.pt: could not be written" in error
     assert "(File too large); what was there before is unchanged" in error
     assert {path: path.read_bytes() for path in before} == before
@@ -112,19 +152,19 @@ def small_disk(tmp_path):
     subprocess.run(("umount", "-l", str(folder)), check=True)
 
 
-def test_a_full_disk(train, small_disk):
+def test_a_full_disk(train, resume, small_disk):
     output = small_disk / "run"
     train(output, "train.max_steps=3")
     before = (output / "last.pt").read_bytes()
     free = shutil.disk_usage(small_disk).free
     with (small_disk / "ballast").open("wb") as ballast:
         ballast.write(bytes(free - (1 << 20)))
-    error = train(output, "--resume", code=1).error
+    error = resume(output, code=1).error
     assert "No space left on device" in error
     assert (output / "last.pt").read_bytes() == before
     check_usable(output / "last.pt")
     (small_disk / "ballast").unlink()
-    train(output, "--resume")
+    resume(output)
     assert load_training_state(output / "last.pt")[1]["progress"]["step"] == 9
 
 
@@ -148,23 +188,34 @@ def started(words, output, **options):
     return process
 
 
-@pytest.mark.parametrize("whole_group", [True, False])
-def test_ctrl_c(quick, tmp_path, whole_group):
+@pytest.mark.parametrize(
+    ("number", "devices", "whole_group"),
+    [
+        (signal.SIGINT, 1, True),
+        (signal.SIGINT, 1, False),
+        (signal.SIGINT, 2, True),
+        (signal.SIGTERM, 2, False),
+    ],
+)
+def test_a_signal_ends_all_processes(quick, tmp_path, number, devices, whole_group):
     output = tmp_path / "run"
     words = (*quick, "data.workers=1", "train.aug_epochs=900", "train.eval_interval=0")
-    process = started(words, output)
+    process = started((*words, "--devices", str(devices)), output)
     children = psutil.Process(process.pid).children(recursive=True)
-    assert children
+    assert len(children) >= (1 if devices == 1 else 4)
     # A terminal sends it to the whole group, a process manager to the one process.
     send = os.killpg if whole_group else os.kill
-    send(process.pid, signal.SIGINT)
+    send(process.pid, number)
     out, err = process.communicate(timeout=60)
-    assert process.returncode == 130, err
-    assert out == ""
-    assert "Traceback" not in err, err
-    assert err.splitlines()[-1] == "interrupted"
     _, alive = psutil.wait_procs(children, timeout=10)
     assert not alive
+    assert out == ""
+    assert "Traceback" not in err, err
     check_usable(output / "last.pt")
+    if number == signal.SIGTERM:
+        assert process.returncode == -signal.SIGTERM
+        return
+    assert process.returncode == 130, err
+    assert [line for line in err.splitlines() if "epoch" not in line][-1] == "interrupted"
+    assert err.count("interrupted") == 1
     assert not list(output.glob(".*.part"))
-    assert torch.load(output / "last.pt", weights_only=True)["training"]["progress"]["epoch"] > 0

@@ -11,7 +11,7 @@ from oculox.models import build_model
 from oculox.postprocess import DetectSettings, decode
 from oculox.predict.pipeline import Pipeline
 from oculox.runtime.open_model import open_model
-from oculox.runtime.torch_backend import TorchBackend, fuse, usable_device
+from oculox.runtime.torch_backend import TorchBackend, fuse
 from oculox.types import ModelSpec
 from oculox.weights import load_weights
 
@@ -116,19 +116,6 @@ def test_detect_answers_each_image():
     assert [len(f) for f in found] == [7, 7]
     assert all((np.diff(f.scores) <= 0).all() for f in found)
     assert found[0].names == SPEC.names
-
-
-@pytest.mark.parametrize(
-    ("device", "message"),
-    [("warp", "'warp'"), ("cuda:99", "'cuda:99' cannot be used"), ("npu", "'npu'")],
-)
-def test_absent_device(device, message):
-    with pytest.raises(UsageError, match=message):
-        usable_device(device)
-
-
-def test_auto_takes_a_device_that_works():
-    assert torch.ones(2, device=usable_device("auto")).sum().item() == 2
 
 
 @pytest.mark.parametrize(

@@ -13,10 +13,10 @@ from oculox.data.image import read_image
 from oculox.data.preprocess import apply_letterbox, letterbox_geometry
 from oculox.losses.criterion import build_criterion
 from oculox.ops.boxes import cxcywh_to_xyxy
-from oculox.training.ema import Ema, ema_decay
-from oculox.training.optim import build_optimizer
+from oculox.training.build import Parts
+from oculox.training.loop import train_step
+from oculox.training.optim import Ema, build_optimizer, ema_decay
 from oculox.training.schedule import build_learning_rate, plan_epochs
-from oculox.training.step import Stepper
 from oculox.types import Batch, Targets
 from oculox.weights import build_network, load_weights
 
@@ -53,10 +53,10 @@ def batches(shared):
     ]
 
 
-def make_stepper(shared, *, ema=False, accumulate=1):
+def make_parts(shared, *, ema=False, accumulate=1):
     config = load_config("yolox-nano")
     network = build_network(load_weights(shared / "weights/yolox_nano.pth")).train()
-    return Stepper(
+    return Parts(
         accelerator=Accelerator(cpu=True),
         network=network,
         model=network,
@@ -78,22 +78,24 @@ def official_names(reference, network):
 
 @pytest.mark.parametrize("case", ["no_l1", "l1"])
 def test_loss_and_gradients_agree(shared, reference, batches, case):
-    stepper = make_stepper(shared)
+    parts = make_parts(shared)
     gradients = {}
 
     class Keep(torch.optim.SGD):
         def step(self, closure=None):
-            for name, parameter in stepper.network.named_parameters():
+            for name, parameter in parts.network.named_parameters():
                 gradients[name] = parameter.grad.norm().item()
 
-    stepper.optimizer.__class__ = Keep
-    loss = stepper.run(batches[0], rate=0.001, size_hw=(416, 416), use_l1=case == "l1", step=0)
+    parts.optimizer.__class__ = Keep
+    loss = train_step(
+        parts, batches[0], rate=0.001, size_hw=(416, 416), use_l1=case == "l1", step=0
+    )
     expected = reference[case]
     assert loss.total == pytest.approx(expected["total_loss"], rel=1e-3)
     for ours, theirs in TERMS.items():
         assert getattr(loss, ours) == pytest.approx(expected[theirs], rel=1e-3, abs=1e-6)
     assert loss.positives / loss.objects == pytest.approx(expected["num_fg"], rel=1e-6)
-    names = official_names(reference, stepper.network)
+    names = official_names(reference, parts.network)
     norms = reference[f"{case}_grad_norm"]
     assert {names[name] for name in norms} == set(gradients)
     for name, norm in norms.items():
@@ -101,11 +103,11 @@ def test_loss_and_gradients_agree(shared, reference, batches, case):
 
 
 def test_twenty_steps_follow_the_official_trajectory(shared, reference, batches):
-    stepper = make_stepper(shared, ema=True)
+    parts = make_parts(shared, ema=True)
     ours, theirs = [], []
     for i, expected in enumerate(reference["trajectory"]):
-        loss = stepper.run(
-            batches[i % 4], rate=expected["lr_used"], size_hw=(416, 416), use_l1=True, step=i
+        loss = train_step(
+            parts, batches[i % 4], rate=expected["lr_used"], size_hw=(416, 416), use_l1=True, step=i
         )
         ours.append(loss.total)
         theirs.append(expected["total_loss"])
@@ -117,10 +119,10 @@ def test_twenty_steps_follow_the_official_trajectory(shared, reference, batches)
     # same code with one thread, two threads and float64 are up to 7 % apart in single steps.
     assert np.mean(ours) == pytest.approx(np.mean(theirs), rel=3e-2)
     assert ours == pytest.approx(theirs, rel=0.12)
-    names = official_names(reference, stepper.network)
+    names = official_names(reference, parts.network)
     for key, state in (
-        ("trajectory_final_param_norm", dict(stepper.network.named_parameters())),
-        ("trajectory_ema_norm", stepper.ema.network.state_dict()),
+        ("trajectory_final_param_norm", dict(parts.network.named_parameters())),
+        ("trajectory_ema_norm", parts.ema.network.state_dict()),
     ):
         for name, norm in reference[key].items():
             assert state[names[name]].norm().item() == pytest.approx(norm, rel=3e-2, abs=1e-3), name
@@ -130,10 +132,10 @@ def test_accumulation_gives_the_loss_of_the_whole_batch(shared, batches):
     # In evaluation mode batch norm does not see the split, so that all else must agree exactly.
     losses = []
     for accumulate in (1, 2, 4):
-        stepper = make_stepper(shared, accumulate=accumulate)
-        stepper.network.eval()
+        parts = make_parts(shared, accumulate=accumulate)
+        parts.network.eval()
         run = [
-            stepper.run(batches[0], rate=1e-3, size_hw=(416, 416), use_l1=True, step=i).total
+            train_step(parts, batches[0], rate=1e-3, size_hw=(416, 416), use_l1=True, step=i).total
             for i in range(2)
         ]
         losses.append(run)

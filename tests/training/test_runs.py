@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 from oculox import Detector, load_config, train
-from oculox.errors import ConfigError, DataError, TrainingError
+from oculox.errors import ConfigError, DataError, TrainingError, UsageError
 from oculox.training.log import read_log
 from oculox.training.loop import run_training
 from oculox.weights import load_weights
@@ -105,7 +106,7 @@ def test_workers_do_not_change_the_run(finished, quick, tmp_path):
 def test_resume_equals_uninterrupted(finished, quick, tmp_path, steps):
     output = tmp_path / "out"
     train("yolox-nano", *quick, f"train.max_steps={steps}", output=output)
-    resumed = train("yolox-nano", *quick, output=output, resume=True)
+    resumed = train("train.max_steps=null", resume=output)
     assert_bit_equal(finished.output / "last.pt", resumed.output / "last.pt")
     logged = [r["step"] for r in read_log(output) if r["kind"] == "train"]
     assert logged == list(range(1, 10))
@@ -131,13 +132,13 @@ def test_resume_after_a_kill_equals_uninterrupted(quick, tmp_path):
     process.wait()
     assert not (killed / "summary.json").exists(), "the run ended before it could be killed"
 
-    resumed = run_cli("train", "yolox-nano", *settings, "--output", killed, "--resume")
+    resumed = run_cli("train", "--resume", killed)
     assert resumed.returncode == 0, resumed.stderr
     assert "resumed after epoch" in resumed.stderr
     assert_bit_equal(whole / "last.pt", killed / "last.pt")
 
 
-def test_two_processes_train_like_one(quick, shared, tmp_path):
+def test_two_processes_train_like_one(quick, shared, tmp_path, capfd):
     # Trained weights: in a fresh network the smallest rounding error grows a thousandfold a step;
     # a low rate, since a cell that changes its object moves the loss by percents.
     settings = (
@@ -151,53 +152,39 @@ def test_two_processes_train_like_one(quick, shared, tmp_path):
     )
     losses = []
     for devices in (1, 2):
-        output = tmp_path / f"on-{devices}"
-        done = run_cli(
-            "train",
+        summary = train(
             "yolox-nano",
             *settings,
-            "--weights",
-            shared / "weights/yolox_nano.pth",
-            "--output",
-            output,
-            "--devices",
-            devices,
-            "--json",
+            weights=shared / "weights/yolox_nano.pth",
+            output=tmp_path / f"on-{devices}",
+            devices=devices,
         )
-        assert done.returncode == 0, done.stderr
-        losses.append([r["loss"] for r in read_log(output) if r["kind"] == "train"])
-        assert json.loads(done.stdout)["steps"] == 10
+        assert (summary.steps, summary.output) == (10, tmp_path / f"on-{devices}")
+        losses.append([r["loss"] for r in read_log(summary.output) if r["kind"] == "train"])
     assert len(losses[0]) == 10
     assert losses[1] == pytest.approx(losses[0], rel=1e-3)
+    # Of the two processes the main one prints the summary.
+    assert capfd.readouterr().out.count("best AP") == 1
 
 
 def test_torchrun_works_too(quick, tmp_path):
-    output = tmp_path / "out"
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    words = (*quick, "train.max_steps=2", "train.save_on_main_only=false")
     done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "torch.distributed.run",
-            "--standalone",
-            "--nproc-per-node",
-            "2",
-            "-m",
-            "oculox",
-            "train",
-            "yolox-nano",
-            *quick,
-            "train.max_steps=2",
-            "--output",
-            output,
-        ],
+        [sys.executable, *launcher, "-m", "oculox", "train", "yolox-nano", *words, "--json"],
         capture_output=True,
         text=True,
         timeout=300,
         check=False,
+        cwd=tmp_path,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["steps"] == 2
+    # All processes took the same new folder.
+    [output] = (tmp_path / "runs").iterdir()
     assert "2 processes" in (output / "log.txt").read_text()
+    assert (output / "last-rank1.pt").is_file()
 
 
 def test_evaluation_over_two_processes_gives_the_same_metrics(shared, tmp_path):
@@ -229,13 +216,25 @@ def test_freezing_everything_is_refused(quick, tmp_path):
         train("yolox-nano", *quick, "train.freeze=[backbone, neck, head]", output=tmp_path / "no")
 
 
-def test_one_failing_process_ends_all(quick, tmp_path):
-    done = run_cli(
-        "train", "yolox-nano", *quick, "train.batch=3", "--devices", 2, "--output", tmp_path / "o"
-    )
-    assert done.returncode == 1
-    assert "cannot be split over 2 processes" in done.stderr
+@pytest.mark.parametrize("met_by", ["all", "one"])
+def test_an_error_of_several_processes_is_one_line(quick, tiny_data, tmp_path, met_by):
+    words, code = ["train.batch=3"], 2
+    if met_by == "one":
+        data = tmp_path / "data"
+        shutil.copytree(tiny_data, data)
+        for image in list((data / "train2017").iterdir())[::2]:
+            image.write_bytes(b"no image")
+        words, code = [f"data.root={data}", "augment.mosaic_prob=0"], 1
+    done = run_cli("train", "yolox-nano", *quick, *words, "--devices", 2, cwd=tmp_path)
+    assert done.returncode == code, done.stderr
+    assert done.stdout == ""
+    lines = done.stderr.splitlines()
+    assert [line for line in lines if line.startswith("error")] == lines[-1:], done.stderr
     assert "Traceback" not in done.stderr
+    if met_by == "all":
+        assert len(lines) == 1
+        assert "cannot be split over 2 processes" in lines[0]
+        assert not (tmp_path / "runs").exists()
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_update(quick, tmp_path):
@@ -300,7 +299,7 @@ def test_numbered_checkpoints_are_kept_and_trimmed(quick, tmp_path):
         "input.size=[64, 96]",
         "data.cache=ram",
         "train.freeze=[backbone]",
-        "train.tensorboard=true",
+        "train.trackers=[tensorboard]",
         "train.profile=true",
     ],
 )
@@ -310,7 +309,7 @@ def test_settings_run(quick, tmp_path, setting):
     if "profile" in setting:
         assert (summary.output / "profile.txt").stat().st_size > 0
     if "tensorboard" in setting:
-        assert list((summary.output / "tensorboard").iterdir())
+        assert list((summary.output / "trackers/oculox").iterdir())
 
 
 def test_other_class_count_starts_from_all_but_the_predictors(finished, quick, shared, tmp_path):
@@ -336,14 +335,18 @@ def test_weights_of_another_network_are_refused(quick, shared, tmp_path):
 
 def test_an_occupied_folder_is_refused(finished, quick):
     before = (finished.output / "last.pt").read_bytes()
-    with pytest.raises(TrainingError, match="holds another run"):
+    with pytest.raises(UsageError, match="holds another run"):
         train("yolox-nano", *quick, output=finished.output)
     assert (finished.output / "last.pt").read_bytes() == before
 
 
-def test_resuming_with_other_settings_is_refused(finished, quick):
+def test_a_finished_run_stays_as_it_is(finished):
+    before = {path: path.read_bytes() for path in finished.output.iterdir()}
+    with pytest.raises(TrainingError, match="all 9 steps are done"):
+        train(resume=finished.output)
     with pytest.raises(ConfigError, match=r"optimizer\.lr"):
-        train("yolox-nano", *quick, "optimizer.lr=0.5", output=finished.output, resume=True)
+        train("optimizer.lr=0.5", resume=finished.output)
+    assert {path: path.read_bytes() for path in finished.output.iterdir()} == before
 
 
 def test_a_wrong_class_count_is_refused(quick, tmp_path):

@@ -11,7 +11,7 @@ import typer
 from oculox.api import Detector
 from oculox.cli.console import note, print_json, progress_bar, say
 from oculox.config.schema import Precision
-from oculox.distributed.devices import device_kind, open_processes
+from oculox.distributed.devices import open_processes
 from oculox.distributed.launch import is_launched, launch
 from oculox.evaluation.evaluate import Evaluation
 from oculox.files import write_json
@@ -63,16 +63,12 @@ def evaluate(
     if devices > 1 and not is_launched():
         raise typer.Exit(launch(context.obj, processes=devices))
     with ExitStack() as stack:
-        rank, world_size, gather = 0, 1, None
-        if is_launched():
-            processes = stack.enter_context(open_processes(device_kind(device)))
-            rank, world_size, gather = processes.rank, processes.world_size, processes.gather
-            device = processes.device
+        processes = stack.enter_context(open_processes(device))
         progress = stack.enter_context(progress_bar("evaluating"))
         detector = Detector(
-            weights, device=device, precision=precision, backend=backend, imgsz=imgsz
+            weights, device=processes.device, precision=precision, backend=backend, imgsz=imgsz
         )
-        if backend == "auto" and rank == 0:
+        if backend == "auto" and processes.rank == 0:
             note(f"backend: {detector.backend.kind}, the fastest one installed")
         result = detector.evaluate(
             data,
@@ -82,12 +78,12 @@ def evaluate(
             iou=iou,
             batch=batch,
             workers=workers,
-            rank=rank,
-            world_size=world_size,
-            gather=gather,
+            rank=processes.rank,
+            world_size=processes.world_size,
+            gather=processes.gather,
             progress=progress,
         )
-    if rank > 0:
+    if processes.rank > 0:
         return
     if detections is not None:
         write_json(detections, result.results)

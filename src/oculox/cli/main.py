@@ -19,6 +19,7 @@ from oculox.cli.export import export
 from oculox.cli.info import config, models
 from oculox.cli.predict import predict
 from oculox.cli.train import train
+from oculox.distributed.launch import is_launched, one_report
 from oculox.errors import OculoxError
 from oculox.version import __version__
 
@@ -30,7 +31,9 @@ class _Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            note("interrupted")
+            # Of several processes the one that started them says it.
+            if not is_launched():
+                note("interrupted")
             raise typer.Exit(130) from None
 
 
@@ -85,7 +88,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         words = list(sys.argv[1:] if arguments is None else arguments)
         # Commands that start several processes of themselves need their own words.
-        app(args=words, prog_name="oculox", obj=words)
+        with one_report():
+            app(args=words, prog_name="oculox", obj=words)
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     except OculoxError as error:

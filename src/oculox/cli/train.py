@@ -9,9 +9,9 @@ import typer
 
 from oculox.api import train as train_network
 from oculox.cli.console import print_json, say
-from oculox.distributed.launch import speaks_for_the_run
+from oculox.distributed.launch import is_launched, is_main_process, launch
 from oculox.evaluation.metrics import metrics_table
-from oculox.training.summary import TrainSummary
+from oculox.training.run_folder import TrainSummary, settle_config
 
 Recipe = Annotated[
     str, typer.Argument(metavar="RECIPE", help="A recipe (see `oculox models`) or a YAML file.")
@@ -23,15 +23,21 @@ Overrides = Annotated[
 
 
 def train(
-    recipe: Recipe,
+    context: typer.Context,
+    recipe: Annotated[
+        str | None, typer.Argument(metavar="[RECIPE]", help="A recipe or a YAML file.")
+    ] = None,
     overrides: Overrides = None,
     weights: Annotated[
         Path | None, typer.Option(help="Start from these weights (any class count).")
     ] = None,
     output: Annotated[
-        Path | None, typer.Option(help="Folder of the run; runs/NAME by default.")
+        Path | None, typer.Option(help="Folder of a new run; by default runs/NAME, numbered.")
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run there.")] = False,
+    resume: Annotated[
+        Path | None,
+        typer.Option(metavar="RUN_FOLDER", help="Go on with this run; needs no recipe."),
+    ] = None,
     devices: Annotated[
         int, typer.Option(min=1, help="Processes, one for each device (CPU: any number).")
     ] = 1,
@@ -40,10 +46,15 @@ def train(
     ] = False,
 ) -> None:
     """Train a network; every setting of the recipe can be overridden."""
+    words = tuple(overrides or ())
+    if devices > 1 and not is_launched():
+        # What is wrong with the command is said here, before processes start.
+        settle_config(recipe, words, weights=weights, output=output, resume=resume)
+        raise typer.Exit(launch(context.obj, processes=devices))
     summary = train_network(
-        recipe, *(overrides or ()), weights=weights, output=output, resume=resume, devices=devices
+        recipe, *words, weights=weights, output=output, resume=resume, devices=devices
     )
-    if not speaks_for_the_run():
+    if not is_main_process():
         return
     if json:
         print_json(summary.as_dict())

@@ -45,6 +45,18 @@ Positive = Annotated[int, Field(ge=1)]
 Precision = Literal["fp32", "bf16", "fp16"]
 """In which a network computes."""
 Range = tuple[float, float]
+Tracker = Literal[
+    "tensorboard",
+    "wandb",
+    "mlflow",
+    "comet_ml",
+    "aim",
+    "clearml",
+    "dvclive",
+    "swanlab",
+    "trackio",
+]
+"""The experiment trackers that accelerate knows."""
 
 
 class ModelConfig(_Section):
@@ -247,8 +259,8 @@ class TrainConfig(_Section):
     """Only the main process writes checkpoints; false writes one for each process as well."""
     early_stop: int = Field(0, ge=0)
     """Stop after this many evaluations without a better AP; 0 for never."""
-    tensorboard: bool = False
-    """Write TensorBoard files as well (extra: tensorboard)."""
+    trackers: tuple[Tracker, ...] = ()
+    """Experiment trackers that get the log as well (extras of these names bring them)."""
     profile: bool = False
     """Write a profile of steps 5 to 9 to the output directory."""
     deterministic: bool = False

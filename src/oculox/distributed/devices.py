@@ -2,67 +2,77 @@
 
 from __future__ import annotations
 
+import atexit
 import dataclasses
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Literal, cast, get_args
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState, PartialState
 from accelerate.utils import gather_object, is_npu_available
 
-from oculox.config.schema import TrainConfig
-from oculox.errors import ConfigError
+from oculox.config.schema import Precision
+from oculox.distributed.launch import is_launched
+from oculox.errors import ConfigError, UsageError
 
 _MIXED = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
+# In the order in which `auto` takes them.
+_IS_PRESENT = {
+    "cuda": torch.cuda.is_available,
+    "npu": is_npu_available,
+    "mps": torch.backends.mps.is_available,
+}
 
 
-Kind = Literal["auto", "cpu", "cuda", "mps", "npu"]
-
-
-def device_kind(device: str) -> Kind:
-    """The kind of a device named by the user (``cuda:1`` is ``cuda``).
-
-    Raises:
-        ConfigError: for an unknown kind.
-    """
-    for kind in get_args(Kind):
-        if device.split(":")[0] == kind:
-            return cast("Kind", kind)
-    raise ConfigError(f"unknown device {device!r}; there are {', '.join(get_args(Kind))}")
-
-
-def check_device(device: str) -> None:
-    """Refuse a device that this machine does not have.
+def usable_device(device: torch.device | str) -> torch.device:
+    """The device as PyTorch's value; ``auto`` takes the best present.
 
     Raises:
-        ConfigError: naming what is absent.
+        UsageError: when the name is unknown or the device is absent.
     """
-    present = {
-        "auto": True,
-        "cpu": True,
-        "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available(),
-        "npu": is_npu_available(),
-    }
-    if not present[device]:
-        raise ConfigError(
-            f"train.device={device}: no such device here; use train.device=auto or cpu"
-        )
+    if device == "auto":
+        present = (kind for kind, is_present in _IS_PRESENT.items() if is_present())
+        return torch.device(next(present, "cpu"))
+    kind = str(device).split(":")[0]
+    if kind in _IS_PRESENT and not _IS_PRESENT[kind]():
+        raise UsageError(f"device '{device}' cannot be used: no such device here; use auto or cpu")
+    try:
+        target = torch.device(device)
+        torch.zeros(1, device=target)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UsageError(f"device '{device}' cannot be used: {reason}") from error
+    return target
+
+
+def own_device(device: str) -> str:
+    """The device of this process: where several share a machine, each has its own of the kind."""
+    # Nothing is put on the first device here: every process would take memory of it.
+    kind = usable_device(device).type if device == "auto" else device.split(":")[0]
+    if kind not in ("cuda", "npu") or not is_launched():
+        return device
+    return f"{kind}:{os.environ['LOCAL_RANK']}"
 
 
 @contextmanager
-def open_accelerator(train: TrainConfig) -> Iterator[Accelerator]:
-    """An `Accelerator` for a run; its process-wide state is cleared afterwards.
+def open_accelerator(device: str, *, precision: Precision = "fp32") -> Iterator[Accelerator]:
+    """An `Accelerator` for this process, with the others that were started with it.
+
+    Its process-wide state is cleared afterwards.
+
+    Args:
+        device: ``auto`` or a kind; of several devices of a kind each process takes its own.
+        precision: in which networks compute.
 
     Raises:
-        ConfigError: the device is absent, or cannot compute in the wanted precision.
+        UsageError: the device is absent, or cannot compute in the wanted precision.
+        ConfigError: the environment names several processes, but they do not find each other.
     """
-    check_device(train.device)
-    on_cpu = train.device == "cpu" or not _has_accelerator()
-    if train.precision == "fp16" and on_cpu:
+    on_cpu = usable_device(own_device(device)).type == "cpu"
+    if precision == "fp16" and on_cpu:
         raise ConfigError("train.precision=fp16 needs an accelerator; use bf16 or fp32 on a CPU")
     wanted = int(os.environ.get("WORLD_SIZE", "1"))
     if wanted > 1 and not {"RANK", "LOCAL_RANK", "MASTER_ADDR"} <= os.environ.keys():
@@ -70,7 +80,7 @@ def open_accelerator(train: TrainConfig) -> Iterator[Accelerator]:
             f"WORLD_SIZE is {wanted}, but nothing tells this process its place among them; start "
             "several with --devices, torchrun or accelerate launch"
         )
-    accelerator = Accelerator(mixed_precision=_MIXED[train.precision], cpu=on_cpu)
+    accelerator = Accelerator(mixed_precision=_MIXED[precision], cpu=on_cpu)
     try:
         if accelerator.num_processes != wanted:
             # Each would train alone into the same folder.
@@ -80,10 +90,17 @@ def open_accelerator(train: TrainConfig) -> Iterator[Accelerator]:
             )
         yield accelerator
     finally:
-        if accelerator.num_processes > 1 and torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()
+        # The processes stay connected until they end: torchrun lets them meet only once, and a
+        # program may train and evaluate, or evaluate twice.
+        if accelerator.num_processes > 1:
+            atexit.register(_disconnect)
         for state in (AcceleratorState, GradientState, PartialState):
             state._reset_state()
+
+
+def _disconnect() -> None:
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -93,37 +110,39 @@ class Processes:
     Attributes:
         rank: this process, from 0.
         world_size: how many there are.
-        gather: joins the lists of all processes, in every process; None where there is one.
         device: what this process computes on.
     """
 
-    rank: int
-    world_size: int
-    gather: Callable[[list[Any]], list[Any]] | None
-    device: str
+    rank: int = 0
+    world_size: int = 1
+    device: str = "auto"
+
+    def gather(self, items: list[Any]) -> list[Any]:
+        """The lists of all processes joined in process order; every process gets the whole."""
+        if self.world_size == 1:
+            return items
+        gathered: list[Any] = gather_object(items)
+        return gathered
+
+
+def processes_of(accelerator: Accelerator) -> Processes:
+    """The processes of an accelerator as a plain value."""
+    return Processes(
+        rank=accelerator.process_index,
+        world_size=accelerator.num_processes,
+        device=str(accelerator.device),
+    )
 
 
 @contextmanager
-def open_processes(device: Kind) -> Iterator[Processes]:
+def open_processes(device: str) -> Iterator[Processes]:
     """Find the other processes of this job, for work other than training.
 
     Raises:
-        ConfigError: the device is absent.
+        UsageError: the device is absent.
     """
-    with open_accelerator(TrainConfig(device=device)) as accelerator:
-        yield Processes(
-            rank=accelerator.process_index,
-            world_size=accelerator.num_processes,
-            gather=gather_lists if accelerator.num_processes > 1 else None,
-            device=str(accelerator.device),
-        )
-
-
-def gather_lists(items: list[Any]) -> list[Any]:
-    """The lists of all processes joined in process order; every process gets the whole."""
-    gathered: list[Any] = gather_object(items)
-    return gathered
-
-
-def _has_accelerator() -> bool:
-    return torch.cuda.is_available() or torch.backends.mps.is_available() or is_npu_available()
+    if not is_launched():
+        yield Processes(device=device)
+        return
+    with open_accelerator(device) as accelerator:
+        yield processes_of(accelerator)

@@ -1,94 +1,120 @@
-"""Starting a run on several processes of this machine."""
+"""Several processes on this machine, through PyTorch's elastic launcher (that of torchrun)."""
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
-import socket
-import subprocess
 import sys
+import tempfile
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
-_POLL_SECONDS = 0.2
-_GRACE_SECONDS = 10.0
-_CHILD = "OCULOX_CHILD"
-"""Set in the processes that `launch` starts."""
+from oculox.errors import OculoxError
 
 
 def is_launched() -> bool:
-    """Whether this process is already one of several (torchrun, accelerate launch or ours)."""
+    """Whether this process is already one of several (torchrun, accelerate launch or `launch`)."""
     return "LOCAL_RANK" in os.environ
 
 
-def speaks_for_the_run() -> bool:
-    """Whether this process should print the summary.
-
-    Of several processes the one that launched them does, or the first under torchrun.
-    """
-    return _CHILD not in os.environ and os.environ.get("RANK", "0") == "0"
+def is_main_process() -> bool:
+    """Whether this process is the first of its job, or the only one: the one that prints."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def launch(arguments: Sequence[str], *, processes: int) -> int:
     """Run ``python -m oculox ARGUMENTS`` as that many cooperating processes, and wait.
 
-    When one fails the others are stopped, so that none waits for it forever.
+    When one fails, or this process gets SIGINT, SIGTERM, SIGHUP or SIGQUIT, all are stopped. The
+    signal then does to this process what it would have done without `launch`.
 
     Returns:
-        0, or the exit code of the first process that failed.
+        0, or the exit code of the first process that failed (128 and its number for a signal).
     """
-    environment = {
-        **os.environ,
-        _CHILD: "1",
-        "WORLD_SIZE": str(processes),
-        "LOCAL_WORLD_SIZE": str(processes),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(_free_port()),
-    }
-    # Without a share of the cores for each, processes on a CPU get in each other's way.
-    environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
-    children = [_start(arguments, environment, rank) for rank in range(processes)]
+    # Imported here because it takes a second, and most commands start no processes.
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
     try:
-        return _wait(children)
-    finally:
-        _stop(children)
+        with _prepared(processes), tempfile.TemporaryDirectory() as scratch:
+            config = LaunchConfig(
+                min_nodes=1,
+                max_nodes=1,
+                nproc_per_node=processes,
+                run_id="oculox",
+                role="oculox",
+                rdzv_backend="c10d",
+                rdzv_endpoint="localhost:0",  # a free port
+                local_addr="localhost",
+                max_restarts=0,
+                logs_specs=DefaultLogsSpecs(log_dir=scratch),
+            )
+            elastic_launch(config, sys.executable)("-m", "oculox", *arguments)
+    except ChildFailedError as failed:
+        code = failed.get_first_failure()[1].exitcode
+        return code if code > 0 else 128 - code
+    except SignalException as stopped:
+        signal.raise_signal(stopped.sigval)
+        return 128 + stopped.sigval
+    return 0
 
 
-def _start(
-    arguments: Sequence[str], environment: Mapping[str, str], rank: int
-) -> subprocess.Popen[bytes]:
-    ranks = {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-    return subprocess.Popen(
-        [sys.executable, "-m", "oculox", *arguments], env={**environment, **ranks}
-    )
+@contextmanager
+def one_report() -> Iterator[None]:
+    """Of several processes that fail for one reason let only the first report it.
+
+    The launcher stops the others when that one has ended.
+    """
+    try:
+        yield
+    except Exception as error:
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            if not isinstance(error, OculoxError):
+                # Most often the lost connection to a process that failed: that one goes first.
+                time.sleep(5)
+            elif not is_main_process():
+                time.sleep(1)
+            if not _is_first_report():
+                time.sleep(30)
+                raise SystemExit(1) from None
+        raise
 
 
-def _wait(children: Sequence[subprocess.Popen[bytes]]) -> int:
-    while True:
-        codes = [child.poll() for child in children]
-        failed = [code for code in codes if code]
-        if failed:
-            return failed[0] if failed[0] > 0 else 1
-        if all(code == 0 for code in codes):
-            return 0
-        time.sleep(_POLL_SECONDS)
+def _is_first_report() -> bool:
+    """Whether no other process of this machine has called this before; launchers share a folder."""
+    shared = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if not shared:
+        return True
+    try:
+        (Path(shared).parents[1] / "reported").touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    return True
 
 
-def _stop(children: Sequence[subprocess.Popen[bytes]]) -> None:
-    running = [child for child in children if child.poll() is None]
-    for child in running:
-        child.send_signal(signal.SIGTERM)
-    deadline = time.monotonic() + _GRACE_SECONDS
-    for child in running:
-        try:
-            child.wait(max(0.1, deadline - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            child.kill()
-            child.wait()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+@contextmanager
+def _prepared(processes: int) -> Iterator[None]:
+    """What the launcher shall find, and afterwards this process as it was before."""
+    with ExitStack() as undo:
+        # Without a share of the cores for each, processes on a CPU get in each other's way.
+        if "OMP_NUM_THREADS" not in os.environ:
+            share = max(1, (os.cpu_count() or 1) // processes)
+            os.environ["OMP_NUM_THREADS"] = str(share)
+            undo.callback(os.environ.pop, "OMP_NUM_THREADS")
+        # The process that fails says why: the launcher's own lines would hide it.
+        log, silent = logging.getLogger("torch.distributed.elastic"), logging.NullHandler()
+        undo.callback(setattr, log, "propagate", log.propagate)
+        undo.callback(log.removeHandler, silent)
+        log.addHandler(silent)
+        log.propagate = False
+        # The launcher puts handlers of its own in place, and leaves them there.
+        if threading.current_thread() is threading.main_thread():
+            for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT"):
+                if number := getattr(signal, name, None):
+                    undo.callback(signal.signal, number, signal.getsignal(number))
+        yield

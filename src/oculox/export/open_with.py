@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 
 from oculox.config.schema import Precision
+from oculox.distributed.devices import usable_device
 from oculox.errors import UsageError
 from oculox.export.job import ExportOptions, make_job
 from oculox.export.targets import find_target
 from oculox.runtime.backend import Backend
 from oculox.runtime.open_model import format_of, open_model
-from oculox.runtime.torch_backend import usable_device
 from oculox.weights import load_weights
 from oculox.weights.download import locate_weights
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import torch
 
+from oculox.distributed.devices import usable_device
 from oculox.errors import CheckpointError, UsageError
 from oculox.extras import existing, require
 from oculox.runtime.exported import METADATA_KEY, Array, ExportedBackend, ExportMetadata
-from oculox.runtime.torch_backend import usable_device
 
 
 class TensorrtBackend(ExportedBackend):

@@ -13,6 +13,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from oculox.config.schema import Precision
 from oculox.data.preprocess import to_floats
+from oculox.distributed.devices import usable_device
 from oculox.errors import UsageError
 from oculox.models.layers import ConvBNAct
 from oculox.models.yolox import YOLOX
@@ -127,22 +128,3 @@ def evaluation_mode(network: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
-
-
-def usable_device(device: torch.device | str) -> torch.device:
-    """The device as PyTorch's value; ``auto`` takes the best present.
-
-    Raises:
-        UsageError: when the name is unknown or the device is absent.
-    """
-    if device == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    try:
-        target = torch.device(device)
-        torch.zeros(1, device=target)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UsageError(f"device {str(device)!r} cannot be used: {reason}") from error
-    return target

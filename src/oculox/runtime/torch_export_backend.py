@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from oculox.distributed.devices import usable_device
 from oculox.errors import CheckpointError, first_line
 from oculox.extras import existing
 from oculox.runtime.exported import METADATA_KEY, Array, ExportedBackend, ExportMetadata
-from oculox.runtime.torch_backend import usable_device
 
 _Program = Callable[[Tensor], tuple[Tensor, ...]]
 

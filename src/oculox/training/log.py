@@ -1,44 +1,62 @@
-"""What a run leaves behind to read: JSON lines, a human log, a progress bar, TensorBoard files."""
+"""What a run leaves to read: JSON lines, lines for people, a progress bar, trackers, a profile."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import sys
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from importlib.util import find_spec
+from operator import attrgetter
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self, TextIO
+from typing import Any, NamedTuple, TextIO
 
+import torch
+from accelerate import Accelerator
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from torch.profiler import ProfilerActivity, profile, schedule
 
-from oculox.errors import MissingExtraError, TrainingError
+from oculox.config import Config, known_keys
+from oculox.errors import MissingExtraError, TrainingError, UsageError
 from oculox.files import write_text
+from oculox.training.build import Run
+from oculox.types import Batch
 
 LOG_JSONL = "log.jsonl"
 LOG_TEXT = "log.txt"
+TRACKERS = "trackers"
+TRACE = "profile.json"
+TABLE = "profile.txt"
+
+_EXTRAS = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow", "comet_ml": "comet"}
+
+
+class StepLoss(NamedTuple):
+    """The loss of a step over the global batch, normalised as in the paper (plain numbers)."""
+
+    box: float
+    objectness: float
+    classes: float
+    l1: float
+    positives: float
+    objects: float
+    gradient_norm: float
+
+    @property
+    def total(self) -> float:
+        """What is minimised."""
+        return self.box + self.objectness + self.classes + self.l1
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StepRecord:
-    """One log line of training; every loss is the mean since the last line.
+    """One log line of training; ``docs/training.md`` says what the fields mean.
 
-    Attributes:
-        epoch: from 1.
-        step: from 1, over the whole run.
-        phase: ``aug`` or ``tail``.
-        loss, box, objectness, classes, l1: the paper's loss and its terms.
-        positives_per_object: positive cells for each labelled object.
-        gradient_norm: before clipping.
-        lr: learning rate.
-        size: height and width of the input.
-        step_ms: milliseconds a step took, waiting for data included.
-        data_wait: part of that time spent waiting for data, 0 to 1.
-        images_per_s: over all processes.
-        eta_s: seconds to the end of training at this pace.
+    Every loss is the mean since the last line; `epoch` and `step` count from 1.
     """
 
     epoch: int
@@ -59,11 +77,8 @@ class StepRecord:
     eta_s: float
 
 
-class RunLog:
-    """Writes the records of a run; use as a context manager.
-
-    Only the main process logs: others get one with ``enabled=False``, which does nothing.
-    """
+class RunLog(ExitStack):
+    """Writes the records of a run; use as a context manager."""
 
     def __init__(
         self,
@@ -71,75 +86,53 @@ class RunLog:
         *,
         total_steps: int,
         resume_step: int = 0,
-        tensorboard: bool = False,
         enabled: bool = True,
+        track: Callable[[dict[str, float], int], None] | None = None,
     ) -> None:
         """Open the files in `folder`; lines after `resume_step` are dropped from the JSON log.
 
+        Args:
+            folder: of the run.
+            total_steps: of the run.
+            resume_step: steps that are done.
+            enabled: whether to write anything; only the main process does.
+            track: gets the same values and their step, for trackers.
+
         Raises:
-            MissingExtraError: when TensorBoard files are wanted and the package is absent.
             TrainingError: when a file cannot be written, here as at every later line.
         """
-        self._enabled = enabled
-        self._console = Console(stderr=True, highlight=False)
-        self._progress: Progress | None = None
-        self._board: Any = None
-        if not enabled:
-            return
-        if tensorboard:
-            self._board = _open_tensorboard(folder, resume_step)
-        if resume_step:
-            _drop_lines_after(folder / LOG_JSONL, resume_step)
-        self._jsonl = _open_lines(folder / LOG_JSONL, append=resume_step > 0)
-        self._text = _open_lines(folder / LOG_TEXT, append=resume_step > 0)
-        if sys.stderr.isatty():
-            self._progress = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(),
-                TaskProgressColumn(),
-                TimeElapsedColumn(),
-                TextColumn("ETA {task.fields[eta]}"),
-                console=self._console,
+        super().__init__()
+        self._track = track
+        self._bar: Progress | None = None
+        self._console = Console(stderr=True, highlight=False, quiet=not enabled)
+        if enabled and resume_step:
+            rows = [row for row in read_log(folder) if row.get("step", 0) <= resume_step]
+            text = "".join(json.dumps(row) + "\n" for row in rows)
+            write_text(folder / LOG_JSONL, text)
+        names = (LOG_JSONL, LOG_TEXT) if enabled else (os.devnull, os.devnull)
+        self._jsonl, self._text = (self._open(folder / n, append=resume_step > 0) for n in names)
+        if enabled and sys.stderr.isatty():
+            self._bar = self.enter_context(
+                Progress(
+                    TextColumn("{task.description}"),
+                    BarColumn(),
+                    TaskProgressColumn(),
+                    TimeElapsedColumn(),
+                    TextColumn("ETA {task.fields[eta]}"),
+                    console=self._console,
+                )
             )
-            self._task = self._progress.add_task(
+            self._task = self._bar.add_task(
                 "training", total=total_steps, completed=resume_step, eta="?"
             )
 
-    def __enter__(self) -> Self:
-        """Start the progress bar."""
-        if self._progress is not None:
-            self._progress.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Stop the bar and close the files."""
-        if not self._enabled:
-            return
-        if self._progress is not None:
-            self._progress.stop()
-        for file in (self._jsonl, self._text):
-            # Every line was flushed: what cannot be written now is a line already reported.
-            with suppress(OSError):
-                file.close()
-        if self._board is not None:
-            self._board.close()
-
     def message(self, text: str) -> None:
         """A line for people, on the console and in the human log."""
-        if not self._enabled:
-            return
         self._write_text(text)
         self._console.print(text, markup=False, soft_wrap=True)
 
     def step(self, record: StepRecord) -> None:
         """A training record."""
-        if not self._enabled:
-            return
         values = dataclasses.asdict(record)
         self._write("train", values)
         height, width = record.size
@@ -150,11 +143,11 @@ class RunLog:
             f"{record.step_ms:.0f} ms data {record.data_wait:.0%} "
             f"{record.images_per_s:.1f} img/s ETA {format_seconds(record.eta_s)}"
         )
-        if self._progress is None:
+        if self._bar is None:
             self.message(line)
             return
         self._write_text(line)
-        self._progress.update(
+        self._bar.update(
             self._task,
             completed=record.step,
             description=f"epoch {record.epoch} loss {record.loss:.3f} "
@@ -164,18 +157,86 @@ class RunLog:
 
     def evaluation(self, *, epoch: int, step: int, metrics: Mapping[str, float]) -> None:
         """The COCO metrics after an epoch (counted from 1)."""
-        if self._enabled:
-            self._write("eval", {"epoch": epoch, "step": step, **metrics})
+        self._write("eval", {"epoch": epoch, "step": step, **metrics})
 
     def _write_text(self, text: str) -> None:
         _append(self._text, f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}")
 
     def _write(self, kind: str, values: Mapping[str, Any]) -> None:
         _append(self._jsonl, json.dumps({"kind": kind, **values}))
-        if self._board is not None:
-            for key, value in values.items():
-                if isinstance(value, float):
-                    self._board.add_scalar(f"{kind}/{key}", value, values["step"])
+        if self._track is not None:
+            numbers = {f"{kind}/{k}": v for k, v in values.items() if isinstance(v, float)}
+            self._track(numbers, values["step"])
+
+    def _open(self, path: Path, *, append: bool) -> TextIO:
+        try:
+            file = path.open("a" if append else "w", encoding="utf-8")
+        except OSError as error:
+            raise TrainingError(f"{path}: cannot be opened ({error.strerror})") from None
+        self.callback(_close, file)
+        return file
+
+
+class StepMeter:
+    """Gathers losses and times of steps, and logs their means every `log_interval`."""
+
+    def __init__(self, run: Run, log: RunLog, *, done: int) -> None:
+        """Measure `run`, whose first `done` steps are behind."""
+        self._run = run
+        self._log = log
+        self._first_step = done
+        self._losses: list[StepLoss] = []
+        self._busy = self._waited = 0.0
+        self._since = self._last = time.perf_counter()
+
+    def start_epoch(self, epoch: int) -> None:
+        """Note the epoch (from 0); time spent since the last step does not count."""
+        self._epoch = epoch
+        self._since += time.perf_counter() - self._last
+
+    def timed(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """Pass batches on, counting the time spent waiting for each."""
+        while True:
+            asked = time.perf_counter()
+            batch = next(batches, None)
+            self._waited += time.perf_counter() - asked
+            if batch is None:
+                return
+            yield batch
+
+    def step(self, step: int, loss: StepLoss, *, size_hw: tuple[int, int]) -> None:
+        """Count a finished step (from 1)."""
+        run, losses = self._run, self._losses
+        losses.append(loss)
+        self._last = time.perf_counter()
+        if step % run.config.train.log_interval and step < run.rate.total_steps:
+            return
+        elapsed = self._last - self._since
+        self._busy += elapsed
+        mean = StepLoss(*(sum(values) / len(losses) for values in zip(*losses, strict=True)))
+        self._log.step(
+            StepRecord(
+                epoch=self._epoch + 1,
+                step=step,
+                phase="tail" if run.plan.in_tail(self._epoch) else "aug",
+                loss=sum(entry.total for entry in losses) / len(losses),
+                box=mean.box,
+                objectness=mean.objectness,
+                classes=mean.classes,
+                l1=mean.l1,
+                positives_per_object=mean.positives / max(mean.objects, 1 / len(losses)),
+                gradient_norm=mean.gradient_norm,
+                lr=run.rate.at(step - 1),
+                size=size_hw,
+                step_ms=1000 * elapsed / len(losses),
+                data_wait=self._waited / elapsed,
+                images_per_s=run.config.train.batch * len(losses) / elapsed,
+                eta_s=self._busy / (step - self._first_step) * (run.rate.total_steps - step),
+            )
+        )
+        losses.clear()
+        self._waited = 0.0
+        self._since = self._last
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:
@@ -199,11 +260,10 @@ def format_seconds(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-def _open_lines(path: Path, *, append: bool) -> TextIO:
-    try:
-        return path.open("a" if append else "w", encoding="utf-8")
-    except OSError as error:
-        raise TrainingError(f"{path}: cannot be opened ({error.strerror})") from None
+def _close(file: TextIO) -> None:
+    # Every line was flushed: what cannot be written now is a line already reported.
+    with suppress(OSError):
+        file.close()
 
 
 def _append(file: TextIO, line: str) -> None:
@@ -217,17 +277,83 @@ def _append(file: TextIO, line: str) -> None:
         ) from None
 
 
-def _drop_lines_after(path: Path, step: int) -> None:
-    kept = [row for row in read_log(path.parent) if row.get("step", 0) <= step]
-    text = "".join(json.dumps(row) + "\n" for row in kept)
-    write_text(path, text)
+def check_trackers(config: Config) -> None:
+    """Refuse trackers whose packages are absent.
+
+    Raises:
+        UsageError: one is; the message says what to install.
+    """
+    for name in config.train.trackers:
+        if find_spec(name) is None:
+            purpose = f"train.trackers=[{name}]"
+            if name in _EXTRAS:
+                raise MissingExtraError(package=name, extra=_EXTRAS[name], purpose=purpose)
+            raise UsageError(f"{purpose} needs a package; run: pip install {name}")
 
 
-def _open_tensorboard(folder: Path, resume_step: int) -> object:
+@contextmanager
+def open_trackers(
+    accelerator: Accelerator, config: Config, *, folder: Path, resume_step: int = 0
+) -> Iterator[Callable[[dict[str, float], int], None]]:
+    """Open accelerate's trackers in ``train.trackers``, and close them at the end.
+
+    TensorBoard goes on where a resumed run does; others get a new run.
+
+    Yields:
+        A function that logs values of a step; it does nothing in all but the main process.
+
+    Raises:
+        TrainingError: one cannot be opened.
+    """
+    accelerator.log_with = list(config.train.trackers)
+    accelerator.project_configuration.set_directories(str(folder / TRACKERS))
+    options = {
+        # Steps from here on that are in older files do not count any more.
+        "tensorboard": {"purge_step": resume_step + 1 if resume_step else None},
+        "wandb": {"name": folder.name, "dir": str(folder)},
+        "mlflow": {"run_name": folder.name},
+    }
     try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise MissingExtraError(
-            package="tensorboard", extra="tensorboard", purpose="train.tensorboard=true"
-        ) from None
-    return SummaryWriter(str(folder / "tensorboard"), purge_step=resume_step or None)
+        accelerator.init_trackers("oculox", init_kwargs=options)
+    except Exception as error:
+        # Each tracker has its own, for a server that is away or a key that is wrong.
+        names = ", ".join(config.train.trackers)
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise TrainingError(f"train.trackers=[{names}] could not start: {reason}") from error
+    settings = {key: str(attrgetter(key)(config)) for key in known_keys()}
+    for tracker in accelerator.trackers:
+        # TensorBoard would show them as one more run.
+        if tracker.name != "tensorboard":
+            tracker.store_init_configuration(settings)
+    try:
+        yield accelerator.log
+    finally:
+        for tracker in accelerator.trackers:
+            tracker.finish()
+
+
+@contextmanager
+def step_profiler(folder: Path, *, enabled: bool) -> Iterator[Callable[[], None]]:
+    """Profile steps 5 to 9 of this call; write a trace (chrome://tracing) and a table.
+
+    Yields:
+        A function to call after every step.
+    """
+    if not enabled:
+        yield lambda: None
+        return
+
+    def write(result: profile) -> None:
+        result.export_chrome_trace(str(folder / TRACE))
+        table = result.key_averages().table(sort_by="self_cpu_time_total", row_limit=30)
+        write_text(folder / TABLE, table)
+
+    activities = [ProfilerActivity.CPU]
+    if torch.cuda.is_available():
+        activities.append(ProfilerActivity.CUDA)
+    with profile(
+        activities=activities,
+        schedule=schedule(wait=3, warmup=1, active=5, repeat=1),
+        on_trace_ready=write,
+    ) as result:
+        yield result.step

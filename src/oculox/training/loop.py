@@ -1,131 +1,160 @@
-"""A run from top to bottom."""
+"""A run from top to bottom: parts, epochs, steps, evaluation, saving."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import math
 import time
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
+import torch.nn.functional as F
+from torch import Tensor
 
-from oculox.config import Config, config_to_yaml
-from oculox.distributed.devices import gather_lists, open_accelerator
+from oculox.config import Config
+from oculox.config.schema import InputConfig
+from oculox.data.preprocess import to_floats
+from oculox.distributed.devices import open_accelerator, processes_of
 from oculox.errors import TrainingError
 from oculox.evaluation.evaluate import evaluate_loader
 from oculox.evaluation.metrics import CocoMetrics
-from oculox.files import write_text
 from oculox.postprocess import DetectSettings
 from oculox.runtime.torch_backend import TorchBackend
-from oculox.training.assemble import Run, build_run
+from oculox.training.build import Parts, Run, build_run
 from oculox.training.curves import write_curves
-from oculox.training.log import RunLog, format_seconds
-from oculox.training.meter import StepMeter
-from oculox.training.optim import set_train_mode
-from oculox.training.output import claim_output, settled_config, trim_checkpoints
-from oculox.training.profiling import StepProfiler, step_profiler
+from oculox.training.log import (
+    RunLog,
+    StepLoss,
+    StepMeter,
+    format_seconds,
+    open_trackers,
+    step_profiler,
+)
+from oculox.training.optim import scale_gradients, set_learning_rate, set_train_mode
+from oculox.training.run_folder import (
+    TrainProgress,
+    TrainSummary,
+    create_folder,
+    restore_run,
+    save_run,
+)
 from oculox.training.schedule import input_size_at, l1_is_on
-from oculox.training.state import BEST, LAST, Progress, restore_run, save_run
-from oculox.training.summary import TrainSummary, write_summary
-from oculox.weights.checkpoint import load_training_state
+from oculox.types import Batch, LossTerms, Targets
 
 
 def run_training(
-    config: Config, *, output: Path, weights: Path | None = None, resume: bool = False
+    config: Config,
+    *,
+    output: Path | None = None,
+    weights: Path | None = None,
+    resume: Path | None = None,
 ) -> TrainSummary:
     """Train in this process (one of several, when launched so).
 
     Args:
-        config: validated configuration.
-        output: folder of the run; must not hold another run unless `resume`.
-        weights: file to start from.
-        resume: go on from ``last.pt`` in `output`, exactly.
+        config: from `settle_config`.
+        output: folder of a new run; None for a new one below ``runs/``.
+        weights: file to start a new run from.
+        resume: folder of a run to go on with, exactly, from its ``last.pt``.
 
     Raises:
         OculoxError: for anything wrong with configuration, data, weights or output, and when
             the loss is not finite; what was saved before stays.
     """
-    if resume:
-        config = settled_config(output, config)
-    with open_accelerator(config.train) as accelerator:
-        if accelerator.is_main_process:
-            claim_output(output, resume=resume)
-        torch.use_deterministic_algorithms(config.train.deterministic, warn_only=True)
+    train = config.train
+    with open_accelerator(train.device, precision=train.precision) as accelerator:
+        torch.use_deterministic_algorithms(train.deterministic, warn_only=True)
         # Input sizes repeat, so that trying convolution algorithms once for each pays.
-        torch.backends.cudnn.benchmark = not config.train.deterministic
-        run = build_run(config, accelerator, weights=None if resume else weights)
-        progress = _resume(run, output) if resume else Progress()
-        if accelerator.is_main_process and not resume:
-            text = config_to_yaml(run.config)
-            write_text(output / "config.yaml", text)
-        log = RunLog(
-            output,
-            total_steps=run.rate.total_steps,
-            resume_step=progress.step,
-            tensorboard=config.train.tensorboard,
-            enabled=accelerator.is_main_process,
-        )
+        torch.backends.cudnn.benchmark = not train.deterministic
+        run = build_run(config, accelerator, weights=weights)
+        progress = TrainProgress() if resume is None else restore_run(run, resume)
+        if progress.step >= (train.max_steps or run.rate.total_steps):
+            raise TrainingError(
+                f"{resume}: all {progress.step} steps are done; to go on, set a larger "
+                "train.max_steps (null: to the end), or start a new run from its best.pt "
+                "with --weights"
+            )
+        # Last, so that a run that cannot start leaves no folder.
+        folder = create_folder(run, output) if resume is None else resume
+        done = progress.step
         with (
-            log,
+            open_trackers(accelerator, config, folder=folder, resume_step=done) as track,
+            RunLog(
+                folder,
+                total_steps=run.rate.total_steps,
+                resume_step=done,
+                enabled=accelerator.is_main_process,
+                track=track,
+            ) as log,
             closing(run.train_loader),
             closing(run.val_loader),
-            step_profiler(output, enabled=config.train.profile) as profile,
+            step_profiler(folder, enabled=train.profile) as count_step,
         ):
-            return _train(run, progress, output=output, log=log, profile=profile)
+            return _train(run, progress, folder=folder, log=log, count_step=count_step)
 
 
 def _train(
-    run: Run, progress: Progress, *, output: Path, log: RunLog, profile: StepProfiler
+    run: Run,
+    progress: TrainProgress,
+    *,
+    folder: Path,
+    log: RunLog,
+    count_step: Callable[[], None],
 ) -> TrainSummary:
     started = time.perf_counter()
-    _greet(run, progress, output, log)
+    _announce(run, progress, folder, log)
+    train, total_steps = run.config.train, run.rate.total_steps
     metrics: CocoMetrics | None = None
-    stopped = False
     meter = StepMeter(run, log, done=progress.step)
     for epoch in range(progress.epoch, run.plan.total):
         if epoch == run.plan.aug:
             log.message(f"epoch {epoch + 1}: the tail begins, without mosaic and mixup")
-        progress = _train_epoch(run, epoch, progress, meter=meter, profile=profile)
-        out_of_steps = progress.step >= (run.config.train.max_steps or run.rate.total_steps)
-        last = epoch + 1 == run.plan.total or out_of_steps
-        improved = False
+        progress = _train_epoch(run, epoch, progress, meter=meter, count_step=count_step)
+        last = epoch + 1 == run.plan.total or progress.step >= (train.max_steps or total_steps)
+        improved = stopped = False
         if last or _evaluation_is_due(run, epoch):
             metrics = _evaluate(run, epoch, progress, log)
             improved = metrics.ap > progress.best_ap
-            progress = _scored(progress, metrics.ap, epoch=epoch, improved=improved)
-            patience = run.config.train.early_stop
-            stopped = bool(patience) and progress.evals_without_gain >= patience
-        if last or stopped or improved or (epoch + 1) % run.config.train.checkpoint_interval == 0:
-            _save(run, progress, output=output, best=improved)
+            progress = progress.scored(metrics.ap, epoch=epoch + 1)
+            stopped = 0 < train.early_stop <= progress.evals_without_gain
+        if last or stopped or improved or (epoch + 1) % train.checkpoint_interval == 0:
+            save_run(run, progress, folder=folder, best=improved)
         if stopped:
             log.message(f"stopped early: no better AP in {progress.evals_without_gain} evaluations")
         if stopped or last:
             break
     summary = TrainSummary(
-        output=output,
+        output=folder,
         metrics={} if metrics is None else metrics.as_dict(),
         best_ap=progress.best_ap,
         best_epoch=progress.best_epoch,
         epochs=progress.epoch,
         steps=progress.step,
         seconds=time.perf_counter() - started,
-        stopped_early=progress.step < run.rate.total_steps,
+        stopped_early=progress.step < total_steps,
     )
-    if run.accelerator.is_main_process:
-        write_curves(output)
-        write_summary(summary)
+    if run.parts.accelerator.is_main_process:
+        write_curves(folder)
+        summary.write()
     return summary
 
 
 def _train_epoch(
-    run: Run, epoch: int, progress: Progress, *, meter: StepMeter, profile: StepProfiler
-) -> Progress:
-    config = run.config
+    run: Run,
+    epoch: int,
+    progress: TrainProgress,
+    *,
+    meter: StepMeter,
+    count_step: Callable[[], None],
+) -> TrainProgress:
+    config, parts = run.config, run.parts
     in_tail = run.plan.in_tail(epoch)
-    set_train_mode(run.stepper.model, ())
-    set_train_mode(run.stepper.network, config.train.freeze)
-    meter.start_epoch(epoch, phase="tail" if in_tail else "aug")
+    set_train_mode(parts.model, ())
+    set_train_mode(parts.network, config.train.freeze)
+    meter.start_epoch(epoch)
     limit = config.train.max_steps or run.rate.total_steps
     step = progress.step
     steps_per_epoch = run.train_loader.steps_per_epoch
@@ -134,13 +163,11 @@ def _train_epoch(
     )
     for batch in meter.timed(batches):
         size = input_size_at(
-            step,
-            seed=config.train.seed,
-            augment=config.augment,
-            native=config.input.size,
+            step, seed=config.train.seed, augment=config.augment, native=config.input.size
         )
         try:
-            loss = run.stepper.run(
+            loss = train_step(
+                parts,
                 batch,
                 rate=run.rate.at(step),
                 size_hw=size,
@@ -151,17 +178,125 @@ def _train_epoch(
             raise _out_of_memory(run, step + 1, size) from error
         step += 1
         meter.step(step, loss, size_hw=size)
-        profile.step()
+        count_step()
         if step >= limit:
             break
     return dataclasses.replace(progress, epoch=step // steps_per_epoch, step=step)
 
 
-def _out_of_memory(run: Run, step: int, size_hw: tuple[int, int]) -> TrainingError:
-    train = run.config.train
+def train_step(
+    parts: Parts, batch: Batch, *, rate: float, size_hw: tuple[int, int], use_l1: bool, step: int
+) -> StepLoss:
+    """Train on one batch (this process's part of the global batch).
+
+    The sums of the loss are propagated and the gradients then divided by the number of
+    positives of the global batch: the same for any number of processes and micro-batches.
+
+    Args:
+        parts: network, criterion, optimizer, average.
+        batch: letterboxed images and labels.
+        rate: learning rate of this step.
+        size_hw: input size of this step; the batch is resized to it.
+        use_l1: whether the L1 term counts.
+        step: number of the step, for error messages.
+
+    Raises:
+        TrainingError: when the loss is not finite; nothing was updated.
+    """
+    set_learning_rate(parts.optimizer, rate)
+    images, targets = _prepare_inputs(
+        batch,
+        size_hw=size_hw,
+        device=parts.accelerator.device,
+        input_config=parts.input_config,
+    )
+    local = _backward(parts, images, targets, use_l1=use_l1)
+    sums = parts.accelerator.reduce(local, reduction="sum")
+    norm = _finish_gradients(parts, sums[4], images=len(images))
+    # The one place where a step waits for the device.
+    *values, length = torch.cat((sums, norm[None])).tolist()
+    terms = dict(zip(LossTerms._fields, values, strict=True))
+    positives = max(terms["positives"], 1.0)
+    terms.update({name: terms[name] / positives for name in ("box", "objectness", "classes", "l1")})
+    loss = StepLoss(**terms, gradient_norm=length)
+    # Under fp16 the scaler skips a step whose gradients overflowed; that is no fault.
+    suspects = values if parts.accelerator.scaler else [*values, length]
+    if not all(map(math.isfinite, suspects)):
+        parts.optimizer.zero_grad(set_to_none=True)
+        raise _not_finite(loss, batch, step)
+    parts.optimizer.step()
+    parts.optimizer.zero_grad(set_to_none=True)
+    if parts.ema is not None:
+        parts.ema.update(parts.network)
+    return loss
+
+
+def _prepare_inputs(
+    batch: Batch,
+    *,
+    size_hw: tuple[int, int],
+    device: torch.device,
+    input_config: InputConfig,
+) -> tuple[Tensor, Targets]:
+    """Move a batch to the device, as floats of the network's range, at the step's size."""
+    targets = Targets(*(t.to(device, non_blocking=True) for t in batch.targets))
+    # Contiguous on purpose: PyTorch's channels-last batch norm sums in plain float32 on a CPU and
+    # moves the losses of a fresh batch by a thousandth (docs/experiments.md).
+    images = to_floats(batch.images, input_config, device=device).contiguous()
+    height, width = images.shape[-2:]
+    if (height, width) == size_hw:
+        return images, targets
+    images = F.interpolate(images, size=size_hw, mode="bilinear", align_corners=False)
+    ratio = targets.boxes.new_tensor([size_hw[1] / width, size_hw[0] / height] * 2)
+    return images, targets._replace(boxes=targets.boxes * ratio)
+
+
+def _backward(parts: Parts, images: Tensor, targets: Targets, *, use_l1: bool) -> Tensor:
+    """Gradients of the summed loss over a fixed number; the six sums of `LossTerms`."""
+    total = torch.zeros(len(LossTerms._fields), device=images.device)
+    size = -(-len(images) // parts.accumulate)
+    starts = range(0, len(images), size)
+    for start in starts:
+        part = slice(start, start + size)
+        waits = start != starts[-1]
+        with parts.accelerator.no_sync(parts.model) if waits else contextlib.nullcontext():
+            raw = parts.model(images[part])
+            terms = parts.criterion(raw, Targets(*(t[part] for t in targets)), use_l1=use_l1)
+            objective = terms.box + terms.objectness + terms.classes + terms.l1
+            # A constant keeps fp16 gradients in range until the positives are known.
+            parts.accelerator.backward(objective / len(images))
+        total += torch.stack([t.detach().float() for t in terms])
+    return total
+
+
+def _finish_gradients(parts: Parts, positives: Tensor, *, images: int) -> Tensor:
+    """Divide the gradients by the positives, clip them; their norm before clipping."""
+    # Processes average their gradients of local sums; undo that and the constant, and divide
+    # by the positives of all processes.
+    total = images * parts.accelerator.num_processes
+    scale_gradients(parts.network.parameters(), total / positives.clamp(min=1))
+    parts.accelerator.unscale_gradients(parts.optimizer)
+    return torch.nn.utils.clip_grad_norm_(
+        parts.network.parameters(), parts.clip_grad_norm or math.inf
+    )
+
+
+def _not_finite(loss: StepLoss, batch: Batch, step: int) -> TrainingError:
+    ids = ", ".join(str(i) for i in batch.image_ids[:16])
     return TrainingError(
-        f"out of memory on {run.accelerator.device} at step {step} with "
-        f"{train.batch // run.accelerator.num_processes // train.accumulate} images of "
+        f"the loss is not finite at step {step} (box {loss.box:.4g}, objectness "
+        f"{loss.objectness:.4g}, classes {loss.classes:.4g}, l1 {loss.l1:.4g}, gradient norm "
+        f"{loss.gradient_norm:.4g}); images of the batch: {ids}; stopped before the update, what "
+        "was saved before is good. Try a lower optimizer.lr, optimizer.clip_grad_norm=10, or "
+        "train.precision=bf16 instead of fp16"
+    )
+
+
+def _out_of_memory(run: Run, step: int, size_hw: tuple[int, int]) -> TrainingError:
+    train, accelerator = run.config.train, run.parts.accelerator
+    return TrainingError(
+        f"out of memory on {accelerator.device} at step {step} with "
+        f"{train.batch // accelerator.num_processes // train.accumulate} images of "
         f"{size_hw[0]}x{size_hw[1]} at once; lower train.batch, raise train.accumulate "
         f"(now {train.accumulate}) or lower augment.multiscale; what was saved before is good"
     )
@@ -173,18 +308,16 @@ def _evaluation_is_due(run: Run, epoch: int) -> bool:
     return interval > 0 and (epoch + 1) % interval == 0
 
 
-def _evaluate(run: Run, epoch: int, progress: Progress, log: RunLog) -> CocoMetrics:
-    stepper, config = run.stepper, run.config
-    network = stepper.network if stepper.ema is None else stepper.ema.network
+def _evaluate(run: Run, epoch: int, progress: TrainProgress, log: RunLog) -> CocoMetrics:
+    parts, config = run.parts, run.config
+    network = parts.network if parts.ema is None else parts.ema.network
     result = evaluate_loader(
         TorchBackend.from_network(network, run.spec, fused=True),
         run.val_loader,
         settings=DetectSettings(
-            conf=config.eval.conf,
-            iou=config.eval.iou,
-            max_det=config.eval.max_det,
+            conf=config.eval.conf, iou=config.eval.iou, max_det=config.eval.max_det
         ),
-        gather=gather_lists if run.accelerator.num_processes > 1 else None,
+        gather=processes_of(parts.accelerator).gather,
     )
     metrics = result.metrics
     log.evaluation(epoch=epoch + 1, step=progress.step, metrics=metrics.as_dict())
@@ -209,67 +342,17 @@ def _why_zero(metrics: CocoMetrics) -> str:
     )
 
 
-def _scored(progress: Progress, ap: float, *, epoch: int, improved: bool) -> Progress:
-    if improved:
-        return dataclasses.replace(progress, best_ap=ap, best_epoch=epoch + 1, evals_without_gain=0)
-    return dataclasses.replace(progress, evals_without_gain=progress.evals_without_gain + 1)
-
-
-def _save(run: Run, progress: Progress, *, output: Path, best: bool) -> None:
-    train, accelerator = run.config.train, run.accelerator
-    paths = []
-    if accelerator.is_main_process:
-        paths = [output / BEST] if best else []
-        if train.keep_checkpoints:
-            paths.append(output / f"epoch-{progress.epoch:04}.pt")
-        # Last, so that a crash while writing the others leaves a resumable run.
-        paths.append(output / LAST)
-    elif not train.save_on_main_only:
-        paths = [output / f"last-rank{accelerator.process_index}.pt"]
-    if not paths:
-        return
-    save_run(
-        paths,
-        config=run.config,
-        spec=run.spec,
-        network=run.stepper.network,
-        ema=run.stepper.ema,
-        optimizer=run.stepper.optimizer,
-        scaler=run.scaler,
-        progress=progress,
-    )
-    if accelerator.is_main_process and train.keep_checkpoints:
-        trim_checkpoints(output, keep=train.keep_checkpoints)
-
-
-def _resume(run: Run, output: Path) -> Progress:
-    path = output / LAST
-    weights, training = load_training_state(path)
-    return restore_run(
-        weights,
-        training,
-        where=str(path),
-        network=run.stepper.network,
-        ema=run.stepper.ema,
-        optimizer=run.stepper.optimizer,
-        scaler=run.scaler,
-    )
-
-
-def _greet(run: Run, progress: Progress, output: Path, log: RunLog) -> None:
-    config, accelerator = run.config, run.accelerator
+def _announce(run: Run, progress: TrainProgress, folder: Path, log: RunLog) -> None:
+    config, accelerator = run.config, run.parts.accelerator
+    count, device = accelerator.num_processes, accelerator.device
+    where = f"{count} processes ({device.type})" if count > 1 else str(device)
     log.message(
-        f"training {config.model.name} on {_where(accelerator)} in {config.train.precision}: "
-        f"{run.plan.aug} + {run.plan.tail} epochs of {run.train_loader.steps_per_epoch} steps "
-        f"of {config.train.batch} images, peak learning rate {run.rate.peak:.3g}; "
-        f"output in {output}"
+        f"training {config.model.name} on {where} in "
+        f"{config.train.precision}: {run.plan.aug} + {run.plan.tail} epochs of "
+        f"{run.train_loader.steps_per_epoch} steps of {config.train.batch} images, "
+        f"peak learning rate {run.rate.peak:.3g}; output in {folder}"
     )
     for note in run.notes:
         log.message(note)
     if progress.step:
         log.message(f"resumed after epoch {progress.epoch}, step {progress.step}")
-
-
-def _where(accelerator: Accelerator) -> str:
-    count, device = accelerator.num_processes, accelerator.device
-    return f"{count} processes ({device.type})" if count > 1 else str(device)

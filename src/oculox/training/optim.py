@@ -1,7 +1,9 @@
-"""The optimizer and what happens to gradients before its step."""
+"""The optimizer, the gradients before its step, and the average of the weights after it."""
 
 from __future__ import annotations
 
+import copy
+import math
 from collections.abc import Iterable
 
 import torch
@@ -10,6 +12,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.optim import SGD
 
 from oculox.config.schema import OptimizerConfig
+from oculox.models import YOLOX
 
 
 def parameter_groups(network: nn.Module, *, weight_decay: float) -> list[dict[str, object]]:
@@ -65,14 +68,6 @@ def scale_gradients(parameters: Iterable[nn.Parameter], factor: Tensor) -> None:
     torch._foreach_mul_(gradients, factor)
 
 
-@torch.no_grad()
-def gradient_norm(parameters: Iterable[nn.Parameter]) -> Tensor:
-    """Euclidean norm of all gradients together, a scalar tensor."""
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    norm: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
-    return norm
-
-
 def freeze_parts(network: nn.Module, parts: Iterable[str]) -> None:
     """Take parts (backbone, neck, head) out of training."""
     for part in parts:
@@ -84,3 +79,44 @@ def set_train_mode(network: nn.Module, frozen: Iterable[str]) -> None:
     network.train()
     for part in frozen:
         network.get_submodule(part).eval()
+
+
+def ema_decay(updates: int, *, decay: float, ramp: float) -> float:
+    """Decay of an update, counted from 1: ``decay * (1 - exp(-updates / ramp))``.
+
+    Source: official `ema.py`.
+    """
+    return decay * (1 - math.exp(-updates / ramp))
+
+
+class Ema:
+    """A copy of a network that follows it slowly; batch-norm statistics included.
+
+    Attributes:
+        network: the average, in evaluation mode, without gradients.
+        updates: how often it was updated.
+    """
+
+    def __init__(self, network: YOLOX, *, decay: float, ramp: float, updates: int = 0) -> None:
+        """Start from a copy of `network`."""
+        self.network = copy.deepcopy(network).eval().requires_grad_(False)
+        self.updates = updates
+        self._decay = decay
+        self._ramp = ramp
+
+    @torch.no_grad()
+    def update(self, network: YOLOX) -> None:
+        """Move the average towards `network` (same class and device)."""
+        self.updates += 1
+        decay = ema_decay(self.updates, decay=self._decay, ramp=self._ramp)
+        averages: list[Tensor] = []
+        currents: list[Tensor] = []
+        current_state = network.state_dict()
+        for key, average in self.network.state_dict().items():
+            if average.is_floating_point():
+                averages.append(average)
+                currents.append(current_state[key])
+            else:
+                average.copy_(current_state[key])
+        torch._foreach_mul_(averages, decay)
+        torch._foreach_add_(averages, currents, alpha=1 - decay)

@@ -5,9 +5,10 @@ import torch
 
 from oculox.config import load_config, recipe_names
 from oculox.models import build_model
-from oculox.training.ema import Ema, ema_decay
 from oculox.training.optim import (
+    Ema,
     build_optimizer,
+    ema_decay,
     freeze_parts,
     parameter_groups,
     scale_gradients,

@@ -1,4 +1,4 @@
-"""Several processes of one machine; small programs stand in for the training ones."""
+"""Several processes of one machine; small programs take the place of training."""
 
 import os
 import signal
@@ -7,8 +7,7 @@ import sys
 import psutil
 import pytest
 
-from oculox.distributed.launch import is_launched, launch, speaks_for_the_run
-from oculox.training import launch as module
+from oculox.distributed.launch import is_launched, is_main_process, launch
 
 
 @pytest.fixture
@@ -38,13 +37,24 @@ def test_every_process_knows_its_place(program, tmp_path):
         values = dict(line.split("=", 1) for line in lines if "=" in line)
         assert values["RANK"] == values["LOCAL_RANK"] == str(rank)
         assert values["WORLD_SIZE"] == values["LOCAL_WORLD_SIZE"] == "3"
-        assert values["MASTER_ADDR"] == "127.0.0.1"
+        assert values["MASTER_ADDR"] == "localhost"
         assert int(values["OMP_NUM_THREADS"]) >= 1
         ports.add(values["MASTER_PORT"])
     assert len(ports) == 1
 
 
-@pytest.mark.parametrize(("end", "code"), [("exit 7", 7), ("kill -9 $$", 1)])
+def test_the_caller_finds_its_process_as_it_was(program, capfd, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+    handlers = [signal.getsignal(number) for number in numbers]
+    program("exit 3")
+    assert launch([], processes=2) == 3
+    assert [signal.getsignal(number) for number in numbers] == handlers
+    assert "OMP_NUM_THREADS" not in os.environ
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(("end", "code"), [("exit 7", 7), ("kill -9 $$", 137)])
 def test_one_failure_ends_all(program, tmp_path, end, code):
     program(f'if [ "$RANK" = 1 ]; then sleep 0.3; {end}; fi; exec sleep 60')
     assert launch([], processes=3) == code
@@ -52,46 +62,34 @@ def test_one_failure_ends_all(program, tmp_path, end, code):
     assert not any(psutil.pid_exists(pid) for pid in pids(tmp_path))
 
 
-def test_a_process_that_does_not_listen_is_killed(program, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "_GRACE_SECONDS", 0.3)
-    program(
-        'if [ "$RANK" = 1 ]; then sleep 0.3; exit 1; fi; trap "" TERM; while :; do sleep 0.1; done'
-    )
-    assert launch([], processes=2) == 1
-    assert not any(psutil.pid_exists(pid) for pid in pids(tmp_path))
-
-
 def test_an_interruption_ends_all(program, tmp_path):
     def interrupt(number, frame):
         raise KeyboardInterrupt
 
-    program("exec sleep 60")
+    running = "while [ ! -f pid-0 ]; do sleep 0.05; done; sleep 0.5"
+    program(f'if [ "$RANK" = 1 ]; then {running}; kill -ALRM $PPID; fi; exec sleep 60')
     before = signal.signal(signal.SIGALRM, interrupt)
-    signal.setitimer(signal.ITIMER_REAL, 0.5)
     try:
         with pytest.raises(KeyboardInterrupt):
             launch([], processes=2)
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
     assert len(pids(tmp_path)) == 2
     assert not any(psutil.pid_exists(pid) for pid in pids(tmp_path))
 
 
 @pytest.mark.parametrize(
-    ("variables", "launched", "speaks"),
+    ("variables", "launched", "main"),
     [
         ({}, False, True),
         ({"RANK": "0", "LOCAL_RANK": "0"}, True, True),
         ({"RANK": "1", "LOCAL_RANK": "1"}, True, False),
-        ({"RANK": "0", "LOCAL_RANK": "0", "OCULOX_CHILD": "1"}, True, False),
     ],
 )
-def test_who_speaks(monkeypatch, variables, launched, speaks):
-    for name in ("RANK", "LOCAL_RANK", "OCULOX_CHILD"):
+def test_who_is_the_main_process(monkeypatch, variables, launched, main):
+    for name in ("RANK", "LOCAL_RANK"):
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     assert is_launched() is launched
-    assert speaks_for_the_run() is speaks
-    assert os.environ.get("RANK") == variables.get("RANK")
+    assert is_main_process() is main

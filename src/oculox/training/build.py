@@ -10,20 +10,45 @@ from accelerate import Accelerator
 from torch import nn
 
 from oculox.config import Config
+from oculox.config.schema import InputConfig
 from oculox.data.coco import CocoIndex, load_split
 from oculox.data.loader import EvalLoader, TrainLoader, build_eval_loader, build_train_loader
 from oculox.distributed.sync_bn import to_sync_batch_norm
 from oculox.errors import ConfigError, DataError
-from oculox.losses.criterion import build_criterion
-from oculox.models import build_model
-from oculox.training.ema import Ema
-from oculox.training.optim import build_optimizer, freeze_parts
+from oculox.losses.criterion import Criterion, build_criterion
+from oculox.models import YOLOX, build_model
+from oculox.training.optim import Ema, build_optimizer, freeze_parts
 from oculox.training.schedule import EpochPlan, LearningRate, build_learning_rate, plan_epochs
-from oculox.training.state import input_of
-from oculox.training.step import Stepper
 from oculox.types import ModelSpec
 from oculox.weights.bundle import transfer_state
 from oculox.weights.load import load_weights
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Parts:
+    """What one step needs.
+
+    Attributes:
+        accelerator: device, processes, precision.
+        network: what is trained.
+        model: the network, wrapped where there are several processes; it is called in its place.
+        criterion: assignment and loss.
+        optimizer: of the network.
+        ema: its average, where there is one.
+        input_config: the pixels that the network expects.
+        accumulate: micro-batches of a step.
+        clip_grad_norm: largest gradient norm, 0 for no clipping.
+    """
+
+    accelerator: Accelerator
+    network: YOLOX
+    model: nn.Module
+    criterion: Criterion
+    optimizer: torch.optim.Optimizer
+    ema: Ema | None
+    input_config: InputConfig
+    accumulate: int
+    clip_grad_norm: float
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,9 +57,7 @@ class Run:
 
     Attributes:
         config: resolved; preprocessing follows the starting weights.
-        accelerator: device and processes.
-        stepper: network, criterion, optimizer, average.
-        scaler: gradient scaler, under fp16 alone.
+        parts: network, criterion, optimizer, average.
         train_loader, val_loader: the data, this process's part.
         spec: description of the network for evaluation.
         plan, rate: phases and learning rate.
@@ -42,9 +65,7 @@ class Run:
     """
 
     config: Config
-    accelerator: Accelerator
-    stepper: Stepper
-    scaler: torch.amp.GradScaler | None
+    parts: Parts
     train_loader: TrainLoader
     val_loader: EvalLoader
     spec: ModelSpec
@@ -83,7 +104,9 @@ def build_run(config: Config, accelerator: Accelerator, *, weights: Path | None)
     if weights is not None:
         loaded = load_weights(weights)
         skipped = transfer_state(network, loaded, where=str(weights))
-        config = config.model_copy(update={"input": input_of(loaded, config)})
+        # Colour order, range, placement and padding are facts of the weights; the size is not.
+        size = config.input.size
+        config = config.model_copy(update={"input": loaded.spec.input.at(size)})
         notes.append(_transfer_note(weights, loaded.spec.num_classes, len(names), bool(skipped)))
     freeze_parts(network, config.train.freeze)
 
@@ -108,8 +131,7 @@ def build_run(config: Config, accelerator: Accelerator, *, weights: Path | None)
     plan = plan_epochs(config.train, warmup_epochs=config.schedule.warmup_epochs)
     return Run(
         config=config,
-        accelerator=accelerator,
-        stepper=Stepper(
+        parts=Parts(
             accelerator=accelerator,
             network=network,
             model=model,
@@ -122,7 +144,6 @@ def build_run(config: Config, accelerator: Accelerator, *, weights: Path | None)
             accumulate=config.train.accumulate,
             clip_grad_norm=config.optimizer.clip_grad_norm,
         ),
-        scaler=accelerator.scaler,
         train_loader=train_loader,
         val_loader=build_eval_loader(config, val_index, rank=rank, world_size=world_size),
         spec=_spec(config, train_index),
