@@ -47,3 +47,7 @@ class TrainingError(OculoxError):
 
 class ExportError(OculoxError):
     """An export could not be made or did not agree with the network it came from."""
+
+
+class RenamedKeyWarning(UserWarning):
+    """A saved configuration holds a key by an old name; it was read under the new one."""

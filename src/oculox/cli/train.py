@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from oculox.api import train as train_network
+from oculox.cli import options as o
 from oculox.cli.console import print_json, say
-from oculox.distributed.launch import speaks_for_the_run
-from oculox.evaluation.metrics import metrics_table
-from oculox.training.summary import TrainSummary
+
+if TYPE_CHECKING:
+    from oculox.training.summary import TrainSummary
 
 Recipe = Annotated[
     str, typer.Argument(metavar="RECIPE", help="A recipe (see `oculox models`) or a YAML file.")
@@ -32,15 +32,17 @@ def train(
         Path | None, typer.Option(help="Folder of the run; runs/NAME by default.")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run there.")] = False,
-    devices: Annotated[
-        int, typer.Option(min=1, help="Processes, one for each device (CPU: any number).")
-    ] = 1,
-    json: Annotated[
-        bool, typer.Option("--json", help="Print the summary as JSON on standard output.")
-    ] = False,
+    devices: o.Devices = 1,
+    json: o.Json = False,
 ) -> None:
-    """Train a network; every setting of the recipe can be overridden."""
-    summary = train_network(
+    """Train a network on your own data.
+
+    Every setting of the recipe can be overridden; `oculox config RECIPE` prints them.
+    """
+    from oculox import api
+    from oculox.distributed.launch import speaks_for_the_run
+
+    summary = api.train(
         recipe, *(overrides or ()), weights=weights, output=output, resume=resume, devices=devices
     )
     if not speaks_for_the_run():
@@ -52,6 +54,8 @@ def train(
 
 
 def _say_summary(summary: TrainSummary) -> None:
+    from oculox.evaluation.metrics import metrics_table
+
     say()
     if summary.metrics:
         say(metrics_table(summary.metrics))

@@ -110,7 +110,7 @@ def check_split(
     annotations: Path,
     *,
     deep: bool = True,
-    input_size: int = 640,
+    input_hw: tuple[int, int] = (640, 640),
     on_image: Callable[[], None] | None = None,
 ) -> CheckReport:
     """Check one split.
@@ -120,7 +120,7 @@ def check_split(
         annotations: COCO JSON file.
         deep: decode every image (finds damage, wrong sizes and copies); otherwise only their
             presence is looked at.
-        input_size: network input that the metrics are about, in pixels.
+        input_hw: network input that the metrics are about, height and width in pixels.
         on_image: called after each image, for progress.
 
     Raises:
@@ -128,7 +128,7 @@ def check_split(
     """
     depth: Depth = "decode" if deep else "exists"
     scan = scan_split(image_dir, annotations, depth=depth, on_image=on_image)
-    stats = _stats(scan, input_size)
+    stats = _stats(scan, input_hw)
     faults = (*scan.faults, *_copies_within(scan), *_remarks(scan, stats))
     return CheckReport(scan=scan, stats=stats, faults=faults)
 
@@ -137,7 +137,7 @@ def check_data(
     splits: Mapping[SplitName, tuple[Path, Path]],
     *,
     deep: bool = True,
-    input_size: int = 640,
+    input_hw: tuple[int, int] = (640, 640),
     on_image: Callable[[], None] | None = None,
 ) -> DataReport:
     """Check several splits, each an image folder and an annotation file, and compare them.
@@ -146,7 +146,7 @@ def check_data(
         DataError: an annotation file is missing, is not JSON or not a COCO file.
     """
     reports = {
-        name: check_split(*paths, deep=deep, input_size=input_size, on_image=on_image)
+        name: check_split(*paths, deep=deep, input_hw=input_hw, on_image=on_image)
         for name, paths in splits.items()
     }
     return DataReport(splits=reports, between=tuple(_between(reports)))
@@ -224,7 +224,7 @@ def _digests(facts: Mapping[str, ImageFacts]) -> dict[str, str]:
     return {name: fact.digest for name, fact in facts.items() if fact.digest is not None}
 
 
-def _stats(scan: SplitScan, input_size: int) -> SplitStats:
+def _stats(scan: SplitScan, input_hw: tuple[int, int]) -> SplitStats:
     images = [p for p in scan.images if p.hw is not None]
     owner = {p.image_id: i for i, p in enumerate(images)}
     label = {c.category_id: i for i, c in enumerate(scan.categories)}
@@ -235,7 +235,7 @@ def _stats(scan: SplitScan, input_size: int) -> SplitStats:
         boxes=np.array([o.box for o in objects], np.float32).reshape(-1, 4),
         labels=np.array([label[o.category_id] for o in objects], np.int64),
         owners=np.array([owner[o.image_id] for o in objects], np.int64),
-        input_size=input_size,
+        input_hw=input_hw,
     )
 
 

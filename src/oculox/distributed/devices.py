@@ -14,6 +14,7 @@ from accelerate.state import AcceleratorState, GradientState, PartialState
 from accelerate.utils import gather_object, is_npu_available
 
 from oculox.config.schema import TrainConfig
+from oculox.distributed.launch import is_launched
 from oculox.errors import ConfigError
 
 _MIXED = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
@@ -32,6 +33,14 @@ def device_kind(device: str) -> Kind:
         if device.split(":")[0] == kind:
             return cast("Kind", kind)
     raise ConfigError(f"unknown device {device!r}; there are {', '.join(get_args(Kind))}")
+
+
+def own_device(device: str) -> str:
+    """The device of this process: where several share a machine's GPUs, each has its own."""
+    if not is_launched():
+        return device
+    kind = "cuda" if device == "auto" and torch.cuda.is_available() else device
+    return f"{kind}:{os.environ['LOCAL_RANK']}" if kind in ("cuda", "npu") else device
 
 
 def check_device(device: str) -> None:
@@ -110,6 +119,9 @@ def open_processes(device: Kind) -> Iterator[Processes]:
     Raises:
         ConfigError: the device is absent.
     """
+    if not is_launched():
+        yield Processes(rank=0, world_size=1, gather=None, device=device)
+        return
     with open_accelerator(TrainConfig(device=device)) as accelerator:
         yield Processes(
             rank=accelerator.process_index,

@@ -16,7 +16,7 @@ from oculox.evaluation.metrics import CocoMetrics
 from oculox.postprocess import DetectSettings
 from oculox.runtime.backend import Backend
 from oculox.runtime.timing import StageTimes, Stopwatch
-from oculox.types import Batch, Detections, ModelSpec
+from oculox.types import Batch, Detections, ModelSpec, Progress
 
 OFFICIAL_SETTINGS = DetectSettings(conf=0.01, iou=0.65, max_det=1000)
 """Thresholds of the official evaluation; it has no limit, and COCO counts 100 detections."""
@@ -62,7 +62,7 @@ def evaluate(
     rank: int = 0,
     world_size: int = 1,
     gather: Gather | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Evaluation:
     """Evaluate a network on a data set, as the official code does: boxes are not clipped.
 
@@ -108,7 +108,7 @@ def evaluate_loader(
     *,
     settings: DetectSettings = OFFICIAL_SETTINGS,
     gather: Gather | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Evaluation:
     """`evaluate` with a loader that is kept between evaluations, as training does.
 
@@ -158,7 +158,7 @@ def _evaluate_share(
     loader: EvalLoader,
     settings: DetectSettings,
     categories: Sequence[int],
-    progress: Callable[[int, int], None] | None,
+    progress: Progress | None,
 ) -> _Share:
     watch = Stopwatch()
     results: list[dict[str, Any]] = []
