@@ -46,7 +46,10 @@ def demo(
     ] = False,
     json: o.Json = False,
 ) -> None:
-    """Write the built-in demo dataset: rendered scenes with six classes, in COCO layout."""
+    """Write the built-in demo dataset.
+
+    Rendered scenes with objects of six classes, in COCO layout; the same for the same --seed.
+    """
     from oculox.api import counted
     from oculox.datasets.demo.dataset import write_demo
 
@@ -101,7 +104,10 @@ def convert(
     show: ShowOption = 10,
     json: o.Json = False,
 ) -> None:
-    """Convert Pascal VOC, YOLO or COCO to COCO or YOLO; faults are left out and listed."""
+    """Convert Pascal VOC, YOLO or COCO to COCO or YOLO.
+
+    Faulty boxes and images are left out and listed.
+    """
     from oculox import api
     from oculox.cli.data_view import show_conversion
 
@@ -141,9 +147,9 @@ def check(
     show: ShowOption = 10,
     json: o.Json = False,
 ) -> None:
-    """Look for everything that is wrong with a COCO dataset; exit code 1 when errors are found.
+    """Find everything that is wrong with a COCO dataset.
 
-    With --fix the exit code is that of the clean copy.
+    The exit code is 1 when errors are found; with --fix it is that of the clean copy.
     """
     from oculox import api
     from oculox.cli.data_view import show_check, show_clean
@@ -182,7 +188,10 @@ def stats(
     imgsz: InputSize = None,
     json: o.Json = False,
 ) -> None:
-    """Count and measure images and objects, with advice on the input size."""
+    """Count and measure images and objects.
+
+    Ends with advice on the input size and on what is rare in the data.
+    """
     from oculox.api import find_splits
     from oculox.cli.data_view import show_stats
     from oculox.data.coco import load_coco

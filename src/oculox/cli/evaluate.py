@@ -48,7 +48,8 @@ def evaluate(
 ) -> None:
     """Measure the COCO metrics of a model on a dataset.
 
-    Prints the 12 COCO metrics, AP and AR of every class and the speed by stage. Without --data a checkpoint is evaluated on the validation split of its own run.
+    Prints the 12 COCO metrics, AP and AR of every class and the speed by stage. Without --data
+    a checkpoint is measured on the validation split of its own run.
     """
     from oculox import api
     from oculox.distributed.launch import is_launched, launch

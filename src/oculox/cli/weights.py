@@ -27,7 +27,7 @@ def info(
     ],
     json: o.Json = False,
 ) -> None:
-    """Say what a weights file is: project, network, classes, preprocessing."""
+    """Show project, network and classes of a weights file."""
     from oculox.weights.convert import describe_weights
 
     found = describe_weights(weights)
@@ -70,7 +70,10 @@ def convert(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT.")] = False,
     json: o.Json = False,
 ) -> None:
-    """Carry weights from one project's file to another's, bit for bit."""
+    """Convert weights to the file of another project.
+
+    Tensors are carried over bit for bit.
+    """
     from oculox.weights.convert import convert_weights
 
     done = convert_weights(
@@ -96,10 +99,10 @@ def get(
     ] = False,
     json: o.Json = False,
 ) -> None:
-    """Download published weights, verify them, and print where they are.
+    """Download and verify published weights.
 
-    Set OCULOX_MIRROR to fetch from a mirror (http, https or file URL of a folder), OCULOX_CACHE
-    to move the cache.
+    Prints where they are. Set OCULOX_MIRROR to fetch from a mirror (http, https or file URL of a
+    folder), OCULOX_CACHE to move the cache.
     """
     from oculox.weights.catalogue import find_published
     from oculox.weights.download import cache_folder, fetch_weights, source_url
