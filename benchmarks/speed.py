@@ -22,6 +22,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from oculox.runtime.fusing import fuse
+from oculox.runtime.opening import open_backend
 from torch import Tensor, nn
 
 from oculox.config import load_config
@@ -36,8 +38,6 @@ from oculox.models import build_model
 from oculox.models.layers import SPP
 from oculox.predict.pipeline import Pipeline
 from oculox.runtime.backend import Backend
-from oculox.runtime.fusing import fuse
-from oculox.runtime.opening import open_backend
 from oculox.runtime.timing import Stopwatch
 from oculox.runtime.torch_backend import TorchBackend, spec_of
 from oculox.weights import Weights, build_network, load_weights

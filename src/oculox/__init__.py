@@ -25,21 +25,6 @@ if TYPE_CHECKING:
     from oculox.config import Config, load_config
     from oculox.types import Detections
 
-_HOMES = {
-    "oculox.api": (
-        "Detector",
-        "benchmark",
-        "check_data",
-        "convert",
-        "evaluate",
-        "export",
-        "list_models",
-        "train",
-    ),
-    "oculox.config": ("Config", "load_config"),
-    "oculox.types": ("Detections",),
-}
-
 __all__ = [
     "Config",
     "Detections",
@@ -59,14 +44,16 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    for home, names in _HOMES.items():
-        if name in names:
-            module = importlib.import_module(home)
-            # All names at once: loading `oculox.api` leaves the room `oculox.export` in the
-            # place of the function of that name.
-            globals().update({public: getattr(module, public) for public in names})
-            return globals()[name]
-    raise AttributeError(f"module 'oculox' has no attribute {name!r}")
+    if name not in __all__:
+        raise AttributeError(f"module 'oculox' has no attribute {name!r}")
+    light = {"Config": "config", "load_config": "config", "Detections": "types"}
+    module = importlib.import_module(f"oculox.{light.get(name, 'api')}")
+    # All names at once: loading `oculox.api` puts the room `oculox.export` in the place of the
+    # function of that name.
+    globals().update(
+        {public: getattr(module, public) for public in __all__ if hasattr(module, public)}
+    )
+    return globals()[name]
 
 
 def __dir__() -> list[str]:

@@ -244,7 +244,7 @@ def test_weights_may_be_a_published_name(oculox, tiny_data, tmp_path, monkeypatc
     assert outcome.error.endswith("run: oculox weights get yolox-nano")
 
 
-HEAVY = ("torch", "cv2", "matplotlib", "accelerate", "supervision", "rich")
+HEAVY = ("torch", "numpy", "cv2", "matplotlib", "accelerate", "supervision", "rich")
 
 
 @pytest.mark.parametrize(

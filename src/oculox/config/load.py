@@ -20,7 +20,7 @@ _RECIPES = resources.files("oculox") / "recipes"
 _BASE = "base"
 
 
-_RENAMED = {
+RENAMED_KEYS = {
     "eval.max_detections": "eval.max_det",
     "eval.nms": "eval.iou",
     "train.no_aug_epochs": "train.tail_epochs",
@@ -160,7 +160,7 @@ def _merge(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
 def _renamed(tree: Mapping[str, Any], where: str) -> dict[str, Any]:
     """The tree with today's names; a key that is there by both names stays, and is refused."""
     result = dict(tree)
-    for old, new in _RENAMED.items():
+    for old, new in RENAMED_KEYS.items():
         (section, before), after = old.split("."), new.split(".")[1]
         values = result.get(section)
         if isinstance(values, dict) and before in values and after not in values:
@@ -174,8 +174,8 @@ def _apply_override(tree: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise ConfigError(f"'{override}': an override looks like section.key=value")
-    if key in _RENAMED:
-        raise ConfigError(f"'{override}': '{key}' is called '{_RENAMED[key]}' now")
+    if key in RENAMED_KEYS:
+        raise ConfigError(f"'{override}': '{key}' is called '{RENAMED_KEYS[key]}' now")
     is_quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "'\""
     is_text = key in _text_keys() and not is_quoted and text not in ("", "~", "null")
     try:
