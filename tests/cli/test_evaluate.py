@@ -49,6 +49,7 @@ def test_detections_are_coco_results(evaluate, tiny_data, tmp_path):
         ("--device", "cpu"),
         ("--backend", "torch"),
         ("--workers", 1),
+        ("--devices", 2),
     ],
 )
 def test_how_it_runs_does_not_change_the_metrics(evaluate, words):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import dataclasses
 import os
 from collections.abc import Callable, Iterator
@@ -89,10 +90,17 @@ def open_accelerator(train: TrainConfig) -> Iterator[Accelerator]:
             )
         yield accelerator
     finally:
-        if accelerator.num_processes > 1 and torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()
+        # The processes stay connected until they end: torchrun lets them meet only once, and a
+        # program may train and evaluate, or evaluate twice.
+        if accelerator.num_processes > 1:
+            atexit.register(_disconnect)
         for state in (AcceleratorState, GradientState, PartialState):
             state._reset_state()
+
+
+def _disconnect() -> None:
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
