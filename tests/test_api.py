@@ -1,5 +1,9 @@
 """What programs use: `Detector`, `train`, `list_models`."""
 
+import os
+import subprocess
+import sys
+
 import cv2
 import numpy as np
 import pytest
@@ -31,6 +35,10 @@ def same(first, second):
 
 def test_the_public_names_are_there():
     assert all(hasattr(oculox, name) for name in oculox.__all__)
+    assert set(dir(oculox)) == set(oculox.__all__)
+    assert callable(oculox.export)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = oculox.nothing
 
 
 def test_a_image_in_every_form(detector, paths):
@@ -163,7 +171,7 @@ def test_evaluation(detector, tiny_data, three_classes_pt):
     annotations = tiny_data / "annotations/instances_val2017.json"
     again = detector.evaluate(annotations, images=tiny_data / "val2017", workers=0)
     assert again.metrics.as_dict() == result.metrics.as_dict()
-    with pytest.raises(UsageError, match="split must be train or val"):
+    with pytest.raises(UsageError, match="split must be train, val, test"):
         detector.evaluate(tiny_data, split="test")
     with pytest.raises(UsageError, match="name the data"):
         detector.evaluate()
@@ -171,6 +179,49 @@ def test_evaluation(detector, tiny_data, three_classes_pt):
         detector.evaluate(tiny_data, batch=0)
     with pytest.raises(DataError, match="wrong class count"):
         Detector(three_classes_pt, device="cpu").evaluate(tiny_data, workers=0)
+
+
+SCRIPT = """
+import sys
+from oculox import Detector, evaluate
+
+model, data = sys.argv[1:]
+for result in (Detector(model).evaluate(data, workers=0), evaluate(model, data, workers=0)):
+    assert result.images == 4, result.images
+    print("AP", result.metrics.ap)
+"""
+
+
+def test_evaluation_shares_the_images_of_a_launch(detector, eager_pt, tiny_data, tmp_path):
+    (tmp_path / "script.py").write_text(SCRIPT)
+    words = ("-m", "torch.distributed.run", "--nproc-per-node", 2, tmp_path / "script.py")
+    done = subprocess.run(
+        [sys.executable, *map(str, (*words, eager_pt, tiny_data))],
+        capture_output=True,
+        text=True,
+        timeout=180,
+        check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    found = [float(line.split()[1]) for line in done.stdout.splitlines() if line[:2] == "AP"]
+    alone = detector.evaluate(tiny_data, workers=0).metrics.ap
+    assert found == pytest.approx([alone] * 4, abs=1e-6)
+
+
+def test_functions_beside_the_detector(eager_pt, tiny_data, tmp_path):
+    calls = []
+    report = oculox.check_data(tiny_data, progress=lambda *done: calls.append(done))
+    assert report.ok
+    assert calls[-1] == (16, None)
+    summary = oculox.convert(
+        str(tiny_data), tmp_path / "yolo", source_format="coco", target_format="yolo"
+    )
+    assert summary.images == {"train": 12, "val": 4}
+    result = oculox.benchmark(eager_pt, ["torch"], samples=1)
+    assert [row.format for row in result.measurements] == ["torch"]
+    result = oculox.evaluate(eager_pt, tiny_data, workers=0, max_det=1)
+    assert len(result.results) == 4
 
 
 def test_training_in_its_three_forms(quick, tiny_data, three_classes_pt, tmp_path):

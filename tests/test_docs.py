@@ -16,6 +16,7 @@ import yaml
 from oculox.api import list_models
 from oculox.cli.main import app
 from oculox.config import config_to_dict, known_keys, load_config, recipe_names
+from oculox.config.load import RENAMED_KEYS
 from oculox.config.schema import Config
 from oculox.training.log import StepRecord
 
@@ -52,7 +53,8 @@ def commands(text):
             for line in lines:
                 match = re.match(r"(?:\$ |torchrun .*-m |accelerate .*-m )?oculox (.+)", line)
                 if match:
-                    yield shlex.split(match[1], comments=True), code.block
+                    words = match[1].partition(" > ")[0]
+                    yield shlex.split(words, comments=True), code.block
 
 
 def parse(words, *, whole):
@@ -113,6 +115,9 @@ def test_keys_exist(page):
     named |= {
         word.split("=")[0] for words, _ in commands(text) for word in words if KEY.match(word)
     }
+    if page.name == "configuration.md":
+        assert named >= set(RENAMED_KEYS)
+        named -= set(RENAMED_KEYS)
     unknown = {k for k in named - KEYS if not k.endswith(FILE_SUFFIXES)}
     assert not unknown
 

@@ -13,6 +13,7 @@ import pytest
 from oculox.config.schema import InputConfig, ModelConfig
 from oculox.data.coco import load_coco
 from oculox.data.loader import EvalLoader
+from oculox.distributed.devices import Processes
 from oculox.errors import DataError, UsageError
 from oculox.evaluation.evaluate import evaluate, evaluate_loader, match_classes
 from oculox.postprocess import DetectSettings
@@ -77,15 +78,15 @@ def test_every_process_gets_the_metrics_of_all(index):
     alone = evaluate(RedBackend(), index)
     barrier, shares, results = threading.Barrier(3), {}, {}
 
-    def run(rank):
-        def gather(items):
-            shares[rank] = pickle.dumps(items)  # what a process sends to another
+    class Threads(Processes):
+        def gather(self, items):
+            shares[self.rank] = pickle.dumps(items)  # what a process sends to another
             barrier.wait(timeout=60)
             return [item for r in sorted(shares) for item in pickle.loads(shares[r])]  # noqa: S301
 
-        results[rank] = evaluate(
-            RedBackend(), index, batch=2, rank=rank, world_size=3, gather=gather
-        )
+    def run(rank):
+        processes = Threads(rank=rank, world_size=3)
+        results[rank] = evaluate(RedBackend(), index, batch=2, processes=processes)
 
     threads = [threading.Thread(target=run, args=(rank,)) for rank in range(3)]
     for thread in threads:
@@ -100,11 +101,6 @@ def test_every_process_gets_the_metrics_of_all(index):
         assert results[rank].metrics.as_dict() == alone.metrics.as_dict()
         assert sorted(results[rank].results, key=key) == sorted(alone.results, key=key)
         assert results[rank].images == 7
-
-
-def test_several_processes_need_gather(index):
-    with pytest.raises(ValueError, match="needs gather"):
-        evaluate(RedBackend(), index, world_size=2)
 
 
 def test_loader_can_be_kept(index):

@@ -1,18 +1,60 @@
-"""Oculox: YOLOX for everyone. Train, evaluate, export and use object detectors."""
+"""Oculox: YOLOX for everyone. Train, evaluate, export and use object detectors.
 
-from oculox.api import Detector, list_models, train
-from oculox.config import Config, load_config
-from oculox.errors import OculoxError
-from oculox.types import Detections
+The public names are imported when they are first used, so that importing the package is quick.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from oculox.errors import OculoxError, RenamedKeyWarning
 from oculox.version import __version__
+
+if TYPE_CHECKING:
+    from oculox.api import (
+        Detector,
+        benchmark,
+        check_data,
+        convert,
+        evaluate,
+        export,
+        list_models,
+        train,
+    )
+    from oculox.config import Config, load_config
+    from oculox.types import Detections
 
 __all__ = [
     "Config",
     "Detections",
     "Detector",
     "OculoxError",
+    "RenamedKeyWarning",
     "__version__",
+    "benchmark",
+    "check_data",
+    "convert",
+    "evaluate",
+    "export",
     "list_models",
     "load_config",
     "train",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'oculox' has no attribute {name!r}")
+    light = {"Config": "config", "load_config": "config", "Detections": "types"}
+    module = importlib.import_module(f"oculox.{light.get(name, 'api')}")
+    # All names at once: loading `oculox.api` puts the room `oculox.export` in the place of the
+    # function of that name.
+    globals().update(
+        {public: getattr(module, public) for public in __all__ if hasattr(module, public)}
+    )
+    return globals()[name]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,9 +1,11 @@
-"""What most programs need: `Detector`, `train` and `list_models`."""
+"""What programs use: `Detector`, `train`, `evaluate`, `export`, `benchmark` and datasets."""
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, overload
 
@@ -12,18 +14,29 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from oculox.config import Config, config_from_dict, config_to_yaml, load_config, recipe_names
 from oculox.config.schema import DataConfig, Precision
-from oculox.data.coco import CocoIndex, load_coco, load_split
+from oculox.data.coco import CocoIndex, Split, find_splits, load_coco, load_split
 from oculox.data.image import read_image
+from oculox.datasets import check as checking
+from oculox.datasets.check import CheckReport
+from oculox.datasets.formats import convert as converting
+from oculox.datasets.formats.convert import ConvertSummary, SourceFormat, TargetFormat
+from oculox.distributed.devices import open_processes, own_device
 from oculox.distributed.launch import is_launched, launch
 from oculox.errors import TrainingError, UsageError
-from oculox.evaluation.evaluate import Evaluation, Gather
+from oculox.evaluation.evaluate import Evaluation
 from oculox.evaluation.evaluate import evaluate as evaluate_backend
+from oculox.export.benchmark import Benchmark, run_benchmark
+from oculox.export.job import DEFAULT_LICENSE, DEFAULT_OPSET, ExportOptions
 from oculox.export.open_with import open_with
+from oculox.export.run import MAX_AP_LOSS, ExportReport, export_model
+from oculox.export.targets import find_target
+from oculox.files import FileMode, free_path
 from oculox.models import build_model
 from oculox.postprocess import DetectSettings
 from oculox.predict.inputs import ColorOrder, as_bgr
 from oculox.predict.pipeline import Pipeline
 from oculox.runtime.backend import Backend
+from oculox.runtime.exported import ExportPrecision, InGraphNms
 from oculox.training.loop import run_training
 from oculox.training.run_folder import (
     TrainSummary,
@@ -31,11 +44,13 @@ from oculox.training.run_folder import (
     read_summary,
     settle_config,
 )
-from oculox.types import Detections
+from oculox.types import Detections, Progress
+from oculox.weights import load_weights
 from oculox.weights.catalogue import find_published
 from oculox.weights.checkpoint import training_config
 
-Split = Literal["train", "val"]
+ImageSize = int | tuple[int, int]
+"""Side of a square, or height and width, in pixels."""
 
 
 class Detector:
@@ -45,10 +60,13 @@ class Detector:
     >>> detector("street.jpg").to_dicts()           # doctest: +SKIP
 
     Args:
-        model: a weights file (Oculox's or another project's), an exported model, or a backend.
+        model: a weights file (Oculox's or another project's), an exported model, a name of
+            published weights that have been fetched, or a backend.
         conf: lowest score kept.
-        iou: IoU above which the weaker of two boxes of a class goes.
+        iou: NMS: IoU above which the weaker of two boxes of a class goes.
+        max_det: most detections per image.
         classes: keep only these, by name or number.
+        agnostic_nms: NMS across all classes.
         imgsz: input size; the model's own by default.
         device: ``auto`` takes the best present.
         precision: of the network, for PyTorch weights.
@@ -68,8 +86,10 @@ class Detector:
         *,
         conf: float = 0.3,
         iou: float = 0.45,
+        max_det: int = 1000,
         classes: Sequence[str | int] | None = None,
-        imgsz: int | tuple[int, int] | None = None,
+        agnostic_nms: bool = False,
+        imgsz: ImageSize | None = None,
         device: str = "auto",
         precision: Precision = "fp32",
         backend: str | None = None,
@@ -77,14 +97,16 @@ class Detector:
     ) -> None:
         self.path: Path | None = None
         self.backend: Backend
+        self.size_hw = None if imgsz is None else _height_width(imgsz)
+        self.device = device
         if isinstance(model, str | Path):
             self.path = Path(model)
             self.backend = open_with(
                 self.path,
                 backend=backend,
-                device=device,
+                device=own_device(device),
                 precision=precision,
-                size_hw=(imgsz, imgsz) if isinstance(imgsz, int) else imgsz,
+                size_hw=self.size_hw,
             )
         else:
             self.backend = model
@@ -92,9 +114,10 @@ class Detector:
         settings = DetectSettings(
             conf=conf,
             iou=iou,
+            max_det=max_det,
+            agnostic_nms=agnostic_nms,
             class_ids=None if classes is None else spec.class_ids(classes),
         )
-        self.size_hw = (imgsz, imgsz) if isinstance(imgsz, int) else imgsz
         self.pipeline = Pipeline(self.backend, settings, size_hw=self.size_hw, batch=batch)
 
     @property
@@ -128,48 +151,46 @@ class Detector:
         self,
         data: str | Path | None = None,
         *,
+        split: Split = "val",
         images: str | Path | None = None,
-        split: str = "val",
         conf: float = 0.01,
         iou: float = 0.65,
         batch: int = 8,
         workers: int = 1,
-        rank: int = 0,
-        world_size: int = 1,
-        gather: Gather | None = None,
-        progress: Callable[[int, int], None] | None = None,
+        progress: Progress | None = None,
     ) -> Evaluation:
-        """COCO metrics on a data set, with the thresholds of the official evaluation.
+        """COCO metrics on a dataset, with the thresholds of the official evaluation.
+
+        The processes of a `torchrun` launch share the images, and all get the same metrics.
+        `max_det` and `agnostic_nms` are those of the detector; all classes are evaluated.
 
         Args:
-            data: a data set folder or COCO JSON; by default what the model was trained on.
-            images: folder of the images when `data` is a JSON file.
-            split: ``val`` or ``train``.
+            data: a dataset folder or COCO JSON; by default what the model was trained on.
+            split: ``val``, ``train`` or ``test``, of a folder.
+            images: folder of the images of a JSON file; by default the file's own.
             conf: lowest score kept.
-            iou: IoU above which the weaker of two boxes of a class goes.
+            iou: NMS: IoU above which the weaker of two boxes of a class goes.
             batch: images at once.
             workers: loader processes.
-            rank: number of this process, where several share the images.
-            world_size: how many processes do.
-            gather: collects lists over processes.
             progress: called with the numbers of batches done and in all.
 
         Raises:
             DataError: the data is missing or faulty, or has other classes than the model.
             UsageError: no data was named and the model does not know its own.
         """
-        return evaluate_backend(
-            self.backend,
-            self._index(data, images, split),
-            settings=DetectSettings(conf=conf, iou=iou),
-            size_hw=self.size_hw,
-            batch=batch,
-            workers=workers,
-            rank=rank,
-            world_size=world_size,
-            gather=gather,
-            progress=progress,
-        )
+        index = self._own_data(split) if data is None else _index(data, images, split)
+        settings = dataclasses.replace(self.pipeline.settings, conf=conf, iou=iou, class_ids=None)
+        with open_processes(self.device) as processes:
+            return evaluate_backend(
+                self.backend,
+                index,
+                settings=settings,
+                size_hw=self.size_hw,
+                batch=batch,
+                workers=workers,
+                processes=processes,
+                progress=progress,
+            )
 
     def train(
         self,
@@ -187,24 +208,13 @@ class Detector:
             raise UsageError("training starts from a weights file; this Detector has none")
         return train(recipe, *overrides, weights=self.path, output=output, devices=devices)
 
-    def _index(self, data: str | Path | None, images: str | Path | None, split: str) -> CocoIndex:
-        if split not in ("train", "val"):
-            raise UsageError(f"split must be train or val, got {split!r}")
-        wanted: Split = "train" if split == "train" else "val"
-        if data is None:
-            return load_split(self._own_data(), wanted)
-        path = Path(data)
-        if path.is_file():
-            return load_coco(path, path.parent if images is None else Path(images))
-        return load_split(DataConfig(root=path), wanted)
-
-    def _own_data(self) -> DataConfig:
+    def _own_data(self, split: Split) -> CocoIndex:
         config = None
         if self.path is not None and self.path.suffix == ".pt":
             config = training_config(self.path)
         if config is None:
             raise UsageError("name the data to evaluate on (--data); the model does not know it")
-        return config_from_dict(config, where=str(self.path)).data
+        return load_split(config_from_dict(config, where=str(self.path)).data, split)
 
 
 def train(
@@ -247,6 +257,277 @@ def train(
     return read_summary(target)
 
 
+def evaluate(
+    model: str | Path | Backend,
+    data: str | Path | None = None,
+    *,
+    split: Split = "val",
+    images: str | Path | None = None,
+    conf: float = 0.01,
+    iou: float = 0.65,
+    max_det: int = 1000,
+    agnostic_nms: bool = False,
+    imgsz: ImageSize | None = None,
+    batch: int = 8,
+    workers: int = 1,
+    device: str = "auto",
+    precision: Precision = "fp32",
+    backend: str | None = None,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """COCO metrics of a model on a dataset; see `Detector` and `Detector.evaluate`.
+
+    Raises:
+        OculoxError: anything wrong with the model, the data or an option.
+    """
+    detector = Detector(
+        model,
+        max_det=max_det,
+        agnostic_nms=agnostic_nms,
+        imgsz=imgsz,
+        device=device,
+        precision=precision,
+        backend=backend,
+    )
+    result = detector.evaluate(
+        data,
+        split=split,
+        images=images,
+        conf=conf,
+        iou=iou,
+        batch=batch,
+        workers=workers,
+        progress=progress,
+    )
+    if backend != "auto":
+        return result
+    chosen = f"backend {detector.backend.kind}, the fastest one installed"
+    return dataclasses.replace(result, notes=(*result.notes, chosen))
+
+
+def export(
+    model: str | Path,
+    format: str,  # noqa: A002
+    *,
+    output: str | Path | None = None,
+    overwrite: bool = False,
+    imgsz: ImageSize | None = None,
+    dynamic_size: bool = False,
+    batch: int | None = 1,
+    precision: ExportPrecision = "fp32",
+    calib: str | Path | None = None,
+    calib_images: int = 300,
+    nms: bool = False,
+    conf: float = 0.01,
+    iou: float = 0.65,
+    max_det: int = 300,
+    preprocess: bool = False,
+    opset: int = DEFAULT_OPSET,
+    data: str | Path | None = None,
+    images: str | Path | None = None,
+    max_ap_loss: float = MAX_AP_LOSS,
+    license: str = DEFAULT_LICENSE,  # noqa: A002
+    log: Callable[[str], None] | None = None,
+) -> ExportReport:
+    """Write a model for another runtime, and prove that it answers what PyTorch answers.
+
+    Args:
+        model: a weights file, or a name of published weights that have been fetched.
+        format: a key of `oculox.export.targets.TARGETS`, such as ``onnx``.
+        output: the file to write; by default a new one beside the weights.
+        overwrite: replace `output` where it exists.
+        imgsz: input size; that of the weights by default.
+        dynamic_size: take any multiple of 32, with `imgsz` as the default.
+        batch: the only number of images at once; None for any.
+        precision: of the file.
+        calib: for int8: a folder of images, or a dataset whose training images are used.
+        calib_images: most images used of it.
+        nms: put NMS into the file, with `conf`, `iou` and `max_det`.
+        conf: lowest score kept.
+        iou: NMS: IoU above which the weaker of two boxes of a class goes.
+        max_det: most detections per image.
+        preprocess: put the letterbox into the file, which then takes images of any size.
+        opset: of ONNX, for the formats that go through it.
+        data: a dataset folder or COCO JSON to measure AP on, before and after.
+        images: folder of the images of a JSON file; by default the file's own.
+        max_ap_loss: most AP that may be lost on `data`.
+        license: of the weights, written into the file.
+        log: called with a line on what is being done.
+
+    Raises:
+        UsageError: an option does not fit the format, or `output` exists.
+        ExportError: the file does not agree with the model; nothing was written.
+        OculoxError: anything wrong with the weights or the data.
+    """
+    options = ExportOptions(
+        format=format,
+        size_hw=None if imgsz is None else _height_width(imgsz),
+        dynamic_size=dynamic_size,
+        batch=batch,
+        precision=precision,
+        calibration=None if calib is None else Path(calib),
+        calibration_images=calib_images,
+        nms=InGraphNms(conf=conf, iou=iou, max_det=max_det) if nms else None,
+        preprocess=preprocess,
+        opset=opset,
+        license=license,
+    )
+    suffix, weights = find_target(options).suffix, Path(model)
+    if output is None:
+        tail = "" if precision == "fp32" else f"_{precision}"
+        final = free_path(weights.with_name(f"{weights.stem}{tail}{suffix}"), suffix=suffix)
+    else:
+        final = Path(output)
+        if final.suffix != suffix:
+            raise UsageError(f"--output {final}: a file of format {format} ends in {suffix}")
+        if final.exists() and not overwrite:
+            raise UsageError(f"{final} exists; name another --output, or pass --overwrite")
+    return export_model(
+        load_weights(weights),
+        options,
+        final,
+        data=None if data is None else _index(data, images, "val"),
+        max_ap_loss=max_ap_loss,
+        progress=log,
+    )
+
+
+def benchmark(
+    model: str | Path,
+    formats: Sequence[str] = ("torch", "onnx", "openvino"),
+    *,
+    imgsz: ImageSize | None = None,
+    samples: int = 50,
+    threads: int | None = None,
+    data: str | Path | None = None,
+    images: str | Path | None = None,
+    calib: str | Path | None = None,
+    log: Callable[[str], None] | None = None,
+) -> Benchmark:
+    """Size, speed, stages, AP and parity of a model in several formats, on this machine.
+
+    Args:
+        model: a weights file, or a name of published weights that have been fetched.
+        formats: ``torch`` and export formats, with ``-fp16`` or ``-int8`` behind.
+        imgsz: input size; that of the weights by default.
+        samples: images to time.
+        threads: of the CPU; one per core by default.
+        data: a dataset folder or COCO JSON to measure AP on; its images are timed.
+        images: folder of the images of a JSON file; by default the file's own.
+        calib: for int8: a folder of images, or a dataset whose training images are used.
+        log: called with a line on what is being done.
+
+    Raises:
+        OculoxError: anything wrong with the model, the data or an option.
+    """
+    return run_benchmark(
+        load_weights(model),
+        formats,
+        size_hw=None if imgsz is None else _height_width(imgsz),
+        samples=samples,
+        threads=threads,
+        data=None if data is None else _index(data, images, "val"),
+        calibration=None if calib is None else Path(calib),
+        progress=log,
+    )
+
+
+def check_data(
+    data: str | Path,
+    *,
+    split: Split | Literal["all"] = "all",
+    images: str | Path | None = None,
+    deep: bool = True,
+    imgsz: ImageSize = 640,
+    progress: Progress | None = None,
+) -> CheckReport:
+    """Look for everything that is wrong with a COCO dataset.
+
+    Args:
+        data: a dataset folder, or a COCO JSON file.
+        split: which split of a folder.
+        images: folder of the images of a JSON file; by default the file's own.
+        deep: decode every image; otherwise only look whether it is there.
+        imgsz: network input that the statistics are about.
+        progress: called with the number of images done; how many there are is not known.
+
+    Raises:
+        DataError: an annotation file is missing, is not JSON or not a COCO file.
+    """
+    return checking.check_data(
+        locate_splits(data, split=split, images=images),
+        deep=deep,
+        input_hw=_height_width(imgsz),
+        on_image=None if progress is None else counted(progress),
+    )
+
+
+def convert(
+    source: str | Path,
+    target: str | Path,
+    *,
+    source_format: SourceFormat,
+    target_format: TargetFormat = "coco",
+    classes: Sequence[str] | None = None,
+    splits: Mapping[str, str] | None = None,
+    mode: FileMode = "copy",
+    skip_difficult: bool = False,
+    progress: Progress | None = None,
+) -> ConvertSummary:
+    """Convert a dataset; faulty boxes and images are left out and listed.
+
+    Args:
+        source: the dataset; it is not touched.
+        target: a new or empty folder; it appears whole or not at all.
+        source_format: ``voc``, ``yolo`` or ``coco``.
+        target_format: ``coco`` or ``yolo``.
+        classes: class names in the order wanted; by default those of the source.
+        splits: the source's name of a split -> train, val or test; by default those found.
+        mode: copy the images, or link to them.
+        skip_difficult: leave out objects that VOC marks difficult.
+        progress: called with the number of images done; how many there are is not known.
+
+    Raises:
+        UsageError: a split or class list makes no sense, or the target is in use.
+        DataError: the source cannot be read or holds nothing usable.
+    """
+    return converting.convert(
+        Path(source),
+        Path(target),
+        source_format=source_format,
+        target_format=target_format,
+        classes=classes,
+        splits=splits,
+        mode=mode,
+        skip_difficult=skip_difficult,
+        on_image=None if progress is None else counted(progress),
+    )
+
+
+def locate_splits(
+    data: str | Path, *, split: Split | Literal["all"] = "all", images: str | Path | None = None
+) -> dict[Split, tuple[Path, Path]]:
+    """Image folder and annotation file of splits: of a folder, or the one file that is named.
+
+    Raises:
+        DataError: a split is not there.
+        UsageError: `images` was named for a folder.
+    """
+    path = Path(data)
+    if path.is_file():
+        folder = path.parent if images is None else Path(images)
+        return {"train" if split == "all" else split: (folder, path)}
+    if images is not None:
+        raise UsageError(f"--images goes with a COCO JSON file, and {data} is none")
+    return find_splits(path, split)
+
+
+def counted(progress: Progress, total: int | None = None) -> Callable[[], None]:
+    """A function that counts its calls and reports them."""
+    numbers = itertools.count(1)
+    return lambda: progress(next(numbers), total)
+
+
 def list_models() -> list[dict[str, Any]]:
     """The seven networks: size, cost and what their official weights reach.
 
@@ -285,3 +566,14 @@ def _loaded(image: Any, color: ColorOrder) -> Any:
     if isinstance(image, str | Path):
         return read_image(Path(image))
     return as_bgr(image, color=color)
+
+
+def _height_width(imgsz: ImageSize) -> tuple[int, int]:
+    return (imgsz, imgsz) if isinstance(imgsz, int) else (imgsz[0], imgsz[1])
+
+
+def _index(data: str | Path, images: str | Path | None, split: Split) -> CocoIndex:
+    path = Path(data)
+    if path.is_file():
+        return load_coco(path, path.parent if images is None else Path(images))
+    return load_split(DataConfig(root=path), split)

@@ -49,6 +49,10 @@ class ExportError(OculoxError):
     """An export could not be made or did not agree with the network it came from."""
 
 
+class RenamedKeyWarning(UserWarning):
+    """A saved configuration holds a key by an old name; it was read under the new one."""
+
+
 def first_line(error: BaseException) -> str:
     """The first line of an error's message, or its class where it says nothing."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -65,16 +65,26 @@ def write_json(path: Path, value: object) -> None:
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
-def free_folder(wanted: Path) -> Path:
-    """`wanted` where nothing has that name, else ``wanted-2``, ``wanted-3`` and so on."""
-    folder, number = wanted, 2
-    while folder.exists():
-        folder, number = wanted.with_name(f"{wanted.name}-{number}"), number + 1
-    return folder
+def free_path(wanted: Path, *, suffix: str = "") -> Path:
+    """`wanted` where nothing has that name, else ``wanted-2``, ``wanted-3`` and so on.
+
+    Args:
+        wanted: a folder or file.
+        suffix: the end of its name that stays behind the number.
+    """
+    path, number = wanted, 2
+    while path.exists():
+        name = f"{wanted.name.removesuffix(suffix)}-{number}{suffix}"
+        path, number = wanted.with_name(name), number + 1
+    return path
 
 
-def require_free(target: Path) -> None:
+def require_free(target: Path, *, replaceable: bool = False) -> None:
     """Refuse a target that is a file or a folder with something in it; nothing is created.
+
+    Args:
+        target: the folder to write to.
+        replaceable: whether ``--overwrite`` would allow it, for the message.
 
     Raises:
         UsageError: it is.
@@ -82,7 +92,8 @@ def require_free(target: Path) -> None:
     if target.exists() and not target.is_dir():
         raise UsageError(f"{target}: the output must be a folder, this is a file")
     if target.is_dir() and any(target.iterdir()):
-        raise UsageError(f"{target} already holds files; name a new or empty folder")
+        choice = ", or pass --overwrite" if replaceable else ""
+        raise UsageError(f"{target} already holds files; name a new or empty folder{choice}")
 
 
 def make_folder(folder: Path) -> None:
@@ -97,7 +108,7 @@ def make_folder(folder: Path) -> None:
         raise OculoxError(f"{folder}: the folder cannot be made ({error.strerror})") from error
 
 
-@contextmanager
+@contextlib.contextmanager
 def new_folder(target: Path) -> Iterator[Path]:
     """A temporary folder beside `target` whose entries move there when the block succeeds.
 
@@ -111,20 +122,27 @@ def new_folder(target: Path) -> Iterator[Path]:
         move_entries(scratch, target)
 
 
-@contextmanager
+@contextlib.contextmanager
 def scratch_beside(target: Path) -> Iterator[Path]:
     """A temporary folder on the same disk as `target`, removed at the end.
+
+    Folders that were made for it and stay empty, because the block failed, are removed too.
 
     Raises:
         OculoxError: the disk refuses, here or inside the block.
     """
     target = target.expanduser().absolute()
+    made = [folder for folder in target.parents if not folder.exists()]
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as scratch:
             yield Path(scratch)
     except OSError as error:
         raise OculoxError(f"{target}: could not be written ({_reason(error)})") from error
+    finally:
+        with contextlib.suppress(OSError):
+            for folder in made:
+                folder.rmdir()
 
 
 def move_entries(source: Path, target: Path) -> None:

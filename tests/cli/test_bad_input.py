@@ -329,7 +329,6 @@ def test_weights_for_another_class_count_in_evaluation(oculox, three_classes_pt,
     [
         ((), 2, "name the data to evaluate on"),
         (("--data", "{tmp}/none"), 1, "is no folder"),
-        (("--data", "{data}", "--split", "test"), 2, "split must be train or val"),
         (("--data", "{data}", "--imgsz", 100), 2, "multiples of 32"),
         (("--data", "{data}", "--imgsz", 0), 2, "multiples of 32"),
         (("--data", "{data}", "--device", ABSENT), 2, ABSENT),
@@ -337,8 +336,8 @@ def test_weights_for_another_class_count_in_evaluation(oculox, three_classes_pt,
         (("--data", "{data}", "--backend", "caffe"), 2, "'caffe'"),
         (("--data", "{data}/" + VAL), 1, "4 of 4 images"),
         (("--data", "{data}/" + VAL, "--images", "{tmp}/none"), 1, "none"),
-        (("--data", "{data}", "--json", "{data}/x.json/y"), 1, "could not be written"),
-        (("--data", "{data}", "--json", "{data}"), 1, "could not be written"),
+        (("--data", "{data}", "--detections", "{data}/x.json/y"), 1, "could not be written"),
+        (("--data", "{data}", "--detections", "{data}"), 1, "could not be written"),
     ],
 )
 def test_evaluation_refuses(oculox, eager_pt, data, tmp_path, words, code, message):
@@ -376,8 +375,8 @@ def test_evaluation_meets_a_truncated_image(oculox, eager_pt, data, workers):
         (("{image}",), ("--device", ABSENT), 2, ABSENT),
         (("{image}",), ("--backend", "caffe"), 2, "'caffe'"),
         (("{image}",), ("--output", "{tmp}/notes.txt"), 2, "must be a folder"),
-        (("{image}",), ("--output", "{tmp}"), 2, "is not empty"),
-        (("{image}",), ("--output", "{tmp}/notes.txt/x"), 1, "cannot make the folder"),
+        (("{image}",), ("--output", "{tmp}"), 2, "or pass --overwrite"),
+        (("{image}",), ("--output", "{tmp}/notes.txt/x"), 1, "the folder cannot be made"),
     ],
 )
 def test_prediction_refuses(oculox, eager_pt, data, tmp_path, sources, words, code, message):
@@ -414,6 +413,7 @@ def test_prediction_goes_on_past_a_truncated_image(oculox, eager_pt, data, tmp_p
         ("eval",),
         ("eval", "x.pt", "--conf", "2"),
         ("eval", "x.pt", "--precision", "int8"),
+        ("eval", "x.pt", "--split", "test"),
         ("eval", "x.pt", "--batch", "0"),
         ("eval", "x.pt", "--workers", "-1"),
         ("predict", "x.pt"),

@@ -71,7 +71,7 @@ def test_only_some_classes(predict, images, tmp_path, classes, names):
 
 def test_overwriting_has_to_be_allowed(predict, images, tmp_path):
     predict(images[0])
-    assert "not empty" in predict(images[1], code=2).error
+    assert "pass --overwrite" in predict(images[1], code=2).error
     assert entries(tmp_path / "out")[0]["source"] == str(images[0])
     predict(images[1], "--overwrite")
     assert entries(tmp_path / "out")[0]["source"] == str(images[1])

@@ -16,7 +16,7 @@ from oculox.config import (
     load_config,
     recipe_names,
 )
-from oculox.errors import ConfigError
+from oculox.errors import ConfigError, RenamedKeyWarning
 
 fractions = st.floats(0, 1)
 sizes = st.integers(1, 30).map(lambda n: 32 * n)
@@ -307,3 +307,38 @@ def test_loading_does_not_change_its_arguments():
     load_config("yolox-s", overrides)
     assert overrides == ["train.batch=8"]
     assert load_config("yolox-s").train.batch == 64
+
+
+OLD_NAMES = {"eval.nms": 0.5, "eval.max_detections": 77, "train.no_aug_epochs": 3}
+
+
+def old_tree():
+    tree = {}
+    for key, value in OLD_NAMES.items():
+        section, leaf = key.split(".")
+        tree.setdefault(section, {})[leaf] = value
+    return tree
+
+
+def test_saved_configurations_with_old_names_are_read(tmp_path):
+    with pytest.warns(RenamedKeyWarning) as told:
+        config = config_from_dict(old_tree(), where="last.pt")
+    assert (config.eval.iou, config.eval.max_det, config.train.tail_epochs) == (0.5, 77, 3)
+    assert "last.pt: 'eval.nms' is called 'eval.iou' now" in [str(w.message) for w in told]
+    path = tmp_path / "old.yaml"
+    path.write_text("extends: yolox-s\neval: {nms: 0.5}\n")
+    with pytest.warns(RenamedKeyWarning, match="old.yaml: 'eval.nms' is called 'eval.iou' now"):
+        assert load_config(path, ["eval.conf=0.2"]).eval.iou == 0.5
+    with pytest.warns(RenamedKeyWarning):
+        assert load_config(path, ["eval.iou=0.4"]).eval.iou == 0.4
+
+
+def test_a_key_by_both_names_is_refused():
+    with pytest.raises(ConfigError, match=r"unknown key 'eval.nms'"):
+        config_from_dict({"eval": {"nms": 0.5, "iou": 0.6}}, where="x")
+
+
+@pytest.mark.parametrize("key", OLD_NAMES)
+def test_an_override_with_an_old_name_is_refused(key):
+    with pytest.raises(ConfigError, match=f"'{key}' is called '(eval|train).* now"):
+        load_config("yolox-s", [f"{key}=1"])

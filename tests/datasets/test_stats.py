@@ -16,7 +16,7 @@ def make(
     *,
     hw: tuple[int, int] = (480, 640),
     images: int = 3,
-    input_size: int = 640,
+    input_hw: tuple[int, int] = (640, 640),
 ) -> SplitStats:
     return split_stats(
         ["cat", "dog"],
@@ -24,13 +24,13 @@ def make(
         boxes=np.array(boxes, np.float32).reshape(-1, 4),
         labels=np.array(labels, np.int64),
         owners=np.array(owners, np.int64),
-        input_size=input_size,
+        input_hw=input_hw,
     )
 
 
 def test_counts_and_measures() -> None:
     boxes = [(0, 0, 31, 32), (0, 0, 32, 32), (0, 0, 96, 95), (0, 0, 96, 96), (0, 0, 4, 200)]
-    stats = make(boxes, [0, 0, 1, 0, 0], [0, 0, 0, 2, 2], input_size=320)
+    stats = make(boxes, [0, 0, 1, 0, 0], [0, 0, 0, 2, 2], input_hw=(320, 320))
     assert (stats.images, stats.objects, stats.backgrounds) == (3, 5, 1)
     assert stats.per_class == {"cat": 4, "dog": 1}
     assert stats.images_per_class == {"cat": 2, "dog": 1}
@@ -78,7 +78,7 @@ def test_index_stats_agree_with_the_file(tmp_path: Path) -> None:
     summary = write_demo(tmp_path / "d", train=25, val=1, size=(96, 72))
     path = tmp_path / "d/annotations/instances_train2017.json"
     coco = json.loads(path.read_text())
-    stats = index_stats(load_coco(path, tmp_path / "d/train2017"), input_size=96)
+    stats = index_stats(load_coco(path, tmp_path / "d/train2017"), input_hw=(96, 96))
     assert (stats.images, stats.objects) == (25, summary.train_objects)
     assert stats.backgrounds == 25 - len({a["image_id"] for a in coco["annotations"]})
     names = {c["id"]: c["name"] for c in coco["categories"]}

@@ -1,6 +1,7 @@
 """``oculox export`` from the command line."""
 
 import json
+import shutil
 
 import pytest
 
@@ -27,14 +28,28 @@ def test_json_and_ap(lively_pt, tiny_data, tmp_path, capsys):
     assert abs(report["ap"]["checkpoint"] - report["ap"]["exported"]) <= 0.002
 
 
+def test_a_new_file_each_time(lively_pt, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(lively_pt, "mine.pt")
+    words = ["export", "mine.pt", "--format", "torchscript", "--json"]
+    for file in ("mine.torchscript", "mine-2.torchscript"):
+        assert main(words) == 0
+        assert json.loads(capsys.readouterr().out)["files"] == [file]
+    path = tmp_path / "mine.torchscript"
+    before = path.stat().st_mtime_ns
+    assert main([*words, "--output", str(path)]) == 2
+    assert "--overwrite" in capsys.readouterr().err
+    assert path.stat().st_mtime_ns == before
+    assert main([*words, "--output", str(path), "--overwrite"]) == 0
+    assert path.stat().st_mtime_ns > before
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (["--format", "onxx"], "did you mean 'onnx'"),
-        (["--format", "onnx", "--half", "--int8"], "exclude each other"),
-        (["--format", "onnx", "--int8"], "--calib"),
-        (["--format", "onnx", "--batch", "many"], "--batch takes a number or dynamic"),
-        (["--format", "onnx", "--imgsz", "big"], "--imgsz takes"),
+        (["--format", "onnx", "--precision", "int8"], "--calib"),
+        (["--format", "onnx", "--batch", "0"], "batch must be at least 1"),
         (["--format", "onnx", "--output", "x.xml"], "ends in .onnx"),
     ],
 )
@@ -45,16 +60,30 @@ def test_wrong_usage_is_one_line_and_exit_code_2(words, message, lively_pt, caps
     assert error.count("\n") == 1
 
 
-def test_benchmark_prints_a_table_and_writes_json_and_plot(lively_pt, tmp_path, capsys):
-    target, plot = tmp_path / "b.json", tmp_path / "b.png"
-    words = ["--formats", "torch,torchscript", "--images", "2"]
-    files = ["--json", str(target), "--plot", str(plot)]
-    assert main(["benchmark", str(lively_pt), *words, *files]) == 0
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--batch", "many"], "expected a number or dynamic, got 'many'"),
+        (["--imgsz", "big"], "expected a number or height,width, got 'big'"),
+        (["--imgsz", "1,2,3"], "expected a number or height,width"),
+        (["--precision", "bf16"], "--precision"),
+    ],
+)
+def test_options_that_do_not_parse(words, message, lively_pt, capsys):
+    assert main(["export", str(lively_pt), "--format", "onnx", *words]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_benchmark_prints_a_table_or_json_and_draws(lively_pt, tmp_path, capsys):
+    plot = tmp_path / "b.png"
+    words = ["--formats", "torch,torchscript", "--samples", "2"]
+    assert main(["benchmark", str(lively_pt), *words]) == 0
     assert "| torchscript |" in capsys.readouterr().out
-    assert len(json.loads(target.read_text())["measurements"]) == 2
+    assert main(["benchmark", str(lively_pt), *words, "--json", "--plot", str(plot)]) == 0
+    assert len(json.loads(capsys.readouterr().out)["measurements"]) == 2
     assert plot.read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_benchmark_without_a_result_fails(lively_pt, capsys):
-    assert main(["benchmark", str(lively_pt), "--formats", "pt2-int8", "--images", "1"]) == 1
+    assert main(["benchmark", str(lively_pt), "--formats", "pt2-int8", "--samples", "1"]) == 1
     assert "not measured" in capsys.readouterr().out

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+
+from oculox.distributed.launch import is_main_process
+
+if TYPE_CHECKING:
+    from oculox.types import Progress
 
 
 def say(text: str = "") -> None:
@@ -31,32 +27,45 @@ def note(text: str) -> None:
 
 def print_json(value: Any) -> None:
     """JSON on standard output."""
+    import json
+
     typer.echo(json.dumps(value, indent=1, ensure_ascii=False))
 
 
+def milliseconds(stages: dict[str, float]) -> str:
+    """``decode 1.2, network 30.4``."""
+    return ", ".join(f"{name} {value:.1f}" for name, value in stages.items())
+
+
 @contextmanager
-def progress_bar(title: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on standard error while the block runs, on terminals only.
+def progress_bar(title: str, *, in_bytes: bool = False) -> Iterator[Progress]:
+    """A bar with the remaining time on standard error; nothing where that is no terminal.
+
+    Args:
+        title: what is being done.
+        in_bytes: show sizes and speed in place of counts.
 
     Yields:
-        A function to call with how much is done and how much there is.
+        A function to call with how much is done and how much there is, None where unknown.
     """
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield _ignore
+    if not sys.stderr.isatty() or not is_main_process():
+        yield lambda done, total: None
         return
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("ETA"),
-        TimeRemainingColumn(),
+    from rich import progress as rich
+    from rich.console import Console
+
+    amount = (
+        (rich.DownloadColumn(), rich.TransferSpeedColumn())
+        if in_bytes
+        else (rich.MofNCompleteColumn(), rich.TimeElapsedColumn())
     )
-    with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task(title, total=None)
-        yield lambda done, total: progress.update(task, completed=done, total=total)
-
-
-def _ignore(done: int, total: int) -> None:
-    del done, total
+    columns = (
+        rich.TextColumn("{task.description}"),
+        rich.BarColumn(),
+        *amount,
+        rich.TextColumn("ETA"),
+        rich.TimeRemainingColumn(),
+    )
+    with rich.Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(title, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

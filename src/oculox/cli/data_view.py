@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from oculox.data.coco import Split
 from oculox.data.faults import Fault, Severity, count_faults
 from oculox.datasets.check import CheckReport
 from oculox.datasets.clean import CleanSummary
@@ -18,8 +19,9 @@ from oculox.datasets.stats import SizeHistogram, SplitStats, Spread
 _COLORS: dict[Severity, str] = {"error": "red", "warning": "yellow", "info": "cyan"}
 
 
-def show_check(console: Console, report: CheckReport, *, limit: int) -> None:
-    """The check's findings: metrics of each split, faults by kind, and a verdict."""
+def show_check(report: CheckReport, *, limit: int) -> None:
+    """The check's findings: counts of each split, faults by kind, and the result."""
+    console = Console()
     for name, checked in report.splits.items():
         stats = checked.stats
         sizes = stats.sizes
@@ -30,17 +32,17 @@ def show_check(console: Console, report: CheckReport, *, limit: int) -> None:
             f"{sizes.small} small, {sizes.medium} medium, {sizes.large} large",
         )
     _class_table(console, {name: checked.stats for name, checked in report.splits.items()})
-    show_faults(console, report.faults, limit=limit)
+    _show_faults(console, report.faults, limit=limit)
     tally = [
         f"{n} {severity}{'s' if n != 1 and severity != 'info' else ''}"
         for severity in _COLORS
         if (n := sum(f.severity == severity for f in report.faults))
     ]
-    verdict = "[green]sound[/green]" if report.ok else "[red]not sound[/red]"
-    _say(console, f"{verdict}: {', '.join(tally) if tally else 'nothing found'}")
+    result = "[green]usable[/green]" if report.ok else "[red]not usable[/red]"
+    _say(console, f"{result}: {', '.join(tally) if tally else 'nothing wrong'}")
 
 
-def show_faults(console: Console, faults: Sequence[Fault], *, limit: int) -> None:
+def _show_faults(console: Console, faults: Sequence[Fault], *, limit: int) -> None:
     """Faults by kind, errors first, at most `limit` of each kind."""
     for severity, color in _COLORS.items():
         chosen = [f for f in faults if f.severity == severity]
@@ -52,9 +54,10 @@ def show_faults(console: Console, faults: Sequence[Fault], *, limit: int) -> Non
                 _say(console, f"  ... and {count - limit} more (--show N, --json for all)")
 
 
-def show_conversion(console: Console, summary: ConvertSummary, *, limit: int) -> None:
+def show_conversion(summary: ConvertSummary, *, limit: int) -> None:
     """What a conversion wrote and left out."""
-    show_faults(console, summary.faults, limit=limit)
+    console = Console()
+    _show_faults(console, summary.faults, limit=limit)
     parts = [
         f"{split} {count} images, {summary.objects[split]} objects"
         for split, count in summary.images.items()
@@ -64,9 +67,14 @@ def show_conversion(console: Console, summary: ConvertSummary, *, limit: int) ->
 
 
 def show_clean(
-    console: Console, target: Path, summaries: Mapping[str, CleanSummary], again: CheckReport
+    target: Path,
+    summaries: Mapping[str, CleanSummary],
+    again: CheckReport,
+    *,
+    on_error_stream: bool,
 ) -> None:
     """What the clean copy holds and what was done to get it."""
+    console = Console(stderr=on_error_stream)
     for split, s in summaries.items():
         done = {
             "images dropped": s.dropped_images,
@@ -85,16 +93,18 @@ def show_clean(
     if not again.ok:
         errors = [f for f in again.faults if f.severity == "error"]
         _say(console, "[red]the copy still has errors[/red]")
-        show_faults(console, errors, limit=10)
+        _show_faults(console, errors, limit=10)
 
 
-def show_stats(console: Console, found: Mapping[str, SplitStats]) -> None:
-    """Metrics of every split side by side, then classes and advice."""
+def show_stats(found: Mapping[Split, SplitStats]) -> None:
+    """Counts and sizes of every split side by side, then classes and advice."""
+    console = Console()
     table = Table(title="Images and objects")
     table.add_column("", no_wrap=True)
     for name in found:
         table.add_column(name, justify="right")
-    size = next(iter(found.values())).input_size
+    height, width = next(iter(found.values())).input_hw
+    size = str(height) if height == width else f"{height} x {width}"
     rows: list[tuple[str, Iterable[str]]] = [
         ("images", (str(s.images) for s in found.values())),
         ("without objects", (str(s.backgrounds) for s in found.values())),
@@ -116,7 +126,7 @@ def show_stats(console: Console, found: Mapping[str, SplitStats]) -> None:
             _say(console, f"{name}: {escape(hint)}")
 
 
-def _class_table(console: Console, found: Mapping[str, SplitStats]) -> None:
+def _class_table(console: Console, found: Mapping[Split, SplitStats]) -> None:
     table = Table()
     table.add_column("class")
     for split in found:

@@ -1,4 +1,4 @@
-"""``oculox demo``: the whole job on the built-in data set."""
+"""``oculox demo``: the whole job on the built-in dataset."""
 
 from __future__ import annotations
 
@@ -8,17 +8,8 @@ from typing import Annotated
 
 import typer
 
-from oculox.api import Detector, train
-from oculox.cli.console import say
-from oculox.data.coco import load_coco
-from oculox.data.image import read_image
-from oculox.datasets.demo.dataset import write_demo
-from oculox.draw import contact_sheet
-from oculox.errors import UsageError
-from oculox.evaluation.metrics import metrics_table
-from oculox.predict.folder import write_image
-from oculox.weights.checkpoint import save_safetensors
-from oculox.weights.load import load_weights
+from oculox.cli import options as o
+from oculox.cli.console import note, print_json, say
 
 # Chosen for two CPU cores and a few minutes: a small input, mild augmentation, a high rate (with
 # clipping to bear it) and the L1 term from the start. Real data wants the recipe as it is.
@@ -42,41 +33,60 @@ IMAGES = 12
 
 
 def demo(
-    output: Annotated[Path, typer.Option(help="Folder for data, run and images.")] = Path(
-        "demo-run"
-    ),
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace an earlier demo there.")
-    ] = False,
+    output: Annotated[
+        Path | None,
+        typer.Option(help="Folder for data, run and images; a new demo-run by default."),
+    ] = None,
+    overwrite: o.Overwrite = False,
+    json: o.Json = False,
 ) -> None:
-    """Render a data set, train yolox-nano on it from scratch, evaluate and use the result."""
-    if output.exists():
-        if not (overwrite and (output / "data" / "annotations").is_dir()):
-            raise UsageError(f"{output}: exists; name another --output or allow --overwrite")
-        shutil.rmtree(output)
-    data, run = output / "data", output / "run"
-    say("1/4 rendering the demo data set")
-    write_demo(data)
-    say("2/4 training yolox-nano from scratch")
-    summary = train("yolox-nano", f"data.root={data}", *SETTINGS, output=run)
+    """Train and use a detector on a rendered dataset.
 
-    say("3/4 evaluating the best checkpoint")
+    Renders images, trains yolox-nano on them from scratch, evaluates it and draws what it finds.
+    """
+    from oculox.api import Detector, train
+    from oculox.config.schema import DataConfig
+    from oculox.data.coco import load_split
+    from oculox.data.image import read_image
+    from oculox.datasets.demo.dataset import write_demo
+    from oculox.draw import contact_sheet
+    from oculox.files import free_path, require_free
+    from oculox.predict.folder import write_image
+    from oculox.weights.checkpoint import save_safetensors
+    from oculox.weights.load import load_weights
+
+    if output is None:
+        output = free_path(Path("demo-run"))
+    elif overwrite and (output / "data" / "annotations").is_dir():
+        shutil.rmtree(output)
+    else:
+        require_free(output, replaceable=not overwrite)
+    data = output / "data"
+    note("1/4 rendering the demo dataset")
+    write_demo(data)
+    note("2/4 training yolox-nano from scratch")
+    summary = train("yolox-nano", f"data.root={data}", *SETTINGS, output=output / "run")
+
+    note("3/4 evaluating the best checkpoint")
     exported = output / "demo-nano.safetensors"
     save_safetensors(exported, load_weights(summary.best))
     detector = Detector(exported)
-    result = detector.evaluate(data)
-    say(metrics_table(result.metrics.as_dict()))
+    metrics = detector.evaluate(data).metrics
 
-    say("4/4 drawing what it finds")
+    note("4/4 drawing what it finds")
     sheet = output / "detections.jpg"
-    annotations = data / "annotations" / "instances_val2017.json"
-    index = load_coco(annotations, data / "val2017")
+    index = load_split(DataConfig(root=data), "val")
     images = [read_image(index.image_path(i)) for i in range(min(IMAGES, len(index)))]
     drawn = [d.draw(image) for d, image in zip(detector(images), images, strict=True)]
     write_image(sheet, contact_sheet(drawn))
+    if json:
+        paths = {"weights": exported, "detections": sheet, "run": summary.output, "data": data}
+        print_json({"metrics": metrics.as_dict()} | {k: str(path) for k, path in paths.items()})
+        return
+    say(metrics.table())
     say()
-    say(f"AP50 {result.metrics.ap50:.3f}, AP {result.metrics.ap:.3f}")
+    say(f"AP50 {metrics.ap50:.3f}, AP {metrics.ap:.3f}")
     say(f"weights      {exported}")
     say(f"detections   {sheet}")
-    say(f"run          {run}")
-    say(f"next         oculox predict {exported} {data / 'val2017'} --output {output / 'found'}")
+    say(f"run          {summary.output}")
+    say(f"next         oculox predict {exported} {data / 'val2017'}")

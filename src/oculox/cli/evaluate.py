@@ -2,130 +2,110 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+import dataclasses
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from oculox.api import Detector
-from oculox.cli.console import note, print_json, progress_bar, say
-from oculox.config.schema import Precision
-from oculox.distributed.devices import open_processes
-from oculox.distributed.launch import is_launched, launch
-from oculox.evaluation.evaluate import Evaluation
-from oculox.files import write_json
+from oculox.cli import options as o
+from oculox.cli.console import (
+    milliseconds,
+    note,
+    print_json,
+    progress_bar,
+    say,
+)
 
-Model = Annotated[Path, typer.Argument(metavar="WEIGHTS", help="A checkpoint or exported model.")]
-Conf = Annotated[float, typer.Option(min=0, max=1, help="Lowest score kept.")]
-Iou = Annotated[float, typer.Option(min=0, max=1, help="IoU above which the weaker box goes.")]
-ImageSize = Annotated[
-    int | None, typer.Option("--imgsz", help="Input size; the model's own by default.")
-]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps or npu.")]
-PrecisionOption = Annotated[Precision, typer.Option(help="Of the network, for PyTorch weights.")]
-BackendName = Annotated[
-    str | None,
-    typer.Option("--backend", help="For checkpoints: torch, onnx, openvino or auto (fastest)."),
-]
+if TYPE_CHECKING:
+    from oculox.evaluation.evaluate import Evaluation
 
 
 def evaluate(
     context: typer.Context,
-    weights: Model,
-    data: Annotated[
-        Path | None,
-        typer.Option(help="Data set folder or COCO JSON; the run's own data by default."),
-    ] = None,
-    images: Annotated[
-        Path | None, typer.Option(help="Folder of the images, when --data is a JSON file.")
-    ] = None,
-    split: Annotated[str, typer.Option(help="val or train, when --data is a folder.")] = "val",
-    conf: Conf = 0.01,
-    iou: Iou = 0.65,
-    imgsz: ImageSize = None,
-    batch: Annotated[int, typer.Option(min=1, help="Images at once.")] = 8,
-    workers: Annotated[int, typer.Option(min=0, help="Loader processes.")] = 1,
-    device: Device = "auto",
-    precision: PrecisionOption = "fp32",
-    backend: BackendName = None,
-    devices: Annotated[
-        int, typer.Option(min=1, help="Processes that share the images, one for each device.")
-    ] = 1,
-    json: Annotated[
-        Path | None, typer.Option("--json", help="Write all metrics there; '-' prints them.")
-    ] = None,
+    weights: o.Model,
+    data: o.Data = None,
+    images: o.Images = None,
+    split: Annotated[
+        Literal["val", "train", "test"], typer.Option(help="Which split of a dataset folder.")
+    ] = "val",
+    conf: o.Conf = 0.01,
+    iou: o.Iou = 0.65,
+    max_det: o.MaxDet = 1000,
+    agnostic_nms: o.AgnosticNms = False,
+    imgsz: o.ImageSize = None,
+    batch: o.Batch = 8,
+    workers: o.Workers = 1,
+    device: o.Device = "auto",
+    precision: o.Precision = "fp32",
+    backend: o.Backend = None,
+    devices: o.Devices = 1,
+    json: o.Json = False,
     detections: Annotated[
-        Path | None, typer.Option(help="Write all detections there, in COCO's format.")
+        Path | None, typer.Option(help="Write all detections to this file, in COCO's format.")
     ] = None,
 ) -> None:
-    """Evaluate a model: the 12 COCO metrics, AP and AR of every class, speed by stage."""
+    """Measure the COCO metrics of a model on a dataset.
+
+    Prints the 12 COCO metrics, AP and AR of every class and the speed by stage. Without --data
+    a checkpoint is measured on the validation split of its own run.
+    """
+    from oculox import api
+    from oculox.distributed.launch import is_launched, is_main_process, launch
+    from oculox.files import write_json
+
     if devices > 1 and not is_launched():
         raise typer.Exit(launch(context.obj, processes=devices))
-    with ExitStack() as stack:
-        processes = stack.enter_context(open_processes(device))
-        progress = stack.enter_context(progress_bar("evaluating"))
-        detector = Detector(
-            weights, device=processes.device, precision=precision, backend=backend, imgsz=imgsz
-        )
-        if backend == "auto" and processes.rank == 0:
-            note(f"backend: {detector.backend.kind}, the fastest one installed")
-        result = detector.evaluate(
+    with progress_bar("evaluating") as progress:
+        result = api.evaluate(
+            weights,
             data,
             images=images,
             split=split,
             conf=conf,
             iou=iou,
+            max_det=max_det,
+            agnostic_nms=agnostic_nms,
+            imgsz=imgsz,
             batch=batch,
             workers=workers,
-            rank=processes.rank,
-            world_size=processes.world_size,
-            gather=processes.gather,
+            device=device,
+            precision=precision,
+            backend=backend,
             progress=progress,
         )
-    if processes.rank > 0:
+    if not is_main_process():
         return
     if detections is not None:
         write_json(detections, result.results)
         note(f"{len(result.results)} detections in {detections}")
-    if json is not None and str(json) == "-":
-        print_json(_as_json(result))
-        return
-    _say(result)
-    if json is not None:
-        write_json(json, _as_json(result))
-        note(f"metrics in {json}")
+    for text in result.notes:
+        note(f"note: {text}")
+    if json:
+        print_json(_as_dict(result))
+    else:
+        _say(result)
 
 
 def _say(result: Evaluation) -> None:
-    for text in result.notes:
-        note(text)
     say(result.metrics.table())
     say()
     say(result.metrics.class_table())
     say()
-    stages = ", ".join(f"{name} {value:.1f}" for name, value in result.times.milliseconds().items())
-    say(f"{result.images} images, {result.images_per_second:.1f} a second; ms each: {stages}")
+    stages = milliseconds(result.times.milliseconds())
+    say(f"{result.images} images, {result.images_per_second:.1f} images/s; ms per image: {stages}")
 
 
-def _as_json(result: Evaluation) -> dict[str, object]:
+def _as_dict(result: Evaluation) -> dict[str, Any]:
     metrics = result.metrics
+    classes = []
+    for one in metrics.classes:
+        row = dataclasses.asdict(one)
+        del row["category_id"]
+        classes.append({**row, "score": row.pop("confidence")})
     return {
         "metrics": metrics.as_dict(),
-        "classes": [
-            {
-                "name": c.name,
-                "objects": c.objects,
-                "ap": c.ap,
-                "ap50": c.ap50,
-                "ar": c.ar,
-                "precision": c.precision,
-                "recall": c.recall,
-                "f1": c.f1,
-                "score": c.confidence,
-            }
-            for c in metrics.classes
-        ],
+        "classes": classes,
         "confusion": metrics.confusion.tolist(),
         "images": result.images,
         "images_per_second": result.images_per_second,

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-import typer
-
-from oculox.api import list_models
+from oculox.cli import options as o
 from oculox.cli.console import print_json, say
 from oculox.cli.train import Overrides, Recipe
-from oculox.config import config_to_dict, config_to_yaml, load_config
-
-JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
-def config(recipe: Recipe, overrides: Overrides = None, json: JsonFlag = False) -> None:
-    """Print the whole resolved configuration; redirect it to a file to keep it as a recipe."""
+def config(recipe: Recipe, overrides: Overrides = None, json: o.Json = False) -> None:
+    """Print the whole configuration of a recipe.
+
+    Redirect it to a file to keep it; `oculox train` takes that file in place of a recipe.
+    """
+    from oculox.config import config_to_dict, config_to_yaml, load_config
+
     resolved = load_config(recipe, overrides or ())
     if json:
         print_json(config_to_dict(resolved))
@@ -23,8 +21,10 @@ def config(recipe: Recipe, overrides: Overrides = None, json: JsonFlag = False) 
         say(config_to_yaml(resolved).rstrip())
 
 
-def models(json: JsonFlag = False) -> None:
-    """List the networks: parameters, FLOPs, input size and published AP."""
+def models(json: o.Json = False) -> None:
+    """List the networks with their cost and published AP."""
+    from oculox.api import list_models
+
     rows = list_models()
     if json:
         print_json(rows)

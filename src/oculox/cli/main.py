@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -19,8 +20,8 @@ from oculox.cli.export import export
 from oculox.cli.info import config, models
 from oculox.cli.predict import predict
 from oculox.cli.train import train
-from oculox.distributed.launch import is_launched, one_report
-from oculox.errors import OculoxError
+from oculox.distributed.launch import is_launched, is_main_process, one_report
+from oculox.errors import OculoxError, RenamedKeyWarning
 from oculox.version import __version__
 
 
@@ -42,7 +43,6 @@ app = typer.Typer(
     cls=_Commands,
     help="Train, evaluate and use YOLOX detectors on your own COCO-format data.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
@@ -87,17 +87,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     try:
         words = list(sys.argv[1:] if arguments is None else arguments)
-        # Commands that start several processes of themselves need their own words.
-        with one_report():
+        with one_report(), warnings.catch_warnings():
+            warnings.simplefilter("default" if is_main_process() else "ignore", RenamedKeyWarning)
+            warnings.showwarning = _show_warning  # type: ignore[assignment]
+            # Commands that start several processes of themselves need their own words.
             app(args=words, prog_name="oculox", obj=words)
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     except OculoxError as error:
-        process = os.environ.get("RANK", "0")
-        who = f" (process {process})" if process != "0" else ""
+        who = "" if is_main_process() else f" (process {os.environ['RANK']})"
         print(f"error{who}: {error}", file=sys.stderr)  # noqa: T201 - the command line's voice
         return error.exit_code
     return 0
+
+
+def _show_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: Any
+) -> None:
+    """Our own warnings are notes for people; those of libraries look as Python shows them."""
+    if issubclass(category, RenamedKeyWarning):
+        note(f"note: {message}")
+    else:
+        note(warnings.formatwarning(message, category, filename, lineno))
 
 
 def run() -> None:

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from oculox.api import Detector
-from oculox.cli.console import note, print_json, progress_bar, say
-from oculox.cli.evaluate import BackendName, Conf, Device, ImageSize, Iou, Model, PrecisionOption
-from oculox.predict.folder import PREDICTIONS, PredictSummary, predict_to_folder
-from oculox.predict.sources import find_sources
+from oculox.cli import options as o
+from oculox.cli.console import milliseconds, note, print_json, progress_bar, say
+
+if TYPE_CHECKING:
+    from oculox.predict.folder import PredictSummary
 
 
 def predict(
-    weights: Model,
+    weights: o.Model,
     sources: Annotated[
         list[str],
         typer.Argument(
@@ -23,40 +23,46 @@ def predict(
             help="Images, folders, patterns, videos, a camera's number or '-' (stdin).",
         ),
     ],
-    output: Annotated[Path, typer.Option(help="Folder for what is written.")] = Path(
-        "runs/predict"
-    ),
-    conf: Conf = 0.3,
-    iou: Iou = 0.45,
-    classes: Annotated[
-        str | None, typer.Option(help="Only these classes: names or numbers, comma-separated.")
+    output: Annotated[
+        Path | None, typer.Option(help="Folder to write to; a new runs/predict by default.")
     ] = None,
-    imgsz: ImageSize = None,
-    batch: Annotated[int, typer.Option(min=1, help="Images at once.")] = 1,
-    device: Device = "auto",
-    precision: PrecisionOption = "fp32",
-    backend: BackendName = None,
+    conf: o.Conf = 0.3,
+    iou: o.Iou = 0.45,
+    max_det: o.MaxDet = 1000,
+    classes: o.Classes = None,
+    agnostic_nms: o.AgnosticNms = False,
+    imgsz: o.ImageSize = None,
+    batch: o.Batch = 1,
+    device: o.Device = "auto",
+    precision: o.Precision = "fp32",
+    backend: o.Backend = None,
     recursive: Annotated[
         bool, typer.Option("--recursive", help="Look into folders of folders.")
     ] = False,
     no_draw: Annotated[bool, typer.Option("--no-draw", help="Write no annotated images.")] = False,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Allow an output folder that is not empty.")
-    ] = False,
+    overwrite: o.Overwrite = False,
     max_frames: Annotated[
         int | None, typer.Option(min=1, help="Most frames of a video or camera.")
     ] = None,
-    json: Annotated[
-        bool, typer.Option("--json", help="Print a JSON summary instead of text.")
-    ] = False,
+    json: o.Json = False,
 ) -> None:
-    """Find objects in images and videos; write annotated copies and a JSON file."""
+    """Find objects in images and videos.
+
+    Writes annotated copies and predictions.json; videos become videos and JSON lines.
+    """
+    from oculox.api import Detector
+    from oculox.files import free_path
+    from oculox.predict.folder import predict_to_folder
+    from oculox.predict.sources import find_sources
+
     found = find_sources(sources, recursive=recursive)
     detector = Detector(
         weights,
         conf=conf,
         iou=iou,
-        classes=None if classes is None else [c.strip() for c in classes.split(",")],
+        max_det=max_det,
+        classes=o.split_names(classes),
+        agnostic_nms=agnostic_nms,
         imgsz=imgsz,
         device=device,
         precision=precision,
@@ -64,12 +70,12 @@ def predict(
         batch=batch,
     )
     if backend == "auto":
-        note(f"backend: {detector.backend.kind}, the fastest one installed")
+        note(f"note: backend {detector.backend.kind}, the fastest one installed")
     with progress_bar("predicting") as progress:
         summary = predict_to_folder(
             detector.pipeline,
             found,
-            output=output,
+            output=output or free_path(Path("runs/predict")),
             draw=not no_draw,
             overwrite=overwrite,
             max_frames=max_frames,
@@ -78,7 +84,7 @@ def predict(
     for skipped in summary.unreadable:
         note(f"error: {skipped.error}")
     if json:
-        print_json(_as_json(summary))
+        print_json(_as_dict(summary))
     else:
         _say(summary)
     if not summary.ok:
@@ -86,19 +92,17 @@ def predict(
 
 
 def _say(summary: PredictSummary) -> None:
-    stages = ", ".join(
-        f"{name} {value:.1f}" for name, value in summary.times.milliseconds().items()
-    )
-    say(f"{summary.images} images, {summary.detections} detections; ms each: {stages}")
-    say(f"images and {PREDICTIONS} in {summary.output}")
+    stages = milliseconds(summary.times.milliseconds())
+    say(f"{summary.images} images, {summary.detections} detections; ms per image: {stages}")
+    say(f"images and {summary.predictions.name} in {summary.output}")
     for video in summary.videos:
         say(f"{video.frames} frames of {video.source}: {video.video}, {video.predictions}")
 
 
-def _as_json(summary: PredictSummary) -> dict[str, object]:
+def _as_dict(summary: PredictSummary) -> dict[str, Any]:
     return {
         "output": str(summary.output),
-        "predictions": str(summary.output / PREDICTIONS),
+        "predictions": str(summary.predictions),
         "images": summary.images,
         "detections": summary.detections,
         "unreadable": [

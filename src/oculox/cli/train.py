@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from oculox.api import train as train_network
+from oculox.cli import options as o
 from oculox.cli.console import print_json, say
-from oculox.distributed.launch import is_launched, is_main_process, launch
-from oculox.evaluation.metrics import metrics_table
-from oculox.training.run_folder import TrainSummary, settle_config
+
+if TYPE_CHECKING:
+    from oculox.training.run_folder import TrainSummary
 
 Recipe = Annotated[
     str, typer.Argument(metavar="RECIPE", help="A recipe (see `oculox models`) or a YAML file.")
@@ -38,20 +38,23 @@ def train(
         Path | None,
         typer.Option(metavar="RUN_FOLDER", help="Go on with this run; needs no recipe."),
     ] = None,
-    devices: Annotated[
-        int, typer.Option(min=1, help="Processes, one for each device (CPU: any number).")
-    ] = 1,
-    json: Annotated[
-        bool, typer.Option("--json", help="Print the summary as JSON on standard output.")
-    ] = False,
+    devices: o.Devices = 1,
+    json: o.Json = False,
 ) -> None:
-    """Train a network; every setting of the recipe can be overridden."""
+    """Train a network on your own data.
+
+    Every setting of the recipe can be overridden; `oculox config RECIPE` prints them.
+    """
+    from oculox import api
+    from oculox.distributed.launch import is_launched, is_main_process, launch
+    from oculox.training.run_folder import settle_config
+
     words = tuple(overrides or ())
     if devices > 1 and not is_launched():
         # What is wrong with the command is said here, before processes start.
         settle_config(recipe, words, weights=weights, output=output, resume=resume)
         raise typer.Exit(launch(context.obj, processes=devices))
-    summary = train_network(
+    summary = api.train(
         recipe, *words, weights=weights, output=output, resume=resume, devices=devices
     )
     if not is_main_process():
@@ -63,6 +66,8 @@ def train(
 
 
 def _say_summary(summary: TrainSummary) -> None:
+    from oculox.evaluation.metrics import metrics_table
+
     say()
     if summary.metrics:
         say(metrics_table(summary.metrics))

@@ -3,41 +3,34 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    Progress,
-    TextColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
 
-from oculox.cli.console import note, print_json, say
-from oculox.weights.catalogue import PublishedWeights, find_published, published_weights
-from oculox.weights.convert import convert_weights, describe_weights
-from oculox.weights.download import MIRROR_VARIABLE, cache_folder, fetch_weights, source_url
-from oculox.weights.download import Progress as DownloadProgress
+from oculox.cli import options as o
+from oculox.cli.console import note, print_json, progress_bar, say
+
+if TYPE_CHECKING:
+    from oculox.weights.catalogue import PublishedWeights
 
 app = typer.Typer(
     help="Inspect, convert and fetch weights.", no_args_is_help=True, rich_markup_mode=None
 )
-JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @app.command()
 def info(
-    file: Annotated[Path, typer.Argument(help="Weights of Oculox or another project.")],
-    json: JsonFlag = False,
+    weights: Annotated[
+        Path,
+        typer.Argument(metavar="WEIGHTS", help="A file of any project, or a published name."),
+    ],
+    json: o.Json = False,
 ) -> None:
-    """Say what a weights file is: project, network, classes, preprocessing."""
-    found = describe_weights(file)
+    """Show project, network and classes of a weights file."""
+    from oculox.weights.convert import describe_weights
+
+    found = describe_weights(weights)
     if json:
         print_json(found)
         return
@@ -59,7 +52,9 @@ def info(
 
 @app.command()
 def convert(
-    source: Annotated[Path, typer.Argument(metavar="IN", help="Weights of any known project.")],
+    source: Annotated[
+        Path, typer.Argument(metavar="IN", help="A file of any project, or a published name.")
+    ],
     target: Annotated[
         Path, typer.Argument(metavar="OUT", help="Ends in .pt, .safetensors, .pth or .ckpt.")
     ],
@@ -73,9 +68,14 @@ def convert(
         ),
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT.")] = False,
-    json: JsonFlag = False,
+    json: o.Json = False,
 ) -> None:
-    """Carry weights from one project's file to another's, bit for bit."""
+    """Convert weights to the file of another project.
+
+    Tensors are carried over bit for bit.
+    """
+    from oculox.weights.convert import convert_weights
+
     done = convert_weights(
         source, target, layout=layout, adapt_input=adapt_input, overwrite=overwrite
     )
@@ -97,16 +97,19 @@ def get(
     allow_unverified: Annotated[
         bool, typer.Option("--allow-unverified", help="Accept a file without a checksum.")
     ] = False,
-    json: JsonFlag = False,
+    json: o.Json = False,
 ) -> None:
-    """Download published weights, verify them, and print where they are.
+    """Download and verify published weights.
 
-    Set OCULOX_MIRROR to fetch from a mirror (http, https or file URL of a folder), OCULOX_CACHE
-    to move the cache.
+    Prints where they are. Set OCULOX_MIRROR to fetch from a mirror (http, https or file URL of a
+    folder), OCULOX_CACHE to move the cache.
     """
+    from oculox.weights.catalogue import find_published
+    from oculox.weights.download import cache_folder, fetch_weights, source_url
+
     entry = find_published(name)
     url = source_url(entry)
-    with _download_bar(entry.filename) as progress:
+    with progress_bar(entry.filename, in_bytes=True) as progress:
         done = fetch_weights(
             entry,
             folder=cache_folder() if output is None else output,
@@ -134,8 +137,11 @@ def get(
 
 
 @app.command("list")
-def list_published(json: JsonFlag = False) -> None:
+def list_published(json: o.Json = False) -> None:
     """List the published weights that `get` knows."""
+    from oculox.weights.catalogue import published_weights
+    from oculox.weights.download import MIRROR_VARIABLE
+
     rows = [_row(entry) for entry in published_weights()]
     if json:
         print_json(rows)
@@ -152,6 +158,8 @@ def list_published(json: JsonFlag = False) -> None:
 
 
 def _row(entry: PublishedWeights) -> dict[str, Any]:
+    from oculox.weights.download import cache_folder
+
     return {
         "name": entry.name,
         "recipe": entry.recipe,
@@ -163,22 +171,3 @@ def _row(entry: PublishedWeights) -> dict[str, Any]:
         "input": entry.input.model_dump(mode="json"),
         "cached": (cache_folder() / entry.filename).is_file(),
     }
-
-
-@contextmanager
-def _download_bar(title: str) -> Iterator[DownloadProgress]:
-    """A bar on standard error, on terminals only."""
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield lambda done, total: None
-        return
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task(title, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from importlib import resources
@@ -13,10 +14,19 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from oculox.config.schema import Config
-from oculox.errors import ConfigError
+from oculox.errors import ConfigError, RenamedKeyWarning
 
 _RECIPES = resources.files("oculox") / "recipes"
 _BASE = "base"
+
+
+RENAMED_KEYS = {
+    "eval.max_detections": "eval.max_det",
+    "eval.nms": "eval.iou",
+    "train.no_aug_epochs": "train.tail_epochs",
+    "train.tensorboard": "train.trackers",
+}
+"""Keys that saved configurations may hold by an old name, and their name now."""
 
 
 def recipe_names() -> tuple[str, ...]:
@@ -44,11 +54,13 @@ def load_config(source: str | Path, overrides: Sequence[str] = ()) -> Config:
 def config_from_dict(tree: Mapping[str, Any], *, where: str) -> Config:
     """Validate a nested mapping; `where` names its origin in error messages.
 
+    Keys by an old name are read under the new one, with a `RenamedKeyWarning`.
+
     Raises:
         ConfigError: an unknown key (naming the nearest known one) or an invalid value.
     """
     try:
-        return Config.model_validate(tree)
+        return Config.model_validate(_renamed(tree, where))
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         key = ".".join(str(part) for part in first["loc"])
@@ -127,7 +139,7 @@ def _read_tree(source: str, *, folder: Path, seen: tuple[str, ...] = ()) -> dict
     if not isinstance(tree, dict):
         raise ConfigError(f"{where}: expected a mapping of sections, got {type(tree).__name__}")
     # A section without keys (all commented out, say) is null in YAML.
-    tree = {key: value for key, value in tree.items() if value is not None}
+    tree = _renamed({key: value for key, value in tree.items() if value is not None}, where)
     parent = tree.pop("extends", None)
     if parent is None:
         return tree
@@ -146,10 +158,28 @@ def _merge(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
+def _renamed(tree: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The tree with today's names; a key that is there by both names stays, and is refused."""
+    result = dict(tree)
+    for old, new in RENAMED_KEYS.items():
+        (section, before), after = old.split("."), new.split(".")[1]
+        values = result.get(section)
+        if isinstance(values, dict) and before in values and after not in values:
+            values = {after if k == before else k: v for k, v in values.items()}
+            if old == "train.tensorboard":  # a switch became a list
+                values[after] = ["tensorboard"] if values[after] is True else []
+            result[section] = values
+            message = f"{where}: '{old}' is called '{new}' now"
+            warnings.warn(message, RenamedKeyWarning, stacklevel=2)
+    return result
+
+
 def _apply_override(tree: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise ConfigError(f"'{override}': an override looks like section.key=value")
+    if key in RENAMED_KEYS:
+        raise ConfigError(f"'{override}': '{key}' is called '{RENAMED_KEYS[key]}' now")
     is_quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "'\""
     is_text = key in _text_keys() and not is_quoted and text not in ("", "~", "null")
     try:

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from oculox.config.schema import DataConfig, SplitConfig
 from oculox.data.coco_scan import CocoScan, GroundTruth, paused_gc, scan_coco
-from oculox.errors import DataError
+from oculox.errors import DataError, UsageError
 from oculox.types import FloatArray, ImageId, IntArray
 
 _Array = TypeVar("_Array", bound=npt.NDArray[Any])
@@ -269,7 +269,10 @@ def find_split(data: DataConfig, split: Split) -> tuple[Path, Path]:
 
     Raises:
         DataError: nothing fits; the message lists what was looked for.
+        UsageError: there is no such split.
     """
+    if split not in get_args(Split):
+        raise UsageError(f"split must be {', '.join(get_args(Split))}, got {split!r}")
     stated = {"train": data.train, "val": data.val}.get(split, SplitConfig())
     root = data.root
     images = _stated(stated.images, root)

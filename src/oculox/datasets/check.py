@@ -112,7 +112,7 @@ def check_data(
     splits: Mapping[Split, tuple[Path, Path]],
     *,
     deep: bool = True,
-    input_size: int = 640,
+    input_hw: tuple[int, int] = (640, 640),
     on_image: Callable[[], None] | None = None,
 ) -> CheckReport:
     """Check a dataset: each split by itself, then the splits against each other.
@@ -121,7 +121,7 @@ def check_data(
         splits: image folder and COCO JSON file of each; `find_splits` finds them.
         deep: decode every image (finds damage, wrong sizes and copies); otherwise only their
             presence is checked.
-        input_size: network input that the statistics are about, in pixels.
+        input_hw: network input that the statistics are about, height and width in pixels.
         on_image: called after each decoded image, for progress.
 
     Raises:
@@ -131,7 +131,7 @@ def check_data(
     for name, paths in splits.items():
         depth: Depth = "decode" if deep else "exists"
         checked = check_split(*paths, depth=depth, on_image=on_image)
-        stats = _stats(checked, input_size)
+        stats = _stats(checked, input_hw)
         faults = (*checked.faults, *_copies_within(checked), *_remarks(checked, stats))
         reports[name] = SplitReport(checked=checked, stats=stats, faults=faults)
     return CheckReport(splits=reports, between=tuple(_between(reports)))
@@ -292,7 +292,7 @@ def _settle_objects(
     return boxes, usable
 
 
-def _stats(checked: CheckedSplit, input_size: int) -> SplitStats:
+def _stats(checked: CheckedSplit, input_hw: tuple[int, int]) -> SplitStats:
     truth = checked.coco.truth
     shown = checked.sizes_hw[:, 0] > 0
     objects = checked.usable & ~truth.crowd
@@ -302,7 +302,7 @@ def _stats(checked: CheckedSplit, input_size: int) -> SplitStats:
         boxes=checked.boxes[objects].astype(np.float32),
         labels=truth.labels[objects],
         owners=(np.cumsum(shown) - 1)[truth.owners[objects]],
-        input_size=input_size,
+        input_hw=input_hw,
     )
 
 

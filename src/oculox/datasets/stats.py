@@ -50,7 +50,7 @@ class SplitStats:
         per_class: objects by class name, in the dataset's order.
         images_per_class: images that show the class, by class name.
         sizes: objects by area in the images as they are.
-        input_size: network input (square, pixels) that the next two are about.
+        input_hw: network input, height and width in pixels, that the next two are about.
         sizes_at_input: objects by area after the images are fitted into that input.
         below_cell: objects with a side under 8 pixels there (the finest prediction cell).
         per_image: objects in an image.
@@ -65,7 +65,7 @@ class SplitStats:
     per_class: dict[str, int]
     images_per_class: dict[str, int]
     sizes: SizeHistogram
-    input_size: int
+    input_hw: tuple[int, int]
     sizes_at_input: SizeHistogram
     below_cell: int
     per_image: Spread
@@ -79,7 +79,7 @@ class SplitStats:
         return dataclasses.asdict(self)
 
 
-def index_stats(index: CocoIndex, *, input_size: int = 640) -> SplitStats:
+def index_stats(index: CocoIndex, *, input_hw: tuple[int, int] = (640, 640)) -> SplitStats:
     """Statistics of a loaded split; see `split_stats`."""
     return split_stats(
         index.class_names,
@@ -87,7 +87,7 @@ def index_stats(index: CocoIndex, *, input_size: int = 640) -> SplitStats:
         boxes=index.all_boxes,
         labels=index.all_labels,
         owners=np.repeat(np.arange(len(index)), np.diff(index.offsets)),
-        input_size=input_size,
+        input_hw=input_hw,
     )
 
 
@@ -98,7 +98,7 @@ def split_stats(
     boxes: FloatArray,
     labels: IntArray,
     owners: IntArray,
-    input_size: int = 640,
+    input_hw: tuple[int, int] = (640, 640),
 ) -> SplitStats:
     """Count and measure a split.
 
@@ -108,13 +108,13 @@ def split_stats(
         boxes: float32 (m, 4), xyxy pixels.
         labels: int64 (m,), class indices.
         owners: int64 (m,), image index of each object.
-        input_size: side of the square network input in pixels.
+        input_hw: height and width of the network input in pixels.
     """
     count, classes = len(sizes_hw), len(class_names)
     per_image = np.bincount(owners, minlength=count)
     shown = np.unique(np.stack((owners, labels)), axis=1)[1]
     sides = np.maximum(boxes[:, 2:] - boxes[:, :2], 1e-6).astype(np.float64)
-    ratio = input_size / np.maximum(sizes_hw.max(axis=1, initial=1), 1)
+    ratio = (np.array(input_hw) / np.maximum(sizes_hw, 1)).min(axis=1)
     fitted = sides * ratio[owners][:, None]
     totals = np.bincount(labels, minlength=classes).tolist()
     images = np.bincount(shown, minlength=classes).tolist()
@@ -125,7 +125,7 @@ def split_stats(
         per_class=dict(zip(class_names, totals, strict=True)),
         images_per_class=dict(zip(class_names, images, strict=True)),
         sizes=_histogram(sides),
-        input_size=input_size,
+        input_hw=input_hw,
         sizes_at_input=_histogram(fitted),
         below_cell=int((fitted.min(axis=1, initial=np.inf) < _CELL).sum()),
         per_image=_spread(per_image),

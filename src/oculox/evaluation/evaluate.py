@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from oculox.data.coco import CocoIndex
 from oculox.data.loader import EvalLoader
 from oculox.data.preprocess import boxes_to_source, letterbox_geometry
+from oculox.distributed.devices import Processes
 from oculox.errors import DataError, UsageError
 from oculox.evaluation.coco_metrics import evaluate_boxes
 from oculox.evaluation.metrics import CocoMetrics
 from oculox.postprocess import DetectSettings
 from oculox.runtime.backend import Backend
 from oculox.runtime.timing import StageTimes, Stopwatch
-from oculox.types import Batch, Detections, ModelSpec
+from oculox.types import Batch, Detections, ModelSpec, Progress
 
 OFFICIAL_SETTINGS = DetectSettings(conf=0.01, iou=0.65, max_det=1000)
 """Thresholds of the official evaluation; it has no limit, and COCO counts 100 detections."""
 
-Gather = Callable[[list[Any]], list[Any]]
-"""Collects over processes: this one's list in, all lists joined out, in every process."""
+ALONE = Processes()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -59,15 +59,12 @@ def evaluate(
     size_hw: tuple[int, int] | None = None,
     batch: int = 8,
     workers: int = 0,
-    rank: int = 0,
-    world_size: int = 1,
-    gather: Gather | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    processes: Processes = ALONE,
+    progress: Progress | None = None,
 ) -> Evaluation:
     """Evaluate a network on a dataset, as the official code does: boxes are not clipped.
 
-    With several processes each takes its share of the images, `gather` collects what was
-    found, and all return the same metrics.
+    With several processes each takes its share of the images, and all return the same metrics.
 
     Args:
         backend: the network.
@@ -76,19 +73,14 @@ def evaluate(
         size_hw: input height and width; None for the network's own.
         batch: images at once.
         workers: loader processes.
-        rank: this process's number.
-        world_size: number of processes.
-        gather: collects lists of plain values over processes; needed when there are several.
+        processes: those that share the images.
         progress: called with the numbers of batches done and in all, of this process.
 
     Raises:
-        DataError: when the network predicts another number of classes than the data has, or a
+        DataError: when the network predicts another number of classes than the data has, or an
             image cannot be read.
         UsageError: when the network does not take that size.
-        ValueError: when there are several processes and no `gather`.
     """
-    if world_size > 1 and gather is None:
-        raise ValueError(f"an evaluation over {world_size} processes needs gather")
     if batch < 1:
         raise UsageError(f"batch must be at least 1, got {batch}")
     loader = EvalLoader(
@@ -96,10 +88,12 @@ def evaluate(
         input_config=backend.spec.input.at(backend.spec.check_size(size_hw)),
         batch=batch,
         workers=workers,
-        rank=rank,
-        world_size=world_size,
+        rank=processes.rank,
+        world_size=processes.world_size,
     )
-    return evaluate_loader(backend, loader, settings=settings, gather=gather, progress=progress)
+    return evaluate_loader(
+        backend, loader, settings=settings, processes=processes, progress=progress
+    )
 
 
 def evaluate_loader(
@@ -107,8 +101,8 @@ def evaluate_loader(
     loader: EvalLoader,
     *,
     settings: DetectSettings = OFFICIAL_SETTINGS,
-    gather: Gather | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    processes: Processes = ALONE,
+    progress: Progress | None = None,
 ) -> Evaluation:
     """`evaluate` with a loader that is kept between evaluations, as training does.
 
@@ -116,7 +110,7 @@ def evaluate_loader(
         backend: the network.
         loader: this process's share of the images, with the preprocessing of `backend`.
         settings: thresholds.
-        gather: collects lists of plain values over processes; None where there is only one.
+        processes: those that share the images.
         progress: called with the numbers of batches done and in all, of this process.
 
     Raises:
@@ -131,7 +125,7 @@ def evaluate_loader(
     categories, notes = match_classes(spec, index)
     spec.check_classes(settings.class_ids)
     share = _evaluate_share(backend, loader, settings, categories, progress)
-    shares = [share] if gather is None else gather([share])
+    shares = processes.gather([share])
     results = [row for s in shares for row in s.results]
     times = sum((s.times for s in shares), StageTimes())
     return Evaluation(
@@ -158,7 +152,7 @@ def _evaluate_share(
     loader: EvalLoader,
     settings: DetectSettings,
     categories: Sequence[int],
-    progress: Callable[[int, int], None] | None,
+    progress: Progress | None,
 ) -> _Share:
     watch = Stopwatch()
     results: list[dict[str, Any]] = []

@@ -62,7 +62,7 @@ class ExportOptions:
                 "images or a data set"
             )
         if self.precision != "int8" and self.calibration is not None:
-            raise UsageError("calibration images are for int8; pass --int8 as well")
+            raise UsageError("calibration images are for int8; pass --precision int8 as well")
         if self.calibration_images < 1:
             raise UsageError(f"calib-images must be at least 1, got {self.calibration_images}")
         if self.preprocess and self.dynamic_size:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from oculox.data.coco import CocoIndex
-from oculox.errors import ExportError, UsageError
+from oculox.errors import ExportError
 from oculox.evaluation.evaluate import OFFICIAL_SETTINGS, evaluate
 from oculox.export.calibration import load_calibration
 from oculox.export.job import ExportOptions, make_job
@@ -105,8 +106,6 @@ def export_model(
         ParityError: when the file does not agree with the network.
     """
     target = find_target(options)
-    if output.is_dir() and any(output.iterdir()):
-        raise UsageError(f"{output} exists already; remove it or choose another name")
     say = progress or (lambda _: None)
     with scratch_beside(output) as scratch:
         input_config = weights.spec.input.at(weights.spec.check_size(options.size_hw))
@@ -171,6 +170,8 @@ def _publish(scratch: Path, output: Path) -> tuple[Path, ...]:
     files = []
     for entry in entries:
         final = output.parent / entry.name
+        if final.is_dir():
+            shutil.rmtree(final)
         entry.replace(final)
         files.append(final)
     return tuple(files)

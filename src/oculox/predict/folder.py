@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -17,11 +17,9 @@ from oculox.predict.pipeline import Pipeline
 from oculox.predict.sources import LoadedImage, Source, Unreadable, read_images
 from oculox.predict.video import VideoSummary, annotate_video
 from oculox.runtime.timing import StageTimes, Stopwatch
-from oculox.types import ImageArray
+from oculox.types import ImageArray, Progress
 
 PREDICTIONS = "predictions.json"
-Progress = Callable[[int, int], None]
-"""Called with the numbers of things done and in all."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,6 +41,11 @@ class PredictSummary:
     unreadable: tuple[Unreadable, ...]
     videos: tuple[VideoSummary, ...]
     times: StageTimes
+
+    @property
+    def predictions(self) -> Path:
+        """The file of all detections in images."""
+        return self.output / PREDICTIONS
 
     @property
     def ok(self) -> bool:
@@ -161,7 +164,7 @@ def prepare_folder(output: Path, *, overwrite: bool) -> None:
         OculoxError: when it cannot be made.
     """
     if output.is_file() or not overwrite:
-        require_free(output)
+        require_free(output, replaceable=True)
     make_folder(output)
 
 

@@ -317,7 +317,7 @@ def _evaluate(run: Run, epoch: int, progress: TrainProgress, log: RunLog) -> Coc
         settings=DetectSettings(
             conf=config.eval.conf, iou=config.eval.iou, max_det=config.eval.max_det
         ),
-        gather=processes_of(parts.accelerator).gather,
+        processes=processes_of(parts.accelerator),
     )
     metrics = result.metrics
     log.evaluation(epoch=epoch + 1, step=progress.step, metrics=metrics.as_dict())

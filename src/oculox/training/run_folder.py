@@ -20,7 +20,7 @@ from torch import Tensor
 from oculox.config import Config, config_to_dict, config_to_yaml, known_keys, load_config
 from oculox.distributed.devices import processes_of
 from oculox.errors import CheckpointError, ConfigError, TrainingError, UsageError
-from oculox.files import free_folder, make_folder, write_json, write_text
+from oculox.files import free_path, make_folder, write_json, write_text
 from oculox.training.build import Run
 from oculox.training.log import check_trackers
 from oculox.weights.bundle import Weights
@@ -186,7 +186,7 @@ def check_free(folder: Path) -> None:
 
 def default_folder(config: Config) -> Path:
     """A folder below ``runs/`` that does not exist yet, named after the network."""
-    return free_folder(Path("runs") / config.model.name)
+    return free_path(Path("runs") / config.model.name)
 
 
 def create_folder(run: Run, output: Path | None) -> Path:

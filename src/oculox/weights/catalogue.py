@@ -14,7 +14,6 @@ from pydantic import BaseModel, ConfigDict, Field
 from oculox.config import load_config
 from oculox.config.schema import InputConfig
 from oculox.errors import UsageError
-from oculox.weights.interop.mindyolo import customary_input
 
 
 class PublishedWeights(BaseModel):
@@ -47,6 +46,11 @@ class PublishedWeights(BaseModel):
         """Size and preprocessing that these weights take."""
         config = load_config(self.recipe).input
         return customary_input(config) if self.project == "mindyolo" else config
+
+
+def customary_input(config: InputConfig) -> InputConfig:
+    """What MindYOLO feeds a network of that input size: RGB, 0-1, the image centred."""
+    return config.model_copy(update={"color": "rgb", "pixel_max": 1, "placement": "center"})
 
 
 @cache

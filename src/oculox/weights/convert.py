@@ -11,10 +11,12 @@ from torch import Tensor
 from oculox.config.schema import InputConfig
 from oculox.errors import UsageError
 from oculox.weights.bundle import Weights
+from oculox.weights.catalogue import customary_input
 from oculox.weights.checkpoint import save_checkpoint, save_safetensors
+from oculox.weights.download import locate_weights
 from oculox.weights.interop.megvii import write_official
 from oculox.weights.interop.mindspore_file import write_mindspore
-from oculox.weights.interop.mindyolo import customary_input, mindyolo_content
+from oculox.weights.interop.mindyolo import mindyolo_content
 from oculox.weights.interop.modelzoo import modelzoo_content
 from oculox.weights.load import load_weights
 from oculox.weights.torch_file import save_torch
@@ -124,11 +126,12 @@ def adapt_to_input(weights: Weights, target: InputConfig) -> Weights:
 
 
 def describe_weights(path: Path) -> dict[str, Any]:
-    """What a weights file is, as plain values.
+    """What a weights file is, as plain values; a name of published weights will do too.
 
     Raises:
         CheckpointError: when it cannot be read.
     """
+    path = locate_weights(path)
     weights = load_weights(path)
     state = weights.state
     parameters = (v for k, v in state.items() if not k.endswith(("running_mean", "running_var")))

@@ -12,9 +12,9 @@ from typing import Literal
 
 from torch import Tensor
 
-from oculox.config.schema import InputConfig
 from oculox.errors import CheckpointError
 from oculox.weights.bundle import Weights, recognise_tensors
+from oculox.weights.catalogue import customary_input
 from oculox.weights.interop.mindspore_layout import (
     DESCRIPTION,
     choose_average,
@@ -114,11 +114,6 @@ def mindyolo_content(weights: Weights) -> dict[str, Tensor | str]:
     content = network_content(weights, mindyolo_names(weights.spec.model.backbone))
     alone = _read(choose_average(content, network_name), description=None, where="the weights")
     return with_description(content, weights, alone=alone)
-
-
-def customary_input(config: InputConfig) -> InputConfig:
-    """What MindYOLO feeds a network of that input size: RGB, 0-1, the image centred."""
-    return config.model_copy(update={"color": "rgb", "pixel_max": 1, "placement": "center"})
 
 
 def _read(theirs: Mapping[str, Tensor], *, description: object, where: str) -> Weights:

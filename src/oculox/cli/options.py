@@ -1,0 +1,105 @@
+"""Options and arguments that several commands share: one meaning and one help text each.
+
+Nothing heavy is imported here or at the top of any module of `oculox.cli`: the help of every
+command must come at once.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal, NamedTuple
+
+import typer
+
+
+class Size(NamedTuple):
+    """Height and width in pixels."""
+
+    height: int
+    width: int
+
+
+def parse_size(text: str) -> Size:
+    """``640`` or ``480,640`` as height and width.
+
+    Raises:
+        BadParameter: for any other text.
+    """
+    try:
+        sides = [int(side) for side in str(text).replace("x", ",").split(",")]
+        return Size(*sides) if len(sides) == 2 else Size(sides[0], *sides)
+    except (ValueError, TypeError):
+        raise typer.BadParameter(f"expected a number or height,width, got {text!r}") from None
+
+
+def split_names(text: str | None) -> list[str] | None:
+    """``a, b`` as ``["a", "b"]``."""
+    return None if text is None else [part.strip() for part in text.split(",")]
+
+
+# What a command works on.
+Model = Annotated[
+    Path,
+    typer.Argument(
+        metavar="WEIGHTS", help="A checkpoint, an exported model, or a name of published weights."
+    ),
+]
+DataPath = Annotated[
+    Path, typer.Argument(metavar="DATA", help="Dataset folder, or a COCO JSON file.")
+]
+Data = Annotated[
+    Path | None, typer.Option("--data", help="Dataset folder, or a COCO JSON file, to measure on.")
+]
+Images = Annotated[
+    Path | None,
+    typer.Option(
+        "--images", help="Folder of the images of a COCO JSON file; by default the file's own."
+    ),
+]
+Calibration = Annotated[
+    Path | None, typer.Option("--calib", help="Dataset or folder of images to calibrate int8 on.")
+]
+
+# How the model runs.
+ImageSize = Annotated[
+    Size | None,
+    typer.Option(
+        "--imgsz",
+        parser=parse_size,
+        metavar="S|H,W",
+        help="Input size in pixels: a number or height,width; by default the model's own.",
+    ),
+]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1, mps or npu.")]
+Precision = Annotated[
+    Literal["fp32", "bf16", "fp16"],
+    typer.Option("--precision", help="Precision of the network, for PyTorch weights."),
+]
+Backend = Annotated[
+    str | None,
+    typer.Option("--backend", help="For checkpoints: torch, onnx, openvino or auto (fastest)."),
+]
+Batch = Annotated[int, typer.Option("--batch", min=1, help="Images at once.")]
+Workers = Annotated[int, typer.Option("--workers", min=0, help="Loader processes.")]
+Devices = Annotated[
+    int,
+    typer.Option("--devices", min=1, help="Number of processes, one for each device (CPU: any)."),
+]
+
+# Which detections are kept.
+Conf = Annotated[float, typer.Option("--conf", min=0, max=1, help="Lowest score kept.")]
+Iou = Annotated[
+    float, typer.Option("--iou", min=0, max=1, help="NMS: IoU above which the weaker box goes.")
+]
+MaxDet = Annotated[int, typer.Option("--max-det", min=1, help="Most detections per image.")]
+Classes = Annotated[
+    str | None,
+    typer.Option("--classes", help="Only these classes: names or numbers, comma-separated."),
+]
+AgnosticNms = Annotated[bool, typer.Option("--agnostic-nms", help="NMS across all classes.")]
+
+# What is written.
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what --output holds.")]
+Json = Annotated[
+    bool, typer.Option("--json", help="Print JSON on standard output and nothing else there.")
+]

@@ -1,0 +1,289 @@
+"""One convention for all commands (docs/cli.md), checked by walking through all of them."""
+
+import inspect
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer.main
+
+from oculox import api
+from oculox.cli import options as o
+from oculox.cli.main import app
+
+
+def walk(group, words=()):
+    """(name, command) of all commands below a group."""
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from walk(command, (*words, name))
+        else:
+            yield " ".join((*words, name)), command
+
+
+COMMANDS = dict(walk(typer.main.get_command(app)))
+each_command = pytest.mark.parametrize("name", COMMANDS)
+PAGE = (Path(__file__).parents[2] / "docs/cli.md").read_text("utf-8")
+
+
+def options(name):
+    """Option -> parameter of a command."""
+    return {
+        option: parameter
+        for parameter in COMMANDS[name].params
+        for option in (*parameter.opts, *parameter.secondary_opts)
+        if option.startswith("-")
+    }
+
+
+def test_all_commands_are_walked_through():
+    assert len(COMMANDS) == 16
+    assert {"train", "data check", "weights list"} <= set(COMMANDS)
+
+
+@each_command
+def test_json_is_a_flag_everywhere(name):
+    flag = options(name)["--json"]
+    assert flag.is_flag
+    assert flag.default is False
+    assert flag.help == options("eval")["--json"].help
+
+
+SHARED = {
+    "--conf": o.Conf,
+    "--iou": o.Iou,
+    "--max-det": o.MaxDet,
+    "--classes": o.Classes,
+    "--agnostic-nms": o.AgnosticNms,
+    "--imgsz": o.ImageSize,
+    "--device": o.Device,
+    "--devices": o.Devices,
+    "--precision": o.Precision,
+    "--backend": o.Backend,
+    "--batch": o.Batch,
+    "--workers": o.Workers,
+    "--data": o.Data,
+    "--images": o.Images,
+    "--calib": o.Calibration,
+    "--overwrite": o.Overwrite,
+    "--json": o.Json,
+}
+OWN = {
+    ("data check", "--imgsz"),  # the same type, about the statistics
+    ("data stats", "--imgsz"),
+    ("data convert", "--classes"),  # those to write, not a filter
+    ("data demo", "--overwrite"),  # of a folder that is an argument
+    ("weights convert", "--overwrite"),
+    ("export", "--batch"),  # a number or dynamic
+    ("export", "--precision"),  # of the file
+}
+
+
+@pytest.mark.parametrize("option", SHARED)
+def test_shared_options_are_the_same_everywhere(option):
+    found = {
+        name: inspect.get_annotations(inspect.unwrap(command.callback), eval_str=True)
+        for name, command in COMMANDS.items()
+        if option in options(name) and (name, option) not in OWN
+    }
+    assert found
+    for name, annotations in found.items():
+        assert annotations[options(name)[option].name] == SHARED[option], name
+
+
+@each_command
+def test_words_that_mean_the_same(name):
+    found = options(name)
+    forbidden = {"--force", "--input-size", "--imsize", "--nms-iou", "--half", "--int8", "--gpu"}
+    assert not forbidden & set(found)
+    assert not [option for option in found if re.fullmatch("-[a-zA-Z]", option)]
+    for option in ("--overwrite", "--nms", "--recursive"):
+        assert option not in found or found[option].is_flag
+    if "--imgsz" in found:
+        assert found["--imgsz"].metavar == "S|H,W"
+    if "--devices" in found:
+        assert found["--devices"].default == 1
+
+
+@each_command
+def test_every_option_is_explained(name):
+    command = COMMANDS[name]
+    assert all(parameter.help for parameter in command.params)
+    assert not command.get_short_help_str(60).endswith("...")
+    assert f"`{name}`" in PAGE
+
+
+@pytest.mark.parametrize("option", [option for option in SHARED if option != "--calib"])
+def test_shared_options_are_described(option):
+    assert f"`{option}" in PAGE
+
+
+PYTHON = {
+    "eval": api.evaluate,
+    "export": api.export,
+    "benchmark": api.benchmark,
+    "predict": api.Detector.__init__,
+    "data check": api.check_data,
+    "data convert": api.convert,
+}
+DIFFERENT = {
+    "export": {"batch"},  # "1" on the command line, where it may be "dynamic" too
+    "benchmark": {"formats"},  # one text there, a sequence here
+    "predict": {"batch"},  # images come one after the other there, in a list here
+    "data check": {"imgsz"},
+}
+
+
+@pytest.mark.parametrize("name", PYTHON)
+def test_defaults_are_those_of_the_python_functions(name):
+    theirs = {
+        key: parameter.default
+        for key, parameter in inspect.signature(PYTHON[name]).parameters.items()
+    }
+    ours = {parameter.name: parameter.default for parameter in COMMANDS[name].params}
+    common = set(ours) & set(theirs) - DIFFERENT.get(name, set())
+    assert len(common) > 3
+    assert {key: ours[key] for key in common if theirs[key] is not inspect.Parameter.empty} == {
+        key: theirs[key] for key in common if theirs[key] is not inspect.Parameter.empty
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("640", (640, 640)), ("480,640", (480, 640)), ("480x640", (480, 640))]
+)
+def test_sizes(text, size):
+    assert o.parse_size(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "big", "1,2,3", "640,", "6.5"])
+def test_what_is_no_size(text):
+    with pytest.raises(typer.BadParameter, match="expected a number or height,width"):
+        o.parse_size(text)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("config", "yolox-s"),
+        ("models",),
+        ("weights", "list"),
+        ("weights", "info", "{weights}"),
+        ("weights", "convert", "{weights}", "{tmp}/copy.safetensors"),
+        ("data", "demo", "{tmp}/demo", "--train", 1, "--val", 1, "--width", 64, "--height", 64),
+        ("data", "check", "{data}"),
+        ("data", "stats", "{data}"),
+        ("data", "convert", "{data}", "{tmp}/new", "--from", "coco"),
+        ("eval", "{weights}", "--data", "{data}", "--workers", 0),
+        ("predict", "{weights}", "{data}/val2017", "--output", "{tmp}/found"),
+    ],
+)
+def test_json_and_nothing_else_on_standard_output(oculox, eager_pt, tiny_data, tmp_path, words):
+    fill = {"{weights}": eager_pt, "{data}": tiny_data, "{tmp}": tmp_path}
+    texts = [str(word) for word in words]
+    for mark, value in fill.items():
+        texts = [text.replace(mark, str(value)) for text in texts]
+    outcome = oculox(*texts, "--json")
+    assert outcome.code == 0, outcome.err
+    assert json.loads(outcome.out)
+
+
+def test_default_outputs_number_themselves(oculox, eager_pt, tiny_data, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("runs/predict", "runs/predict-2", "runs/predict-3"):
+        outcome = oculox("predict", eager_pt, tiny_data / "val2017/000001.jpg", "--json")
+        assert outcome.json["output"] == folder
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("predict", "none.pt", "{image}"),
+        ("predict", "{weights}", "{image}", "--imgsz", "65"),
+        ("predict", "{weights}", "none.jpg", "--output", "new/found"),
+        ("export", "{weights}", "--format", "onnx", "--output", "new/m.xml"),
+        ("export", "{weights}", "--format", "onnx", "--imgsz", "65", "--output", "new/m.onnx"),
+        ("data", "convert", "none", "new/data", "--from", "voc"),
+        ("data", "check", "none", "--fix", "new/clean"),
+        ("data", "demo", "new/demo", "--train", "0"),
+        ("weights", "convert", "none.pt", "new/out.pth"),
+        ("demo", "--output", "{image}"),
+    ],
+)
+def test_a_refused_command_leaves_nothing(
+    oculox, eager_pt, tiny_data, tmp_path, monkeypatch, words
+):
+    monkeypatch.chdir(tmp_path)
+    image = str(tiny_data / "val2017/000001.jpg")
+    outcome = oculox(*(w.format(weights=eager_pt, image=image) for w in words))
+    assert outcome.code in (1, 2)
+    assert outcome.error
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("eval", "yolox-nano", "--data", "{data}"),
+        ("predict", "yolox-nano", "{data}/val2017"),
+        ("export", "yolox-nano", "--format", "onnx"),
+        ("benchmark", "yolox-nano"),
+        ("train", "yolox-nano", "data.root={data}", "--weights", "yolox-nano"),
+        ("weights", "info", "yolox-nano"),
+        ("weights", "convert", "yolox-nano", "out.pth"),
+    ],
+)
+def test_weights_may_be_a_published_name(oculox, tiny_data, tmp_path, monkeypatch, words):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OCULOX_CACHE", str(tmp_path / "cache"))
+    outcome = oculox(*(word.format(data=tiny_data) for word in words))
+    assert outcome.code == 1
+    assert outcome.error.endswith("run: oculox weights get yolox-nano")
+
+
+HEAVY = ("torch", "numpy", "cv2", "matplotlib", "accelerate", "supervision", "rich")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--version",),
+        ("--help",),
+        ("train", "--help"),
+        ("data", "check", "--help"),
+        ("config", "yolox-s"),
+        ("weights", "list"),
+        None,
+    ],
+)
+def test_light_commands_import_nothing_heavy(words):
+    start = "import oculox" if words is None else f"from oculox.cli.main import main; main({words})"
+    code = f"import sys; {start}; print([m for m in {HEAVY} if m in sys.modules], file=sys.stderr)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stderr.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize(
+    ("typed", "expected"), [("oculox pre", "predict"), ("oculox data ch", "check")]
+)
+def test_shell_completion(typed, expected):
+    words = typed.split()
+    done = subprocess.run(
+        [sys.executable, "-m", "oculox"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env={
+            **os.environ,
+            "_OCULOX_COMPLETE": "complete_bash",
+            "COMP_WORDS": typed,
+            "COMP_CWORD": str(len(words) - 1),
+        },
+    )
+    assert done.stdout.split() == [expected], done.stderr
