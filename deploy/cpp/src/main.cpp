@@ -1,128 +1,261 @@
-// Pictures in; annotated copies, COCO results and times out.
-#include <cstdio>
-#include <exception>
+// Images in; annotated images and predictions.json out.
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <iomanip>
 #include <iostream>
+#include <map>
+#include <set>
+#include <stdexcept>
 
-#include "draw.h"
-#include "errors.h"
-#include "files.h"
-#include "json.h"
-#include "letterbox.h"
-#include "network.h"
-#include "options.h"
-#include "picture.h"
-#include "results.h"
-#include "sources.h"
+#include <CLI/CLI.hpp>
+#include <nlohmann/json.hpp>
+
+#include "detector.h"
+#include "images.h"
+
+namespace fs = std::filesystem;
+using nlohmann::ordered_json;
 
 namespace oculox {
 namespace {
 
-struct Found {
-  Image image;
-  std::vector<Detection> detections;
+struct Options {
+  fs::path model;
+  std::vector<fs::path> sources;
+  fs::path output;
+  Settings settings;
+  std::string classes;  // names or numbers, comma-separated; empty for all
+  std::string device = "cpu";
+  int threads = 0;
+  int repeat = 1;
+  bool no_draw = false;
+  bool overwrite = false;
+  bool json = false;
 };
 
-Found detect(const std::filesystem::path& path, Network& network, const Options& options,
-             Times& times) {
-  const Metadata& metadata = network.metadata();
-  Found found;
-  for (int i = 0; i < options.repeat; ++i) {
-    Times::Laps laps;
-    found.image = read_picture(path);
-    laps.lap();
-    const Letterbox box = fit(found.image.height, found.image.width, metadata.height,
-                              metadata.width, metadata.preprocessing.centered);
-    network.set_input(apply(box, found.image, metadata.preprocessing.pad_value));
-    laps.lap();
-    network.run();
-    laps.lap();
-    found.detections = select(network.outputs(), options.thresholds);
-    to_source(found.detections, box);
-    laps.lap();
-    times.add(laps);
+void add_options(CLI::App& app, Options& out) {
+  const auto add = [&](const char* name, auto& value, const char* help) {
+    return app.add_option(name, value, help)->capture_default_str();
+  };
+  app.add_option("MODEL", out.model, "An .xml or .onnx file")->required();
+  app.add_option("SOURCE", out.sources, "Images and folders")->required();
+  app.add_option("--output", out.output, "Folder for what is written [runs/predict, numbered]");
+  add("--conf", out.settings.conf, "Lowest score kept");
+  add("--iou", out.settings.iou, "IoU above which the weaker box goes");
+  add("--max-det", out.settings.max_det, "Most detections of an image")->check(CLI::PositiveNumber);
+  app.add_option("--classes", out.classes, "Only these: names or numbers, comma-separated");
+  app.add_flag("--agnostic-nms", out.settings.agnostic_nms, "Suppress boxes across classes");
+  add("--device", out.device, "As OpenVINO calls it: cpu, gpu, gpu.1, npu");
+  app.add_option("--threads", out.threads, "Of the CPU [OpenVINO's choice]")
+      ->check(CLI::PositiveNumber);
+  add("--repeat", out.repeat, "Measure each image so many times")->check(CLI::PositiveNumber);
+  app.add_flag("--no-draw", out.no_draw, "Write no annotated images");
+  app.add_flag("--overwrite", out.overwrite, "Allow an output folder that is not empty");
+  app.add_flag("--json", out.json, "Print a JSON summary instead of text");
+  app.footer("Exit code: 0 fine, 1 an image or the model failed, 2 wrong usage.");
+}
+
+// The folder to write to; nothing is made yet.
+fs::path choose_folder(const Options& options) {
+  fs::path folder = options.output;
+  if (folder.empty()) {
+    folder = "runs/predict";
+    for (int number = 2; fs::exists(folder); ++number) {
+      folder = "runs/predict-" + std::to_string(number);
+    }
+  } else if (fs::exists(folder) && !fs::is_directory(folder)) {
+    throw std::invalid_argument(folder.string() + ": the output must be a folder, this is a file");
+  } else if (fs::exists(folder) && !fs::is_empty(folder) && !options.overwrite) {
+    throw std::invalid_argument(folder.string() + " already holds files; name a new or empty "
+                                                  "folder, or pass --overwrite");
   }
+  return folder;
+}
+
+// Milliseconds of each stage, a sample for each image and repetition.
+class Times {
+ public:
+  void start() { start_ = last_ = Clock::now(); }
+  void lap(const std::string& stage) { add(stage, last_); }
+  void finish() { add("total", start_); }
+
+  // {stage: milliseconds}, each by a function of sorted samples.
+  template <class Statistic>
+  ordered_json each(Statistic statistic) const {
+    ordered_json out = ordered_json::object();
+    for (auto [stage, samples] : samples_) {
+      std::sort(samples.begin(), samples.end());
+      out[stage] = statistic(samples);
+    }
+    return out;
+  }
+
+ private:
+  using Clock = std::chrono::steady_clock;
+
+  void add(const std::string& stage, Clock::time_point since) {
+    last_ = Clock::now();
+    samples_[stage].push_back(std::chrono::duration<double, std::milli>(last_ - since).count());
+  }
+
+  Clock::time_point start_, last_;
+  std::map<std::string, std::vector<double>> samples_;
+};
+
+double rounded(float value, double steps) { return std::round(value * steps) / steps; }
+
+ordered_json to_json(const std::vector<Detection>& found, const Metadata& metadata) {
+  ordered_json out = ordered_json::array();
+  for (const Detection& d : found) {
+    ordered_json box = ordered_json::array();
+    for (const float value : {d.x1, d.y1, d.x2, d.y2}) {
+      box.push_back(rounded(value, 1e3));
+    }
+    out.push_back({{"box", box},
+                   {"score", rounded(d.score, 1e6)},
+                   {"class_id", d.class_id},
+                   {"name", metadata.name(d.class_id)}});
+  }
+  return out;
+}
+
+// Bytes of file names that are no UTF-8 are replaced.
+std::string to_text(const ordered_json& value) {
+  return value.dump(1, ' ', false, ordered_json::error_handler_t::replace) + "\n";
+}
+
+std::vector<Detection> detect(Detector& detector, const cv::Mat& image, const Settings& settings,
+                              Times& times) {
+  detector.set_input(image);
+  times.lap("preprocess");
+  detector.run();
+  times.lap("network");
+  std::vector<Detection> found = detector.detections(settings);
+  times.lap("postprocess");
   return found;
 }
 
-void warn_about_inner_nms(const Metadata& metadata, const Thresholds& wanted) {
-  if (metadata.nms && (wanted.conf < metadata.nms->conf || wanted.nms > metadata.nms->iou)) {
-    std::cerr << "warning: the model suppresses at conf " << metadata.nms->conf << ", IoU "
-              << metadata.nms->iou << " by itself; conf " << wanted.conf << ", IoU " << wanted.nms
+void warn_about_inner_nms(const Metadata& metadata, const Settings& wanted) {
+  const auto& inside = metadata.nms;
+  if (inside && (wanted.conf < inside->conf || wanted.iou > inside->iou)) {
+    std::cerr << "warning: the model suppresses at conf " << inside->conf << ", IoU "
+              << inside->iou << " by itself; conf " << wanted.conf << ", IoU " << wanted.iou
               << " cannot bring back what it drops\n";
   }
 }
 
-std::string joined(const std::vector<std::string>& rows) {
-  std::string out = "[";
-  for (std::size_t i = 0; i < rows.size(); ++i) {
-    out += (i == 0 ? "\n" : ",\n") + rows[i];
+// The JSON summary of a run that wrote predictions.json and the annotated images.
+ordered_json predict(const Options& options, const std::vector<fs::path>& images,
+                     const fs::path& output, Detector& detector, const Settings& settings) {
+  const Metadata& metadata = detector.metadata();
+  std::set<std::string> taken;
+  for (const fs::path& path : images) {
+    taken.insert(name_key(path));
   }
-  return out + (rows.empty() ? "]\n" : "\n]\n");
-}
-
-std::string timing(const Options& options, std::size_t pictures, const Times& times) {
-  return "{\n \"model\": " + json_text(options.model.string()) +
-         ",\n \"device\": " + json_text(options.device) +
-         ",\n \"threads\": " + (options.threads > 0 ? std::to_string(options.threads) : "null") +
-         ",\n \"pictures\": " + std::to_string(pictures) +
-         ",\n \"repeat\": " + std::to_string(options.repeat) +
-         ",\n \"milliseconds\": " + times.json() + "\n}\n";
+  ordered_json entries = ordered_json::array();
+  ordered_json unreadable = ordered_json::array();
+  std::size_t detections = 0;
+  Times times;
+  for (const fs::path& path : images) {
+    cv::Mat image;
+    std::vector<Detection> found;
+    try {
+      for (int i = 0; i < options.repeat; ++i) {
+        times.start();
+        image = read_image(path);
+        times.lap("decode");
+        found = detect(detector, image, settings, times);
+        times.finish();
+      }
+    } catch (const std::exception& error) {
+      const std::string message = path.string() + ": " + last_line(error);
+      std::cerr << "skipped: " << message << "\n";
+      unreadable.push_back({{"source", path.string()}, {"error", message}});
+      continue;
+    }
+    detections += found.size();
+    ordered_json entry = {{"source", path.string()},
+                          {"width", image.cols},
+                          {"height", image.rows},
+                          {"detections", to_json(found, metadata)}};
+    if (!options.no_draw) {
+      const fs::path target = free_name(output, path, taken);
+      draw(image, found, metadata);
+      write_image(target, image);
+      entry["annotated"] = target.filename().string();
+    }
+    entries.push_back(entry);
+  }
+  const fs::path predictions = output / "predictions.json";
+  write_file(predictions, to_text(entries));
+  using Samples = std::vector<double>;
+  return {{"output", output.string()},
+          {"predictions", predictions.string()},
+          {"images", entries.size()},
+          {"detections", detections},
+          {"unreadable", unreadable},
+          {"milliseconds", times.each([](const Samples& s) { return cv::mean(s)[0]; })},
+          {"milliseconds_median", times.each([](const Samples& s) { return s[s.size() / 2]; })},
+          {"milliseconds_p95", times.each([](const Samples& s) { return s[s.size() * 95 / 100]; })}};
 }
 
 int run(const Options& options) {
-  check_output(options.output, options.overwrite);
-  const std::vector<Source> sources = find_sources(options.inputs, options.output);
-  Network network(options.model, options.device, options.threads);
-  warn_about_inner_nms(network.metadata(), options.thresholds);
-  make_folder(options.output);
+  const fs::path output = choose_folder(options);
+  const std::vector<fs::path> images = find_images(options.sources);
+  Detector detector(options.model, options.device, options.threads);
+  Settings settings = options.settings;
+  settings.class_ids = parse_classes(options.classes, detector.metadata());
+  warn_about_inner_nms(detector.metadata(), settings);
+  fs::create_directories(output);
+  const ordered_json summary = predict(options, images, output, detector, settings);
+  if (options.json) {
+    std::cout << to_text(summary);
+  } else {
+    std::cout << summary["images"] << " images, " << summary["detections"] << " detections\n"
+              << "images and predictions.json in " << output.string() << "\n";
+    for (const char* key : {"milliseconds", "milliseconds_median", "milliseconds_p95"}) {
+      std::cout << std::left << std::setw(19) << key << " " << summary[key] << "\n";
+    }
+  }
+  const std::size_t skipped = summary["unreadable"].size();
+  if (skipped > 0) {
+    std::cerr << "error: " << skipped << " of " << images.size() << " images were skipped\n";
+  }
+  return skipped > 0 ? 1 : 0;
+}
 
-  Times times;
-  std::vector<std::string> rows;
-  std::size_t failed = 0;
-  for (const Source& source : sources) {
-    Found found;
-    try {
-      found = detect(source.path, network, options, times);
-    } catch (const DataError& error) {
-      std::cerr << "skipped: " << error.what() << "\n";
-      ++failed;
-      continue;
-    }
-    append_coco(rows, source.id, found.detections, network.metadata());
-    if (options.draw) {
-      draw(found.image, found.detections, network.metadata().names);
-      const Bytes jpeg = encode_jpeg(found.image);
-      write_file(source.drawn, jpeg.data(), jpeg.size());
+Options parse_options(CLI::App& app, int count, char** arguments) {
+  Options options;
+  add_options(app, options);
+  app.parse(count, arguments);
+  const Settings& settings = options.settings;
+  for (const auto& [name, value] : {std::pair("--conf", settings.conf), {"--iou", settings.iou}}) {
+    if (!(value >= 0 && value <= 1)) {  // NaN as well
+      throw std::invalid_argument(std::string(name) + " must be between 0 and 1");
     }
   }
-  const std::size_t done = sources.size() - failed;
-  write_text(options.output / "detections.json", joined(rows));
-  write_text(options.output / "timing.json", timing(options, done, times));
-  std::cout << done << " pictures, " << rows.size() << " detections -> "
-            << options.output.string() << "\n"
-            << times.table();
-  if (failed > 0) {
-    std::cerr << "error: " << failed << " of " << sources.size() << " pictures were skipped\n";
-  }
-  return failed > 0 ? 1 : 0;
+  return options;
 }
 
 }  // namespace
 }  // namespace oculox
 
 int main(int argc, char** argv) {
+  CLI::App app("Finds objects in images with a model exported by Oculox.", "oculox_detect");
   try {
-    const oculox::Options options = oculox::parse_options(argc, argv);
-    if (options.help) {
-      std::cout << oculox::usage();
-      return 0;
-    }
-    return oculox::run(options);
-  } catch (const oculox::UsageError& error) {
+    return oculox::run(oculox::parse_options(app, argc, argv));
+  } catch (const CLI::CallForHelp&) {
+    std::cout << app.help();
+    return 0;
+  } catch (const CLI::ParseError& error) {
+    std::cerr << "error: " << error.what() << "; see --help\n";
+    return 2;
+  } catch (const std::invalid_argument& error) {
     std::cerr << "error: " << error.what() << "\n";
     return 2;
   } catch (const std::exception& error) {
-    std::cerr << "error: " << error.what() << "\n";
+    std::cerr << "error: " << oculox::last_line(error) << "\n";
     return 1;
   }
 }
