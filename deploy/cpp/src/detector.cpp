@@ -47,18 +47,19 @@ Metadata read_metadata(const ov::Model& model) {
       "with `oculox export`");
 }
 
-std::string device_name(const ov::Core& core, std::string device) {
-  std::transform(device.begin(), device.end(), device.begin(),
+std::string device_name(const ov::Core& core, const std::string& wished) {
+  std::string name = wished;
+  std::transform(name.begin(), name.end(), name.begin(),
                  [](unsigned char c) { return static_cast<char>(std::toupper(c)); });
   std::string seen;
   for (const std::string& present : core.get_available_devices()) {
     // Where there are two of a kind they are called GPU.0 and GPU.1, and GPU is the first.
-    if (device == present || device == present.substr(0, present.find('.'))) {
-      return device;
+    if (name == present || name == present.substr(0, present.find('.'))) {
+      return name;
     }
-    seen += " " + present;
+    seen += (seen.empty() ? "" : ", ") + present;
   }
-  throw std::invalid_argument("device '" + device + "': OpenVINO sees" + seen);
+  throw std::invalid_argument("device '" + wished + "': OpenVINO sees " + seen);
 }
 
 // Makes the input one letterboxed image as OpenCV holds it: uint8 (1, height, width, 3), BGR. A
@@ -132,7 +133,7 @@ std::vector<Detection> Detector::detections(const Settings& settings) {
   const ov::Tensor scores = request_.get_tensor("scores");
   // With NMS inside there is a row for each detection, else one for each cell with the scores of
   // all classes; a cell counts for its most probable class alone.
-  const std::size_t columns = metadata_.nms ? 1 : static_cast<std::size_t>(metadata_.num_classes);
+  const std::size_t columns = metadata_.nms ? 1 : metadata_.names.size();
   std::size_t rows = boxes.get_size() / 4;
   const std::int64_t* labels = nullptr;
   if (metadata_.nms) {
@@ -150,9 +151,10 @@ std::vector<Detection> Detector::detections(const Settings& settings) {
     const float* best = std::max_element(first, first + columns);
     const auto label = static_cast<int>(labels != nullptr ? labels[row] : best - first);
     const auto& ids = settings.class_ids;
+    const bool known = label >= 0 && static_cast<std::size_t>(label) < metadata_.names.size();
     const bool wanted = ids.empty() || std::find(ids.begin(), ids.end(), label) != ids.end();
     const bool finite = std::all_of(box, box + 4, [](float v) { return std::isfinite(v); });
-    if (*best >= settings.conf && std::isfinite(*best) && finite && wanted) {
+    if (*best >= settings.conf && std::isfinite(*best) && finite && known && wanted) {
       found.push_back({box[0], box[1], box[2], box[3], *best, label});
     }
   }

@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <cctype>
+#include <cerrno>
 #include <cmath>
+#include <cstring>
 #include <fstream>
 #include <iterator>
 #include <set>
@@ -115,8 +117,8 @@ std::vector<fs::path> find_images(const std::vector<fs::path>& sources) {
     if (fs::is_directory(source)) {
       found = images_in(source);
     } else if (!is_image(source)) {
-      throw std::invalid_argument(source.string() + ": no image by its name; expected .jpg, .png, .bmp, "
-                                         ".webp, .tif, .gif, .ppm, .pgm, .jp2 or a folder");
+      throw std::invalid_argument(source.string() + ": no image by its name; expected .jpg, .png, "
+                                                  ".bmp, .webp, .tif, .ppm, .jp2 or a folder");
     }
     std::copy_if(found.begin(), found.end(), std::back_inserter(images),
                  [&](const fs::path& path) { return seen.insert(fs::canonical(path)).second; });
@@ -128,7 +130,7 @@ cv::Mat read_image(const fs::path& path) {
   std::ifstream file(path, std::ios::binary);
   std::string data((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
   if (!file) {
-    throw std::runtime_error("cannot read the file");
+    throw std::runtime_error("cannot read the image (" + std::string(std::strerror(errno)) + ")");
   }
   if (data.empty()) {
     throw std::runtime_error("the image is empty (0 bytes)");
@@ -142,7 +144,8 @@ cv::Mat read_image(const fs::path& path) {
   return image;
 }
 
-void draw(cv::Mat& image, const std::vector<Detection>& detections, const Metadata& metadata) {
+void draw(cv::Mat& image, const std::vector<Detection>& detections,
+          const std::vector<std::string>& names) {
   constexpr int kFont = cv::FONT_HERSHEY_SIMPLEX;
   constexpr int kMargin = 3;
   const int side = std::min(image.rows, image.cols);
@@ -153,7 +156,7 @@ void draw(cv::Mat& image, const std::vector<Detection>& detections, const Metada
     const cv::Scalar color = color_of(d->class_id);
     const cv::Point opposite(static_cast<int>(d->x2), static_cast<int>(d->y2));
     cv::rectangle(image, corner, opposite, color, side < 1080 ? 2 : 4);
-    const std::string text = metadata.name(d->class_id) + cv::format(" %.2f", d->score);
+    const std::string text = names.at(d->class_id) + cv::format(" %.2f", d->score);
     const cv::Size size = cv::getTextSize(text, kFont, scale, 1, nullptr);
     const int height = size.height + 2 * kMargin;
     // Above the box, or inside where there is no room.
@@ -190,9 +193,10 @@ void write_file(const fs::path& path, const std::string& data) {
   file.write(data.data(), static_cast<std::streamsize>(data.size()));
   file.close();
   if (!file) {
+    const std::string why = std::strerror(errno);
     std::error_code ignored;
     fs::remove(part, ignored);
-    throw std::runtime_error(path.string() + ": could not be written; is the disk full?");
+    throw std::runtime_error(path.string() + ": could not be written (" + why + ")");
   }
   fs::rename(part, path);
 }

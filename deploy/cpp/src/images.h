@@ -8,7 +8,6 @@
 
 #include <opencv2/core.hpp>
 
-#include "metadata.h"
 #include "postprocess.h"
 
 namespace oculox {
@@ -23,7 +22,8 @@ std::vector<std::filesystem::path> find_images(const std::vector<std::filesystem
 cv::Mat read_image(const std::filesystem::path& path);
 
 // Draws boxes in pixels of the image, each in its class's color, with name and score.
-void draw(cv::Mat& image, const std::vector<Detection>& detections, const Metadata& metadata);
+void draw(cv::Mat& image, const std::vector<Detection>& detections,
+          const std::vector<std::string>& names);
 
 // One text for all names of a file, in lower case: `A.jpg` and `a.jpg` are one on many systems.
 std::string name_key(const std::filesystem::path& path);

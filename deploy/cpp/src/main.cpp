@@ -2,7 +2,6 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
-#include <iomanip>
 #include <iostream>
 #include <map>
 #include <set>
@@ -80,13 +79,19 @@ class Times {
   void lap(const std::string& stage) { add(stage, last_); }
   void finish() { add("total", start_); }
 
-  // {stage: milliseconds}, each by a function of sorted samples.
-  template <class Statistic>
-  ordered_json each(Statistic statistic) const {
+  // {stage: milliseconds}
+  ordered_json mean() const {
+    ordered_json out = ordered_json::object();
+    for (const auto& [stage, samples] : samples_) {
+      out[stage] = cv::mean(samples)[0];
+    }
+    return out;
+  }
+  ordered_json percentile(std::size_t percent) const {
     ordered_json out = ordered_json::object();
     for (auto [stage, samples] : samples_) {
       std::sort(samples.begin(), samples.end());
-      out[stage] = statistic(samples);
+      out[stage] = samples[(samples.size() - 1) * percent / 100];
     }
     return out;
   }
@@ -105,7 +110,7 @@ class Times {
 
 double rounded(float value, double steps) { return std::round(value * steps) / steps; }
 
-ordered_json to_json(const std::vector<Detection>& found, const Metadata& metadata) {
+ordered_json to_json(const std::vector<Detection>& found, const std::vector<std::string>& names) {
   ordered_json out = ordered_json::array();
   for (const Detection& d : found) {
     ordered_json box = ordered_json::array();
@@ -115,25 +120,14 @@ ordered_json to_json(const std::vector<Detection>& found, const Metadata& metada
     out.push_back({{"box", box},
                    {"score", rounded(d.score, 1e6)},
                    {"class_id", d.class_id},
-                   {"name", metadata.name(d.class_id)}});
+                   {"name", names.at(d.class_id)}});
   }
   return out;
 }
 
-// Bytes of file names that are no UTF-8 are replaced.
+// Bytes of a file name that are not UTF-8 are replaced.
 std::string to_text(const ordered_json& value) {
   return value.dump(1, ' ', false, ordered_json::error_handler_t::replace) + "\n";
-}
-
-std::vector<Detection> detect(Detector& detector, const cv::Mat& image, const Settings& settings,
-                              Times& times) {
-  detector.set_input(image);
-  times.lap("preprocess");
-  detector.run();
-  times.lap("network");
-  std::vector<Detection> found = detector.detections(settings);
-  times.lap("postprocess");
-  return found;
 }
 
 void warn_about_inner_nms(const Metadata& metadata, const Settings& wanted) {
@@ -148,7 +142,7 @@ void warn_about_inner_nms(const Metadata& metadata, const Settings& wanted) {
 // The JSON summary of a run that wrote predictions.json and the annotated images.
 ordered_json predict(const Options& options, const std::vector<fs::path>& images,
                      const fs::path& output, Detector& detector, const Settings& settings) {
-  const Metadata& metadata = detector.metadata();
+  const std::vector<std::string>& names = detector.metadata().names;
   std::set<std::string> taken;
   for (const fs::path& path : images) {
     taken.insert(name_key(path));
@@ -165,7 +159,12 @@ ordered_json predict(const Options& options, const std::vector<fs::path>& images
         times.start();
         image = read_image(path);
         times.lap("decode");
-        found = detect(detector, image, settings, times);
+        detector.set_input(image);
+        times.lap("preprocess");
+        detector.run();
+        times.lap("network");
+        found = detector.detections(settings);
+        times.lap("postprocess");
         times.finish();
       }
     } catch (const std::exception& error) {
@@ -178,10 +177,10 @@ ordered_json predict(const Options& options, const std::vector<fs::path>& images
     ordered_json entry = {{"source", path.string()},
                           {"width", image.cols},
                           {"height", image.rows},
-                          {"detections", to_json(found, metadata)}};
+                          {"detections", to_json(found, names)}};
     if (!options.no_draw) {
       const fs::path target = free_name(output, path, taken);
-      draw(image, found, metadata);
+      draw(image, found, names);
       write_image(target, image);
       entry["annotated"] = target.filename().string();
     }
@@ -189,15 +188,14 @@ ordered_json predict(const Options& options, const std::vector<fs::path>& images
   }
   const fs::path predictions = output / "predictions.json";
   write_file(predictions, to_text(entries));
-  using Samples = std::vector<double>;
   return {{"output", output.string()},
           {"predictions", predictions.string()},
           {"images", entries.size()},
           {"detections", detections},
           {"unreadable", unreadable},
-          {"milliseconds", times.each([](const Samples& s) { return cv::mean(s)[0]; })},
-          {"milliseconds_median", times.each([](const Samples& s) { return s[s.size() / 2]; })},
-          {"milliseconds_p95", times.each([](const Samples& s) { return s[s.size() * 95 / 100]; })}};
+          {"milliseconds", times.mean()},
+          {"milliseconds_median", times.percentile(50)},
+          {"milliseconds_p95", times.percentile(95)}};
 }
 
 int run(const Options& options) {
@@ -205,18 +203,18 @@ int run(const Options& options) {
   const std::vector<fs::path> images = find_images(options.sources);
   Detector detector(options.model, options.device, options.threads);
   Settings settings = options.settings;
-  settings.class_ids = parse_classes(options.classes, detector.metadata());
+  settings.class_ids = parse_classes(options.classes, detector.metadata().names);
   warn_about_inner_nms(detector.metadata(), settings);
   fs::create_directories(output);
   const ordered_json summary = predict(options, images, output, detector, settings);
   if (options.json) {
     std::cout << to_text(summary);
   } else {
-    std::cout << summary["images"] << " images, " << summary["detections"] << " detections\n"
-              << "images and predictions.json in " << output.string() << "\n";
-    for (const char* key : {"milliseconds", "milliseconds_median", "milliseconds_p95"}) {
-      std::cout << std::left << std::setw(19) << key << " " << summary[key] << "\n";
+    std::cout << summary["images"] << " images, " << summary["detections"] << " detections";
+    for (const auto& [stage, milliseconds] : summary["milliseconds"].items()) {
+      std::cout << ", " << stage << cv::format(" %.1f ms", double(milliseconds));
     }
+    std::cout << "\nimages and predictions.json in " << output.string() << "\n";
   }
   const std::size_t skipped = summary["unreadable"].size();
   if (skipped > 0) {

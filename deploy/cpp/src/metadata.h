@@ -16,8 +16,7 @@ struct InGraphNms {
 };
 
 struct Metadata {
-  int num_classes = 0;
-  std::vector<std::string> names;  // by class index; may be empty
+  std::vector<std::string> names;  // by class index
   cv::Size size;                   // of the input
   bool rgb = false;                // else BGR
   int pixel_max = 255;             // or 1
@@ -26,14 +25,12 @@ struct Metadata {
   int batch = 1;
   std::optional<InGraphNms> nms;
   bool preprocess = false;  // the letterbox is inside; the input is then uint8, BGR
-
-  std::string name(int class_id) const;
 };
 
 // Throws std::runtime_error when the text is damaged or of another version.
 Metadata parse_metadata(const std::string& text);
 
 // Class names or indices, separated by commas -> indices. Throws std::invalid_argument.
-std::vector<int> parse_classes(const std::string& text, const Metadata& metadata);
+std::vector<int> parse_classes(const std::string& text, const std::vector<std::string>& names);
 
 }  // namespace oculox
