@@ -62,7 +62,7 @@ def program(tmp_path_factory):
     build = tmp_path_factory.mktemp("build")
     configure(build, openvino_utils.get_cmake_path())
     done = subprocess.run(
-        ["cmake", "--build", build, "--parallel"], capture_output=True, text=True, check=False
+        ["cmake", "--build", build, "--parallel", "2"], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
 

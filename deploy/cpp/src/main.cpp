@@ -3,9 +3,11 @@
 #include <chrono>
 #include <cmath>
 #include <iostream>
-#include <map>
+#include <iterator>
 #include <set>
 #include <stdexcept>
+#include <tuple>
+#include <utility>
 
 #include <CLI/CLI.hpp>
 #include <nlohmann/json.hpp>
@@ -72,41 +74,20 @@ fs::path choose_folder(const Options& options) {
   return folder;
 }
 
-// Milliseconds of each stage, a sample for each image and repetition.
-class Times {
- public:
-  void start() { start_ = last_ = Clock::now(); }
-  void lap(const std::string& stage) { add(stage, last_); }
-  void finish() { add("total", start_); }
+// Milliseconds by stage, a sample for each image and repetition.
+using Samples = nlohmann::ordered_map<std::string, std::vector<double>>;
+using Clock = std::chrono::steady_clock;
 
-  // {stage: milliseconds}
-  ordered_json mean() const {
-    ordered_json out = ordered_json::object();
-    for (const auto& [stage, samples] : samples_) {
-      out[stage] = cv::mean(samples)[0];
-    }
-    return out;
+// {stage: milliseconds}; the mean where no percentile is named.
+ordered_json statistics(const Samples& samples, int percentile = -1) {
+  ordered_json out = ordered_json::object();
+  for (auto [stage, values] : samples) {
+    std::sort(values.begin(), values.end());
+    const auto place = std::lround(percentile / 100.0 * static_cast<double>(values.size() - 1));
+    out[stage] = percentile < 0 ? cv::mean(values)[0] : values.at(static_cast<std::size_t>(place));
   }
-  ordered_json percentile(std::size_t percent) const {
-    ordered_json out = ordered_json::object();
-    for (auto [stage, samples] : samples_) {
-      std::sort(samples.begin(), samples.end());
-      out[stage] = samples[(samples.size() - 1) * percent / 100];
-    }
-    return out;
-  }
-
- private:
-  using Clock = std::chrono::steady_clock;
-
-  void add(const std::string& stage, Clock::time_point since) {
-    last_ = Clock::now();
-    samples_[stage].push_back(std::chrono::duration<double, std::milli>(last_ - since).count());
-  }
-
-  Clock::time_point start_, last_;
-  std::map<std::string, std::vector<double>> samples_;
-};
+  return out;
+}
 
 double rounded(float value, double steps) { return std::round(value * steps) / steps; }
 
@@ -139,33 +120,43 @@ void warn_about_inner_nms(const Metadata& metadata, const Settings& wanted) {
   }
 }
 
-// The JSON summary of a run that wrote predictions.json and the annotated images.
-ordered_json predict(const Options& options, const std::vector<fs::path>& images,
-                     const fs::path& output, Detector& detector, const Settings& settings) {
+// Reads an image and finds objects in it.
+std::pair<cv::Mat, std::vector<Detection>> detect(Detector& detector, const fs::path& path,
+                                                  const Settings& settings, Samples& samples) {
+  const Clock::time_point start = Clock::now();
+  Clock::time_point last = start;
+  const auto lap = [&](const char* stage, Clock::time_point since) {
+    last = Clock::now();
+    samples[stage].push_back(std::chrono::duration<double, std::milli>(last - since).count());
+  };
+  cv::Mat image = read_image(path);
+  lap("decode", last);
+  detector.set_input(image);
+  lap("preprocess", last);
+  detector.run();
+  lap("network", last);
+  std::vector<Detection> found = detector.detections(settings);
+  lap("postprocess", last);
+  lap("total", start);
+  return {image, found};
+}
+
+// Writes predictions.json and the annotated images; returns a JSON summary.
+ordered_json predict(Detector& detector, const std::vector<fs::path>& images,
+                     const Options& options, const fs::path& output) {
   const std::vector<std::string>& names = detector.metadata().names;
   std::set<std::string> taken;
-  for (const fs::path& path : images) {
-    taken.insert(name_key(path));
-  }
+  std::transform(images.begin(), images.end(), std::inserter(taken, taken.end()), name_key);
   ordered_json entries = ordered_json::array();
   ordered_json unreadable = ordered_json::array();
   std::size_t detections = 0;
-  Times times;
+  Samples samples;
   for (const fs::path& path : images) {
     cv::Mat image;
     std::vector<Detection> found;
     try {
       for (int i = 0; i < options.repeat; ++i) {
-        times.start();
-        image = read_image(path);
-        times.lap("decode");
-        detector.set_input(image);
-        times.lap("preprocess");
-        detector.run();
-        times.lap("network");
-        found = detector.detections(settings);
-        times.lap("postprocess");
-        times.finish();
+        std::tie(image, found) = detect(detector, path, options.settings, samples);
       }
     } catch (const std::exception& error) {
       const std::string message = path.string() + ": " + last_line(error);
@@ -174,45 +165,43 @@ ordered_json predict(const Options& options, const std::vector<fs::path>& images
       continue;
     }
     detections += found.size();
-    ordered_json entry = {{"source", path.string()},
-                          {"width", image.cols},
-                          {"height", image.rows},
-                          {"detections", to_json(found, names)}};
+    entries.push_back({{"source", path.string()},
+                       {"width", image.cols},
+                       {"height", image.rows},
+                       {"detections", to_json(found, names)}});
     if (!options.no_draw) {
       const fs::path target = free_name(output, path, taken);
       draw(image, found, names);
       write_image(target, image);
-      entry["annotated"] = target.filename().string();
+      entries.back()["annotated"] = target.filename().string();
     }
-    entries.push_back(entry);
   }
-  const fs::path predictions = output / "predictions.json";
-  write_file(predictions, to_text(entries));
+  write_file(output / "predictions.json", to_text(entries));
   return {{"output", output.string()},
-          {"predictions", predictions.string()},
+          {"predictions", (output / "predictions.json").string()},
           {"images", entries.size()},
           {"detections", detections},
           {"unreadable", unreadable},
-          {"milliseconds", times.mean()},
-          {"milliseconds_median", times.percentile(50)},
-          {"milliseconds_p95", times.percentile(95)}};
+          {"milliseconds", statistics(samples)},
+          {"milliseconds_median", statistics(samples, 50)},
+          {"milliseconds_p95", statistics(samples, 95)}};
 }
 
-int run(const Options& options) {
+int run(Options options) {
   const fs::path output = choose_folder(options);
   const std::vector<fs::path> images = find_images(options.sources);
   Detector detector(options.model, options.device, options.threads);
-  Settings settings = options.settings;
-  settings.class_ids = parse_classes(options.classes, detector.metadata().names);
-  warn_about_inner_nms(detector.metadata(), settings);
+  options.settings.class_ids = parse_classes(options.classes, detector.metadata().names);
+  warn_about_inner_nms(detector.metadata(), options.settings);
   fs::create_directories(output);
-  const ordered_json summary = predict(options, images, output, detector, settings);
+  const ordered_json summary = predict(detector, images, options, output);
   if (options.json) {
     std::cout << to_text(summary);
   } else {
     std::cout << summary["images"] << " images, " << summary["detections"] << " detections";
     for (const auto& [stage, milliseconds] : summary["milliseconds"].items()) {
-      std::cout << ", " << stage << cv::format(" %.1f ms", double(milliseconds));
+      std::cout << (stage == "decode" ? "; ms per image: " : ", ") << stage
+                << cv::format(" %.1f", double(milliseconds));
     }
     std::cout << "\nimages and predictions.json in " << output.string() << "\n";
   }
