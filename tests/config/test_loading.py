@@ -333,6 +333,13 @@ def test_saved_configurations_with_old_names_are_read(tmp_path):
         assert load_config(path, ["eval.iou=0.4"]).eval.iou == 0.4
 
 
+@pytest.mark.parametrize(("before", "after"), [(True, ("tensorboard",)), (False, ())])
+def test_the_old_tensorboard_switch_is_read(before, after):
+    with pytest.warns(RenamedKeyWarning, match=r"'train.tensorboard' is called 'train.trackers'"):
+        config = config_from_dict({"train": {"tensorboard": before}}, where="last.pt")
+    assert config.train.trackers == after
+
+
 def test_a_key_by_both_names_is_refused():
     with pytest.raises(ConfigError, match=r"unknown key 'eval.nms'"):
         config_from_dict({"eval": {"nms": 0.5, "iou": 0.6}}, where="x")

@@ -1,128 +1,248 @@
-// Pictures in; annotated copies, COCO results and times out.
-#include <cstdio>
-#include <exception>
+// Images in; annotated images and predictions.json out.
+#include <algorithm>
+#include <chrono>
+#include <cmath>
 #include <iostream>
+#include <iterator>
+#include <set>
+#include <stdexcept>
+#include <tuple>
+#include <utility>
 
-#include "draw.h"
-#include "errors.h"
-#include "files.h"
-#include "json.h"
-#include "letterbox.h"
-#include "network.h"
-#include "options.h"
-#include "picture.h"
-#include "results.h"
-#include "sources.h"
+#include <CLI/CLI.hpp>
+#include <nlohmann/json.hpp>
+
+#include "detector.h"
+#include "images.h"
+
+namespace fs = std::filesystem;
+using nlohmann::ordered_json;
 
 namespace oculox {
 namespace {
 
-struct Found {
-  Image image;
-  std::vector<Detection> detections;
+struct Options {
+  fs::path model;
+  std::vector<fs::path> sources;
+  fs::path output;
+  Settings settings;
+  std::string classes;  // names or numbers, comma-separated; empty for all
+  std::string device = "cpu";
+  int threads = 0;
+  int repeat = 1;
+  bool no_draw = false;
+  bool overwrite = false;
+  bool json = false;
 };
 
-Found detect(const std::filesystem::path& path, Network& network, const Options& options,
-             Times& times) {
-  const Metadata& metadata = network.metadata();
-  Found found;
-  for (int i = 0; i < options.repeat; ++i) {
-    Times::Laps laps;
-    found.image = read_picture(path);
-    laps.lap();
-    const Letterbox box = fit(found.image.height, found.image.width, metadata.height,
-                              metadata.width, metadata.preprocessing.centered);
-    network.set_input(apply(box, found.image, metadata.preprocessing.pad_value));
-    laps.lap();
-    network.run();
-    laps.lap();
-    found.detections = select(network.outputs(), options.thresholds);
-    to_source(found.detections, box);
-    laps.lap();
-    times.add(laps);
-  }
-  return found;
+void add_options(CLI::App& app, Options& out) {
+  const auto add = [&](const char* name, auto& value, const char* help) {
+    return app.add_option(name, value, help)->capture_default_str();
+  };
+  app.add_option("MODEL", out.model, "An .xml or .onnx file")->required();
+  app.add_option("SOURCE", out.sources, "Images and folders")->required();
+  app.add_option("--output", out.output, "Folder for what is written [runs/predict, numbered]");
+  add("--conf", out.settings.conf, "Lowest score kept");
+  add("--iou", out.settings.iou, "IoU above which the weaker box goes");
+  add("--max-det", out.settings.max_det, "Most detections of an image")->check(CLI::PositiveNumber);
+  app.add_option("--classes", out.classes, "Only these: names or numbers, comma-separated");
+  app.add_flag("--agnostic-nms", out.settings.agnostic_nms, "Suppress boxes across classes");
+  add("--device", out.device, "As OpenVINO calls it: cpu, gpu, gpu.1, npu");
+  app.add_option("--threads", out.threads, "Of the CPU [OpenVINO's choice]")
+      ->check(CLI::PositiveNumber);
+  add("--repeat", out.repeat, "Measure each image so many times")->check(CLI::PositiveNumber);
+  app.add_flag("--no-draw", out.no_draw, "Write no annotated images");
+  app.add_flag("--overwrite", out.overwrite, "Allow an output folder that is not empty");
+  app.add_flag("--json", out.json, "Print a JSON summary instead of text");
+  app.footer("Exit code: 0 fine, 1 an image or the model failed, 2 wrong usage.");
 }
 
-void warn_about_inner_nms(const Metadata& metadata, const Thresholds& wanted) {
-  if (metadata.nms && (wanted.conf < metadata.nms->conf || wanted.nms > metadata.nms->iou)) {
-    std::cerr << "warning: the model suppresses at conf " << metadata.nms->conf << ", IoU "
-              << metadata.nms->iou << " by itself; conf " << wanted.conf << ", IoU " << wanted.nms
+// The folder to write to; nothing is made yet.
+fs::path choose_folder(const Options& options) {
+  fs::path folder = options.output;
+  if (folder.empty()) {
+    folder = "runs/predict";
+    for (int number = 2; fs::exists(folder); ++number) {
+      folder = "runs/predict-" + std::to_string(number);
+    }
+  } else if (fs::exists(folder) && !fs::is_directory(folder)) {
+    throw std::invalid_argument(folder.string() + ": the output must be a folder, this is a file");
+  } else if (fs::exists(folder) && !fs::is_empty(folder) && !options.overwrite) {
+    throw std::invalid_argument(folder.string() + " already holds files; name a new or empty "
+                                                  "folder, or pass --overwrite");
+  }
+  return folder;
+}
+
+// Milliseconds by stage, a sample for each image and repetition.
+using Samples = nlohmann::ordered_map<std::string, std::vector<double>>;
+using Clock = std::chrono::steady_clock;
+
+// {stage: milliseconds}; the mean where no percentile is named.
+ordered_json statistics(const Samples& samples, int percentile = -1) {
+  ordered_json out = ordered_json::object();
+  for (auto [stage, values] : samples) {
+    std::sort(values.begin(), values.end());
+    const auto place = std::lround(percentile / 100.0 * static_cast<double>(values.size() - 1));
+    out[stage] = percentile < 0 ? cv::mean(values)[0] : values.at(static_cast<std::size_t>(place));
+  }
+  return out;
+}
+
+double rounded(float value, double steps) { return std::round(value * steps) / steps; }
+
+ordered_json to_json(const std::vector<Detection>& found, const std::vector<std::string>& names) {
+  ordered_json out = ordered_json::array();
+  for (const Detection& d : found) {
+    ordered_json box = ordered_json::array();
+    for (const float value : {d.x1, d.y1, d.x2, d.y2}) {
+      box.push_back(rounded(value, 1e3));
+    }
+    out.push_back({{"box", box},
+                   {"score", rounded(d.score, 1e6)},
+                   {"class_id", d.class_id},
+                   {"name", names.at(d.class_id)}});
+  }
+  return out;
+}
+
+// Bytes of a file name that are not UTF-8 are replaced.
+std::string to_text(const ordered_json& value) {
+  return value.dump(1, ' ', false, ordered_json::error_handler_t::replace) + "\n";
+}
+
+void warn_about_inner_nms(const Metadata& metadata, const Settings& wanted) {
+  const auto& inside = metadata.nms;
+  if (inside && (wanted.conf < inside->conf || wanted.iou > inside->iou)) {
+    std::cerr << "warning: the model suppresses at conf " << inside->conf << ", IoU "
+              << inside->iou << " by itself; conf " << wanted.conf << ", IoU " << wanted.iou
               << " cannot bring back what it drops\n";
   }
 }
 
-std::string joined(const std::vector<std::string>& rows) {
-  std::string out = "[";
-  for (std::size_t i = 0; i < rows.size(); ++i) {
-    out += (i == 0 ? "\n" : ",\n") + rows[i];
-  }
-  return out + (rows.empty() ? "]\n" : "\n]\n");
+// Reads an image and finds objects in it.
+std::pair<cv::Mat, std::vector<Detection>> detect(Detector& detector, const fs::path& path,
+                                                  const Settings& settings, Samples& samples) {
+  const Clock::time_point start = Clock::now();
+  Clock::time_point last = start;
+  const auto lap = [&](const char* stage, Clock::time_point since) {
+    last = Clock::now();
+    samples[stage].push_back(std::chrono::duration<double, std::milli>(last - since).count());
+  };
+  cv::Mat image = read_image(path);
+  lap("decode", last);
+  detector.set_input(image);
+  lap("preprocess", last);
+  detector.run();
+  lap("network", last);
+  std::vector<Detection> found = detector.detections(settings);
+  lap("postprocess", last);
+  lap("total", start);
+  return {image, found};
 }
 
-std::string timing(const Options& options, std::size_t pictures, const Times& times) {
-  return "{\n \"model\": " + json_text(options.model.string()) +
-         ",\n \"device\": " + json_text(options.device) +
-         ",\n \"threads\": " + (options.threads > 0 ? std::to_string(options.threads) : "null") +
-         ",\n \"pictures\": " + std::to_string(pictures) +
-         ",\n \"repeat\": " + std::to_string(options.repeat) +
-         ",\n \"milliseconds\": " + times.json() + "\n}\n";
-}
-
-int run(const Options& options) {
-  check_output(options.output, options.overwrite);
-  const std::vector<Source> sources = find_sources(options.inputs, options.output);
-  Network network(options.model, options.device, options.threads);
-  warn_about_inner_nms(network.metadata(), options.thresholds);
-  make_folder(options.output);
-
-  Times times;
-  std::vector<std::string> rows;
-  std::size_t failed = 0;
-  for (const Source& source : sources) {
-    Found found;
+// Writes predictions.json and the annotated images; returns a JSON summary.
+ordered_json predict(Detector& detector, const std::vector<fs::path>& images,
+                     const Options& options, const fs::path& output) {
+  const std::vector<std::string>& names = detector.metadata().names;
+  std::set<std::string> taken;
+  std::transform(images.begin(), images.end(), std::inserter(taken, taken.end()), name_key);
+  ordered_json entries = ordered_json::array();
+  ordered_json unreadable = ordered_json::array();
+  std::size_t detections = 0;
+  Samples samples;
+  for (const fs::path& path : images) {
+    cv::Mat image;
+    std::vector<Detection> found;
     try {
-      found = detect(source.path, network, options, times);
-    } catch (const DataError& error) {
-      std::cerr << "skipped: " << error.what() << "\n";
-      ++failed;
+      for (int i = 0; i < options.repeat; ++i) {
+        std::tie(image, found) = detect(detector, path, options.settings, samples);
+      }
+    } catch (const std::exception& error) {
+      const std::string message = path.string() + ": " + last_line(error);
+      std::cerr << "skipped: " << message << "\n";
+      unreadable.push_back({{"source", path.string()}, {"error", message}});
       continue;
     }
-    append_coco(rows, source.id, found.detections, network.metadata());
-    if (options.draw) {
-      draw(found.image, found.detections, network.metadata().names);
-      const Bytes jpeg = encode_jpeg(found.image);
-      write_file(source.drawn, jpeg.data(), jpeg.size());
+    detections += found.size();
+    entries.push_back({{"source", path.string()},
+                       {"width", image.cols},
+                       {"height", image.rows},
+                       {"detections", to_json(found, names)}});
+    if (!options.no_draw) {
+      const fs::path target = free_name(output, path, taken);
+      draw(image, found, names);
+      write_image(target, image);
+      entries.back()["annotated"] = target.filename().string();
     }
   }
-  const std::size_t done = sources.size() - failed;
-  write_text(options.output / "detections.json", joined(rows));
-  write_text(options.output / "timing.json", timing(options, done, times));
-  std::cout << done << " pictures, " << rows.size() << " detections -> "
-            << options.output.string() << "\n"
-            << times.table();
-  if (failed > 0) {
-    std::cerr << "error: " << failed << " of " << sources.size() << " pictures were skipped\n";
+  write_file(output / "predictions.json", to_text(entries));
+  return {{"output", output.string()},
+          {"predictions", (output / "predictions.json").string()},
+          {"images", entries.size()},
+          {"detections", detections},
+          {"unreadable", unreadable},
+          {"milliseconds", statistics(samples)},
+          {"milliseconds_median", statistics(samples, 50)},
+          {"milliseconds_p95", statistics(samples, 95)}};
+}
+
+int run(Options options) {
+  const fs::path output = choose_folder(options);
+  const std::vector<fs::path> images = find_images(options.sources);
+  Detector detector(options.model, options.device, options.threads);
+  options.settings.class_ids = parse_classes(options.classes, detector.metadata().names);
+  warn_about_inner_nms(detector.metadata(), options.settings);
+  fs::create_directories(output);
+  const ordered_json summary = predict(detector, images, options, output);
+  if (options.json) {
+    std::cout << to_text(summary);
+  } else {
+    std::cout << summary["images"] << " images, " << summary["detections"] << " detections";
+    for (const auto& [stage, milliseconds] : summary["milliseconds"].items()) {
+      std::cout << (stage == "decode" ? "; ms per image: " : ", ") << stage
+                << cv::format(" %.1f", double(milliseconds));
+    }
+    std::cout << "\nimages and predictions.json in " << output.string() << "\n";
   }
-  return failed > 0 ? 1 : 0;
+  const std::size_t skipped = summary["unreadable"].size();
+  if (skipped > 0) {
+    std::cerr << "error: " << skipped << " of " << images.size() << " images were skipped\n";
+  }
+  return skipped > 0 ? 1 : 0;
+}
+
+Options parse_options(CLI::App& app, int count, char** arguments) {
+  Options options;
+  add_options(app, options);
+  app.parse(count, arguments);
+  const Settings& settings = options.settings;
+  for (const auto& [name, value] : {std::pair("--conf", settings.conf), {"--iou", settings.iou}}) {
+    if (!(value >= 0 && value <= 1)) {  // NaN as well
+      throw std::invalid_argument(std::string(name) + " must be between 0 and 1");
+    }
+  }
+  return options;
 }
 
 }  // namespace
 }  // namespace oculox
 
 int main(int argc, char** argv) {
+  CLI::App app("Finds objects in images with a model exported by Oculox.", "oculox_detect");
   try {
-    const oculox::Options options = oculox::parse_options(argc, argv);
-    if (options.help) {
-      std::cout << oculox::usage();
-      return 0;
-    }
-    return oculox::run(options);
-  } catch (const oculox::UsageError& error) {
+    return oculox::run(oculox::parse_options(app, argc, argv));
+  } catch (const CLI::CallForHelp&) {
+    std::cout << app.help();
+    return 0;
+  } catch (const CLI::ParseError& error) {
+    std::cerr << "error: " << error.what() << "; see --help\n";
+    return 2;
+  } catch (const std::invalid_argument& error) {
     std::cerr << "error: " << error.what() << "\n";
     return 2;
   } catch (const std::exception& error) {
-    std::cerr << "error: " << error.what() << "\n";
+    std::cerr << "error: " << oculox::last_line(error) << "\n";
     return 1;
   }
 }

@@ -1,87 +1,60 @@
 #include "metadata.h"
 
-#include "errors.h"
-#include "json.h"
+#include <sstream>
+#include <stdexcept>
+
+#include <nlohmann/json.hpp>
 
 namespace oculox {
-namespace {
 
-constexpr int kVersion = 1;
-constexpr int kLargestSide = 1 << 15;
+constexpr int kVersion = 2;
 
-int whole_between(const Json& value, int low, int high, const char* what) {
-  const int number = value.whole();
-  if (number < low || number > high) {
-    throw JsonError(std::string(what) + " is " + std::to_string(number));
+Metadata parse_metadata(const std::string& text) try {
+  const auto content = nlohmann::json::parse(text);
+  if (const int version = content.at("metadata_version"); version != kVersion) {
+    throw std::runtime_error("metadata version " + std::to_string(version) +
+                             ", this program reads " + std::to_string(kVersion) +
+                             "; take the program and the export from one version of Oculox");
   }
-  return number;
-}
-
-bool one_of(const Json& value, const char* yes, const char* no) {
-  if (value.text() != yes && value.text() != no) {
-    throw JsonError("\"" + value.text() + "\" is neither " + yes + " nor " + no);
-  }
-  return value.text() == yes;
-}
-
-Preprocessing parse_preprocessing(const Json& json) {
-  Preprocessing out;
-  out.rgb = one_of(json.at("color"), "rgb", "bgr");
-  out.centered = one_of(json.at("placement"), "center", "top_left");
-  out.pad_value = whole_between(json.at("pad_value"), 0, 255, "pad_value");
-  out.pixel_max = json.at("pixel_max").whole();
-  if (out.pixel_max != 1 && out.pixel_max != 255) {
-    throw JsonError("pixel_max is " + std::to_string(out.pixel_max));
-  }
-  return out;
-}
-
-Metadata parse(const Json& json) {
+  const auto& spec = content.at("spec");
+  const auto& input = spec.at("input");
+  const auto& nms = content.at("nms");
   Metadata out;
-  for (const Json& name : json.at("names").list()) {
-    out.names.push_back(name.text());
+  out.names = spec.at("names").get<std::vector<std::string>>();
+  out.batch = spec.at("batch").is_null() ? 1 : spec.at("batch").get<int>();
+  out.size = {input.at("size").at(1), input.at("size").at(0)};
+  out.rgb = input.at("color") == "rgb";
+  out.pixel_max = input.at("pixel_max");
+  out.centered = input.at("placement") == "center";
+  out.pad_value = input.at("pad_value");
+  out.preprocess = content.at("preprocess");
+  if (!nms.is_null()) {
+    out.nms = InGraphNms{nms.at("conf"), nms.at("iou")};
   }
-  if (const Json& ids = json.at("category_ids"); !ids.is_null()) {
-    for (const Json& id : ids.list()) {
-      out.category_ids.push_back(id.whole());
-    }
-    if (out.category_ids.size() != out.names.size()) {
-      throw JsonError("as many category_ids as names are expected");
-    }
+  if (out.names.empty()) {
+    throw std::runtime_error("its metadata names no classes");
   }
-  out.preprocessing = parse_preprocessing(json.at("preprocessing"));
-  const Json::List& size = json.at("size_hw").list();
-  if (size.size() != 2) {
-    throw JsonError("size_hw must be two numbers");
-  }
-  out.height = whole_between(size[0], 1, kLargestSide, "the height");
-  out.width = whole_between(size[1], 1, kLargestSide, "the width");
-  if (const Json& batch = json.at("batch"); !batch.is_null()) {
-    out.batch = batch.whole();
-  }
-  if (const Json& nms = json.at("nms"); !nms.is_null()) {
-    out.nms = InnerNms{static_cast<float>(nms.at("conf").number()),
-                       static_cast<float>(nms.at("iou").number())};
-  }
-  out.letterbox = json.at("letterbox").boolean();
   return out;
+} catch (const nlohmann::json::exception& error) {
+  throw std::runtime_error("its metadata is damaged (" + std::string(error.what()) + ")");
 }
 
-}  // namespace
-
-Metadata parse_metadata(const std::string& text, const std::string& where) {
-  try {
-    const Json json = Json::parse(text);
-    const int version = json.at("metadata_version").whole();
-    if (version < 1 || version > kVersion) {
-      throw DataError(where + ": metadata version " + std::to_string(version) +
-                      "; this program reads up to " + std::to_string(kVersion) +
-                      ", a newer one may be needed");
+std::vector<int> parse_classes(const std::string& text, const std::vector<std::string>& names) {
+  std::vector<int> out;
+  std::istringstream items(text);
+  for (std::string item; std::getline(items >> std::ws, item, ',');) {
+    std::size_t i = 0;
+    while (i < names.size() && item != names[i] && item != std::to_string(i)) {
+      ++i;
     }
-    return parse(json);
-  } catch (const JsonError& error) {
-    throw DataError(where + ": its metadata is damaged (" + error.what() + ")");
+    if (i == names.size()) {
+      throw std::invalid_argument("--classes: the model has no class '" + item + "'; it has 0 (" +
+                                  names.front() + ") to " + std::to_string(i - 1) + " (" +
+                                  names.back() + ")");
+    }
+    out.push_back(static_cast<int>(i));
   }
+  return out;
 }
 
 }  // namespace oculox

@@ -1,42 +1,36 @@
-// What an exported model tells about itself; written by `oculox export`.
+// What an exported model says about itself; written by `oculox export`.
 #pragma once
 
 #include <optional>
 #include <string>
 #include <vector>
 
+#include <opencv2/core.hpp>
+
 namespace oculox {
 
-struct Preprocessing {
-  bool rgb = false;  // else BGR
-  int pixel_max = 255;  // or 1
-  bool centered = false;  // else the picture lies in the top-left corner
-  int pad_value = 114;
-};
-
-// Suppression inside the model; its thresholds are fixed.
-struct InnerNms {
+// NMS inside the model; its thresholds are fixed.
+struct InGraphNms {
   float conf;
   float iou;
 };
 
 struct Metadata {
   std::vector<std::string> names;  // by class index
-  std::vector<int> category_ids;  // of the training data, by class index; empty where unknown
-  Preprocessing preprocessing;
-  int height = 0;  // of the network's input
-  int width = 0;
-  std::optional<int> batch;  // the only size that works; none for any
-  std::optional<InnerNms> nms;
-  bool letterbox = false;  // inside the model, which then takes uint8 pictures, BGR
-
-  // The id to report for a class.
-  int category(int label) const {
-    return category_ids.empty() ? label : category_ids[static_cast<std::size_t>(label)];
-  }
+  cv::Size size;                   // of the input
+  bool rgb = false;                // else BGR
+  int pixel_max = 255;             // or 1
+  bool centered = false;           // else the image lies in the top-left corner
+  int pad_value = 114;
+  int batch = 1;
+  std::optional<InGraphNms> nms;
+  bool preprocess = false;  // the letterbox is inside; the input is then uint8, BGR
 };
 
-// Throws DataError when the text is damaged, incomplete or newer than this program.
-Metadata parse_metadata(const std::string& text, const std::string& where);
+// Throws std::runtime_error when the text is damaged or of another version.
+Metadata parse_metadata(const std::string& text);
+
+// Class names or indices, separated by commas -> indices. Throws std::invalid_argument.
+std::vector<int> parse_classes(const std::string& text, const std::vector<std::string>& names);
 
 }  // namespace oculox

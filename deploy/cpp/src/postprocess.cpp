@@ -3,40 +3,17 @@
 #include <algorithm>
 #include <cmath>
 
+#include <opencv2/imgproc.hpp>
+
 namespace oculox {
 namespace {
 
-bool finite(const float* values, std::size_t count) {
-  return std::all_of(values, values + count, [](float v) { return std::isfinite(v); });
-}
-
-// A cell speaks for its most probable class alone.
-std::vector<Detection> candidates(const Outputs& outputs, float conf) {
-  std::vector<Detection> found;
-  for (std::size_t i = 0; i < outputs.rows; ++i) {
-    float score = 0;
-    std::int64_t label = 0;
-    if (outputs.labels != nullptr) {
-      score = outputs.scores[i];
-      label = outputs.labels[i];
-    } else {
-      const float* row = outputs.scores + i * outputs.classes;
-      const float* best = std::max_element(row, row + outputs.classes);
-      score = *best;
-      label = best - row;
-    }
-    const float* box = outputs.boxes + 4 * i;
-    const bool known = label >= 0 && static_cast<std::size_t>(label) < outputs.classes;
-    if (score >= conf && known && std::isfinite(score) && finite(box, 4)) {
-      found.push_back({box[0], box[1], box[2], box[3], score, static_cast<int>(label)});
-    }
-  }
-  return found;
-}
+// Halves to the even number, as Python rounds.
+int rounded(double value) { return static_cast<int>(std::nearbyint(value)); }
 
 float area(const Detection& d) { return (d.x2 - d.x1) * (d.y2 - d.y1); }
 
-// Not finite for two empty boxes, which then suppress nothing.
+// Not a number for two empty boxes, which then suppress nothing.
 float overlap(const Detection& a, const Detection& b) {
   const float width = std::max(0.0F, std::min(a.x2, b.x2) - std::max(a.x1, b.x1));
   const float height = std::max(0.0F, std::min(a.y2, b.y2) - std::max(a.y1, b.y1));
@@ -46,37 +23,50 @@ float overlap(const Detection& a, const Detection& b) {
 
 }  // namespace
 
-std::vector<Detection> select(const Outputs& outputs, const Thresholds& thresholds) {
-  std::vector<Detection> found = candidates(outputs, thresholds.conf);
+Letterbox fill_letterbox(const cv::Mat& image, cv::Mat canvas, bool centered, int pad_value) {
+  const double scale = std::min(static_cast<double>(canvas.rows) / image.rows,
+                                static_cast<double>(canvas.cols) / image.cols);
+  Letterbox box{scale, {}, image.size()};
+  const double width = image.cols * scale;
+  const double height = image.rows * scale;
+  box.inner.width = std::max(1, centered ? rounded(width) : static_cast<int>(width));
+  box.inner.height = std::max(1, centered ? rounded(height) : static_cast<int>(height));
+  if (centered) {
+    // The 0.1 sends an odd row or column of padding below and to the right.
+    box.inner.x = rounded((canvas.cols - box.inner.width) / 2.0 - 0.1);
+    box.inner.y = rounded((canvas.rows - box.inner.height) / 2.0 - 0.1);
+  }
+  canvas.setTo(cv::Scalar::all(pad_value));
+  cv::resize(image, canvas(box.inner), box.inner.size(), 0, 0, cv::INTER_LINEAR);
+  return box;
+}
+
+Detection to_source(Detection d, const Letterbox& box) {
+  const auto move = [&](float value, int shift, int limit) {
+    value = (value - static_cast<float>(shift)) / static_cast<float>(box.scale);
+    return std::clamp(value, 0.0F, static_cast<float>(limit));
+  };
+  d.x1 = move(d.x1, box.inner.x, box.source.width);
+  d.x2 = move(d.x2, box.inner.x, box.source.width);
+  d.y1 = move(d.y1, box.inner.y, box.source.height);
+  d.y2 = move(d.y2, box.inner.y, box.source.height);
+  return d;
+}
+
+std::vector<Detection> nms(std::vector<Detection> found, const Settings& settings) {
   std::stable_sort(found.begin(), found.end(),
                    [](const Detection& a, const Detection& b) { return a.score > b.score; });
   std::vector<Detection> kept;
-  for (const Detection& candidate : found) {
-    if (kept.size() == thresholds.most) {
-      break;
-    }
-    const bool free = std::none_of(kept.begin(), kept.end(), [&](const Detection& better) {
-      return better.label == candidate.label && overlap(better, candidate) > thresholds.nms;
-    });
-    if (free) {
-      kept.push_back(candidate);
+  for (const Detection& weaker : found) {
+    const auto suppresses = [&](const Detection& better) {
+      return (settings.agnostic_nms || better.class_id == weaker.class_id) &&
+             overlap(better, weaker) > settings.iou;
+    };
+    if (kept.size() < settings.max_det && std::none_of(kept.begin(), kept.end(), suppresses)) {
+      kept.push_back(weaker);
     }
   }
   return kept;
-}
-
-void to_source(std::vector<Detection>& detections, const Letterbox& box) {
-  const auto scale = static_cast<float>(box.scale);
-  const auto move = [scale](float& value, int shift, int limit) {
-    value = std::clamp((value - static_cast<float>(shift)) / scale, 0.0F,
-                       static_cast<float>(limit));
-  };
-  for (Detection& d : detections) {
-    move(d.x1, box.left, box.source_width);
-    move(d.x2, box.left, box.source_width);
-    move(d.y1, box.top, box.source_height);
-    move(d.y2, box.top, box.source_height);
-  }
 }
 
 }  // namespace oculox

@@ -1,41 +1,43 @@
-// From the network's outputs to detections.
+// Letterbox and NMS, as Python does them.
 #pragma once
 
 #include <cstddef>
-#include <cstdint>
 #include <vector>
 
-#include "letterbox.h"
+#include <opencv2/core.hpp>
 
 namespace oculox {
 
 struct Detection {
   float x1, y1, x2, y2;  // pixels
   float score;
-  int label;  // class index
+  int class_id;
 };
 
-struct Thresholds {
-  float conf = 0.3F;  // lowest score kept
-  float nms = 0.45F;  // IoU above which the weaker of two boxes of a class goes
-  std::size_t most = 1000;  // detections kept in a picture
+struct Settings {
+  float conf = 0.3F;           // lowest score kept
+  float iou = 0.45F;           // IoU above which the weaker of two boxes goes
+  std::size_t max_det = 1000;  // most detections of an image
+  bool agnostic_nms = false;   // suppress across classes
+  std::vector<int> class_ids;  // keep only these; all where empty
 };
 
-// Outputs of one picture, row by row. Without suppression in the model there is a row for every
-// cell, with scores of all classes; with it there is a row for each detection, and `labels`.
-struct Outputs {
-  const float* boxes;  // rows x 4, xyxy pixels of the input
-  const float* scores;  // rows x classes, or rows
-  const std::int64_t* labels;  // null, or rows
-  std::size_t rows;
-  std::size_t classes;
+// The largest undistorted fit of an image into the network's input.
+struct Letterbox {
+  double scale = 1;  // input pixels for each pixel of the image
+  cv::Rect inner;    // where the resized image lies in the input
+  cv::Size source;
 };
 
-// What is found, best first, in pixels of the input. Boxes and scores that are not finite are
-// dropped, and so are classes that do not exist.
-std::vector<Detection> select(const Outputs& outputs, const Thresholds& thresholds);
+// Resizes an image bilinearly into `canvas` and pads the rest; both 8 bits, 3 channels. The
+// official placement, top left, rounds the new size down; the centered one, MindYOLO's, rounds to
+// the nearest and halves the padding.
+Letterbox fill_letterbox(const cv::Mat& image, cv::Mat canvas, bool centered, int pad_value);
 
-// From pixels of the input to pixels of the source picture, clipped to it.
-void to_source(std::vector<Detection>& detections, const Letterbox& box);
+// From pixels of the input to pixels of the image, clipped to it.
+Detection to_source(Detection detection, const Letterbox& box);
+
+// What stays, best first.
+std::vector<Detection> nms(std::vector<Detection> found, const Settings& settings);
 
 }  // namespace oculox
