@@ -1,7 +1,7 @@
 """Guards the twelve COCO metrics: crowds, areas, limits of detections, wrong classes."""
 
 import numpy as np
-from scenes import LARGE, coco_of, large_scenes
+from scenes import coco_of, large_scenes
 
 from golden import differences, golden, plain
 from oculox.evaluation.coco_metrics import evaluate_boxes
@@ -11,7 +11,7 @@ TOPIC = "metrics"
 
 def make_data():
     """The large scenes with crowds, and jittered, doubled, missed and invented detections."""
-    content = coco_of(large_scenes(), LARGE, crowds=range(4, 1000, 9))
+    content = coco_of(large_scenes(), (480, 640), crowds=range(4, 1000, 9))
     rng = np.random.RandomState(5)
     results = []
     for row in content["annotations"]:
