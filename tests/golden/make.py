@@ -39,10 +39,11 @@ def main():
     small, large = scenes.render()
     cv2.imwrite(str(scenes.PIXELS), np.concatenate([s.image for s in small]))
     write("scenes", {"small": scenes.described(small), "large": scenes.described(large)})
-    for module in (networks, losses, training, postprocess, metrics, names):
+    for module in (networks, losses, training, postprocess, names):
         write(module.TOPIC, module.compute_all())
     with tempfile.TemporaryDirectory() as folder:
-        write(samples.TOPIC, samples.compute_all(Path(folder)))
+        for module in (metrics, samples):
+            write(module.TOPIC, module.compute_all(Path(folder)))
 
 
 if __name__ == "__main__":

@@ -74,8 +74,11 @@ def order():
 @pytest.mark.parametrize("name", CASES)
 def test_sample(index, name):
     found, expected = compute(index, name), dict(golden(TOPIC)["samples"][name])
-    # Other builds of OpenCV round pixels otherwise, never boxes.
-    np.testing.assert_allclose(found.pop("means"), expected.pop("means"), atol=1)
+    # Other versions of OpenCV interpolate otherwise (4.10 moves a block of the image by 1.4 levels,
+    # all of it by 0.3) but never move a box.
+    ours, theirs = (np.array(values.pop("means")) for values in (found, expected))
+    np.testing.assert_allclose(ours, theirs, atol=2)
+    np.testing.assert_allclose(ours.mean((0, 1)), theirs.mean((0, 1)), atol=0.5)
     assert differences(found, expected, rel=1e-6, absolute=1e-4) == []
 
 
