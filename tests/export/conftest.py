@@ -61,7 +61,7 @@ class Exports:
 
         digest = hashlib.sha256(repr(wanted).encode()).hexdigest()
         folder = self._make_once(f"export-{digest[:16]}", export)
-        return pickle.loads((folder / "report").read_bytes())
+        return pickle.loads((folder / "report").read_bytes())  # noqa: S301 - written above
 
 
 @pytest.fixture(scope="session")

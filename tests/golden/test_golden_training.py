@@ -17,10 +17,10 @@ from golden import differences, golden, plain
 from oculox.config import load_config
 from oculox.config.schema import AugmentConfig, InputConfig
 from oculox.losses.criterion import build_criterion
-from oculox.training.ema import Ema, ema_decay
-from oculox.training.optim import build_optimizer
+from oculox.training.build import Parts
+from oculox.training.loop import train_step
+from oculox.training.optim import Ema, build_optimizer, ema_decay
 from oculox.training.schedule import build_learning_rate, input_size_at, plan_epochs
-from oculox.training.step import Stepper
 from oculox.types import Batch, Targets
 from oculox.weights.interop.megvii import official_names
 
@@ -65,13 +65,13 @@ def batch():
     return Batch(images, Targets(boxes, labels, mask), tuple(range(4)), (SIZE,) * 4)
 
 
-def make_stepper(noise=0.0):
+def make_parts(noise=0.0):
     config = load_config("yolox-nano", list(CALM))
     network = formula_network("yolox-nano", num_classes=6).train()
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.mul_(1 + noise)
-    return Stepper(
+    return Parts(
         accelerator=Accelerator(cpu=True),
         network=network,
         model=Doubled(network),
@@ -103,26 +103,28 @@ def in_official_order(network, values):
 
 
 def gradients(*, use_l1):
-    stepper = make_stepper()
+    parts = make_parts()
     norms = {}
 
     def keep(optimizer, args, kwargs):
-        for name, parameter in stepper.network.named_parameters():
+        for name, parameter in parts.network.named_parameters():
             norms[name] = plain(parameter.grad.norm(), digits=6)
 
-    stepper.optimizer.register_step_pre_hook(keep)
-    loss = stepper.run(batch(), rate=0.001, size_hw=SIZE, use_l1=use_l1, step=0)
-    return {"terms": terms_of(loss), "norms": in_official_order(stepper.network, norms)}
+    parts.optimizer.register_step_pre_hook(keep)
+    loss = train_step(parts, batch(), rate=0.001, size_hw=SIZE, use_l1=use_l1, step=0)
+    return {"terms": terms_of(loss), "norms": in_official_order(parts.network, norms)}
 
 
 @functools.cache
 def trajectory(noise=0.0):
-    stepper, data = make_stepper(noise), batch()
+    parts, data = make_parts(noise), batch()
     rows = [
-        terms_of(stepper.run(data, rate=rate, size_hw=size, use_l1=step >= L1_FROM, step=step))
+        terms_of(
+            train_step(parts, data, rate=rate, size_hw=size, use_l1=step >= L1_FROM, step=step)
+        )
         for step, (rate, size) in enumerate(zip(rates(), SIZES, strict=True))
     ]
-    states = {"parameters": stepper.network, "average": stepper.ema.network}
+    states = {"parameters": parts.network, "average": parts.ema.network}
     norms = {}
     for key, network in states.items():
         values = {k: plain(v.norm(), digits=6) for k, v in network.state_dict().items() if v.ndim}
