@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 
 help:
 	@echo "make demo       train, evaluate and use a detector on the built-in data"
-	@echo "make test       run the tests (test-slow: the long proofs)"
+	@echo "make test       run the tests in WORKERS=2 processes (test-slow: the long proofs)"
 	@echo "make test-oldest  the tests with the oldest packages that are allowed"
 	@echo "make test-mindspore  the tests that need MindSpore, in an environment of their own"
 	@echo "make check      formatting, lint, types and import order"
@@ -26,8 +26,12 @@ $(STAMP): pyproject.toml constraints.txt
 demo: install
 	$(BIN)/oculox demo --output demo-run --overwrite
 
+# Tests run in as many processes; each computes with one thread.
+WORKERS ?= 2
+PARALLEL := -n $(WORKERS) --dist worksteal --durations 10
+
 test: install
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q $(PARALLEL)
 
 test-slow: install
 	$(BIN)/python -m pytest -q -m slow
@@ -47,7 +51,7 @@ $(OLDEST_STAMP): pyproject.toml constraints-oldest.txt
 
 # Old packages call what newer ones below them deprecate: such warnings are no errors here.
 test-oldest: $(OLDEST_STAMP)
-	$(OLDEST_VENV)/bin/python -m pytest -q -W ignore::DeprecationWarning $(OLDEST_TESTS)
+	$(OLDEST_VENV)/bin/python -m pytest -q $(PARALLEL) -W ignore::DeprecationWarning $(OLDEST_TESTS)
 
 MINDSPORE_VENV ?= .venv-mindspore
 MINDSPORE_STAMP := $(MINDSPORE_VENV)/.installed

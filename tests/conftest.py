@@ -1,9 +1,13 @@
 """Fixtures that every test may use."""
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 
+import cv2
 import pytest
 import torch
+from filelock import FileLock
 
 from oculox.config import load_config
 from oculox.datasets.demo.dataset import write_demo
@@ -13,6 +17,12 @@ from oculox.weights import Weights
 from oculox.weights.checkpoint import save_checkpoint
 from red_images import RedBackend
 from specs import make_weights
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Workers, and the processes that tests start, share the cores.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -36,6 +46,28 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"reference data is absent: {SHARED} is no folder (see docs/testing.md)")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def make_once(tmp_path_factory) -> Callable[[str, Callable[[Path], None]], Path]:
+    """Makes what is expensive once for all workers: name, function that fills a folder -> folder.
+
+    The first worker that asks makes it, the others wait for it.
+    """
+    root = tmp_path_factory.getbasetemp()
+    root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
+
+    def get(name: str, fill: Callable[[Path], None]) -> Path:
+        folder = root / "common" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        done = root / "common" / f"{name}.done"
+        with FileLock(f"{folder}.lock"):
+            if not done.exists():
+                fill(folder)
+                done.touch()
+        return folder
+
+    return get
 
 
 @pytest.fixture(scope="session")

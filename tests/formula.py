@@ -1,5 +1,6 @@
-"""Weights from the formula of the reference values, and the output layout they were kept in."""
+"""Weights that a formula makes of their names, and the output layout of the reference values."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from zlib import crc32
 
@@ -9,6 +10,22 @@ from torch import Tensor
 
 from oculox.models import YOLOX
 from oculox.ops.points import decode_boxes, make_cells
+
+
+def official_formula(name: str, shape: Sequence[int]) -> Tensor:
+    """A tensor of a PyTorch network with the official names, determined by its name; float64."""
+    n = np.random.RandomState(crc32(name.encode())).standard_normal(tuple(shape))
+    if name.endswith("num_batches_tracked"):
+        value = np.zeros(shape)
+    elif name.endswith(("running_mean", "bias")):
+        value = 0.1 * n
+    elif name.endswith("running_var"):
+        value = 1 + 0.1 * np.abs(n)
+    elif name.endswith("bn.weight"):
+        value = 1 + 0.1 * n
+    else:
+        value = n * math.sqrt(2 / math.prod(shape[1:])) * (0.1 if "_preds" in name else 1)
+    return torch.from_numpy(np.asarray(value))
 
 
 def mindspore_formula(

@@ -1,5 +1,7 @@
 """Exports made once for all tests of this folder; conversions take seconds each."""
 
+import hashlib
+import pickle
 from pathlib import Path
 
 import pytest
@@ -43,22 +45,25 @@ def lively_pt(lively_weights, tmp_path_factory) -> Path:
 
 
 class Exports:
-    """Makes each export at its first use and keeps it."""
+    """Makes each export at its first use, once for all workers."""
 
-    def __init__(self, folder: Path, weights) -> None:
-        self.folder = folder
-        self.weights = weights
-        self._made: dict[ExportOptions, ExportReport] = {}
+    def __init__(self, weights, make_once) -> None:
+        self._weights = weights
+        self._make_once = make_once
 
     def __call__(self, **options) -> ExportReport:
         wanted = ExportOptions(**options)
-        if wanted not in self._made:
-            suffix = TARGETS[wanted.format].suffix
-            path = self.folder / f"model{len(self._made)}{suffix}"
-            self._made[wanted] = export_model(self.weights, wanted, path)
-        return self._made[wanted]
+
+        def export(folder: Path) -> None:
+            path = folder / "model" / f"model{TARGETS[wanted.format].suffix}"
+            report = export_model(self._weights, wanted, path)
+            (folder / "report").write_bytes(pickle.dumps(report))
+
+        digest = hashlib.sha256(repr(wanted).encode()).hexdigest()
+        folder = self._make_once(f"export-{digest[:16]}", export)
+        return pickle.loads((folder / "report").read_bytes())  # noqa: S301 - written above
 
 
 @pytest.fixture(scope="session")
-def exports(tmp_path_factory, lively_weights) -> Exports:
-    return Exports(tmp_path_factory.mktemp("exports"), lively_weights)
+def exports(lively_weights, make_once) -> Exports:
+    return Exports(lively_weights, make_once)

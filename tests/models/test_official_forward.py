@@ -1,12 +1,10 @@
 """Every network against the official one, on weights that both sides make from a formula."""
 
-import math
-import zlib
-
 import numpy as np
 import pytest
 import torch
 
+from formula import official_formula
 from oculox.config import load_config
 from oculox.models import build_model
 from oculox.ops.boxes import cxcywh_to_xyxy
@@ -14,24 +12,6 @@ from oculox.postprocess import decode
 from oculox.weights.interop.megvii import official_names
 
 OFFICIAL_NAMES = {"yolox-darknet53": "yolov3"}
-
-
-def formula_weight(name, shape):
-    """The weight that the reference run gave to the official tensor `name`."""
-    n = np.random.RandomState(zlib.crc32(name.encode())).standard_normal(shape)
-    if name.endswith("num_batches_tracked"):
-        value = np.zeros(shape)
-    elif name.endswith(("running_mean", "bias")):
-        value = 0.1 * n
-    elif name.endswith("running_var"):
-        value = 1 + 0.1 * abs(n)
-    elif name.endswith("bn.weight"):
-        value = 1 + 0.1 * n
-    else:
-        value = n * math.sqrt(2 / math.prod(shape[1:]))
-        if "_preds" in name:
-            value = value * 0.1
-    return value
 
 
 @pytest.mark.parametrize(
@@ -57,12 +37,10 @@ def test_official_forward(shared, name, tolerance):
     for ours, tensor in state.items():
         official = to_official(ours)
         measured = f"bn/{official}"
-        value = (
-            golden[measured]
-            if measured in golden
-            else formula_weight(official, tuple(tensor.shape))
-        )
-        tensor.copy_(torch.from_numpy(np.asarray(value)))
+        if measured in golden:
+            tensor.copy_(torch.from_numpy(golden[measured]))
+        else:
+            tensor.copy_(official_formula(official, tensor.shape))
     images = np.random.RandomState(0).randint(0, 256, (2, 3, 128, 160))
     # The reference ran in float32, whose rounding grows over the depth of these unnormalised
     # networks (to about 1 % of a typical delta in the deepest two); in float64 ours adds none.
