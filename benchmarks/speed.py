@@ -30,10 +30,10 @@ from oculox.config import load_config
 from oculox.config.schema import DataConfig
 from oculox.data.coco import load_split
 from oculox.data.image import decode_image
-from oculox.export.benchmark import describe_machine, sample_jpegs
-from oculox.export.job import ExportOptions
-from oculox.export.run import export_model
-from oculox.export.targets import TARGETS
+from oculox.exporting.benchmark import describe_machine, sample_jpegs
+from oculox.exporting.job import ExportOptions
+from oculox.exporting.run import export_model
+from oculox.exporting.targets import TARGETS
 from oculox.models import build_model
 from oculox.models.layers import SPP
 from oculox.predict.pipeline import Pipeline

@@ -48,12 +48,8 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'oculox' has no attribute {name!r}")
     light = {"Config": "config", "load_config": "config", "Detections": "types"}
     module = importlib.import_module(f"oculox.{light.get(name, 'api')}")
-    # All names at once: loading `oculox.api` puts the room `oculox.export` in the place of the
-    # function of that name.
-    globals().update(
-        {public: getattr(module, public) for public in __all__ if hasattr(module, public)}
-    )
-    return globals()[name]
+    value = globals()[name] = getattr(module, name)
+    return value
 
 
 def __dir__() -> list[str]:

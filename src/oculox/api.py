@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, overload
 
@@ -18,19 +17,18 @@ from oculox.data.coco import CocoIndex, Split, find_splits, load_coco, load_spli
 from oculox.data.image import read_image
 from oculox.datasets import check as checking
 from oculox.datasets.check import CheckReport
-from oculox.datasets.formats import convert as converting
-from oculox.datasets.formats.convert import ConvertSummary, SourceFormat, TargetFormat
+from oculox.datasets.formats.convert import convert as convert
 from oculox.distributed.devices import open_processes, own_device
 from oculox.distributed.launch import is_launched, launch
 from oculox.errors import TrainingError, UsageError
 from oculox.evaluation.evaluate import Evaluation
 from oculox.evaluation.evaluate import evaluate as evaluate_backend
-from oculox.export.benchmark import Benchmark, run_benchmark
-from oculox.export.job import DEFAULT_LICENSE, DEFAULT_OPSET, ExportOptions
-from oculox.export.open_with import open_with
-from oculox.export.run import MAX_AP_LOSS, ExportReport, export_model
-from oculox.export.targets import find_target
-from oculox.files import FileMode, free_path
+from oculox.exporting.benchmark import Benchmark, run_benchmark
+from oculox.exporting.job import DEFAULT_LICENSE, DEFAULT_OPSET, ExportOptions
+from oculox.exporting.open_with import open_with
+from oculox.exporting.run import MAX_AP_LOSS, ExportReport, export_model
+from oculox.exporting.targets import find_target
+from oculox.files import free_path
 from oculox.models import build_model
 from oculox.postprocess import DetectSettings
 from oculox.predict.inputs import ColorOrder, as_bgr
@@ -44,7 +42,7 @@ from oculox.training.run_folder import (
     read_summary,
     settle_config,
 )
-from oculox.types import Detections, Progress
+from oculox.types import Detections, Progress, counted
 from oculox.weights import load_weights
 from oculox.weights.catalogue import find_published
 from oculox.weights.checkpoint import training_config
@@ -333,7 +331,7 @@ def export(
 
     Args:
         model: a weights file, or a name of published weights that have been fetched.
-        format: a key of `oculox.export.targets.TARGETS`, such as ``onnx``.
+        format: a key of `oculox.exporting.targets.TARGETS`, such as ``onnx``.
         output: the file to write; by default a new one beside the weights.
         overwrite: replace `output` where it exists.
         imgsz: input size; that of the weights by default.
@@ -462,48 +460,6 @@ def check_data(
     )
 
 
-def convert(
-    source: str | Path,
-    target: str | Path,
-    *,
-    source_format: SourceFormat,
-    target_format: TargetFormat = "coco",
-    classes: Sequence[str] | None = None,
-    splits: Mapping[str, str] | None = None,
-    mode: FileMode = "copy",
-    skip_difficult: bool = False,
-    progress: Progress | None = None,
-) -> ConvertSummary:
-    """Convert a dataset; faulty boxes and images are left out and listed.
-
-    Args:
-        source: the dataset; it is not touched.
-        target: a new or empty folder; it appears whole or not at all.
-        source_format: ``voc``, ``yolo`` or ``coco``.
-        target_format: ``coco`` or ``yolo``.
-        classes: class names in the order wanted; by default those of the source.
-        splits: the source's name of a split -> train, val or test; by default those found.
-        mode: copy the images, or link to them.
-        skip_difficult: leave out objects that VOC marks difficult.
-        progress: called with the number of images done; how many there are is not known.
-
-    Raises:
-        UsageError: a split or class list makes no sense, or the target is in use.
-        DataError: the source cannot be read or holds nothing usable.
-    """
-    return converting.convert(
-        Path(source),
-        Path(target),
-        source_format=source_format,
-        target_format=target_format,
-        classes=classes,
-        splits=splits,
-        mode=mode,
-        skip_difficult=skip_difficult,
-        on_image=None if progress is None else counted(progress),
-    )
-
-
 def locate_splits(
     data: str | Path, *, split: Split | Literal["all"] = "all", images: str | Path | None = None
 ) -> dict[Split, tuple[Path, Path]]:
@@ -520,12 +476,6 @@ def locate_splits(
     if images is not None:
         raise UsageError(f"--images goes with a COCO JSON file, and {data} is none")
     return find_splits(path, split)
-
-
-def counted(progress: Progress, total: int | None = None) -> Callable[[], None]:
-    """A function that counts its calls and reports them."""
-    numbers = itertools.count(1)
-    return lambda: progress(next(numbers), total)
 
 
 def list_models() -> list[dict[str, Any]]:

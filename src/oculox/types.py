@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -33,6 +34,12 @@ IntArray = npt.NDArray[np.int64]
 ImageId = int | str
 Progress = Callable[[int, int | None], None]
 """Called with how much is done and how much there is, None where that is unknown."""
+
+
+def counted(progress: Progress, total: int | None = None) -> Callable[[], None]:
+    """A function that counts its calls and reports them."""
+    numbers = itertools.count(1)
+    return lambda: progress(next(numbers), total)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

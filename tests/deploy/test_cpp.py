@@ -13,8 +13,8 @@ from PIL import Image
 
 from oculox.config import load_config
 from oculox.data.image import read_image
-from oculox.export.job import ExportOptions
-from oculox.export.run import export_model
+from oculox.exporting.job import ExportOptions
+from oculox.exporting.run import export_model
 from oculox.models import build_model
 from oculox.postprocess import DetectSettings
 from oculox.predict.pipeline import Pipeline

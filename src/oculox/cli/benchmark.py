@@ -30,7 +30,7 @@ def benchmark(
 ) -> None:
     """Measure a model in several formats: size, speed, AP."""
     from oculox import api
-    from oculox.export.benchmark_report import as_json, as_table, write_plot
+    from oculox.exporting.benchmark_report import as_json, as_table, write_plot
 
     result = api.benchmark(
         weights,

@@ -50,8 +50,8 @@ def demo(
 
     Rendered scenes with objects of six classes, in COCO layout; the same for the same --seed.
     """
-    from oculox.api import counted
     from oculox.datasets.demo.dataset import write_demo
+    from oculox.types import counted
 
     with progress_bar("rendering") as progress:
         summary = write_demo(
@@ -171,8 +171,10 @@ def check(
         show_check(found, limit=show)
     ok = found.ok
     if fix is not None:
+        from oculox.types import counted
+
         with progress_bar("copying") as progress:
-            summaries = write_clean(found, fix, mode=mode, on_image=api.counted(progress))
+            summaries = write_clean(found, fix, mode=mode, on_image=counted(progress))
         again = api.check_data(fix, deep=False)
         show_clean(fix, summaries, again, on_error_stream=json)
         ok = again.ok

@@ -13,8 +13,8 @@ from oculox.cli import options as o
 from oculox.cli.console import note, print_json, say
 
 if TYPE_CHECKING:
-    from oculox.export.parity import ParityRow
-    from oculox.export.run import ExportReport
+    from oculox.exporting.parity import ParityRow
+    from oculox.exporting.run import ExportReport
 
 
 def parse_batch(text: str) -> str:
@@ -76,7 +76,7 @@ def export(  # the options are the command's surface
     The file is compared with PyTorch before it is written to its place.
     """
     from oculox import api
-    from oculox.export.run import ParityError
+    from oculox.exporting.run import ParityError
 
     try:
         report = api.export(

@@ -10,11 +10,12 @@ from typing import Any, Literal
 
 from oculox.data.faults import Fault, count_faults
 from oculox.datasets.formats.coco import read_coco, write_coco
-from oculox.datasets.formats.dataset import SPLITS, LabelledData, OnImage
+from oculox.datasets.formats.dataset import SPLITS, LabelledData
 from oculox.datasets.formats.voc import read_voc
 from oculox.datasets.formats.yolo import read_yolo, write_yolo
 from oculox.errors import DataError, UsageError
 from oculox.files import FileMode, new_folder, require_free
+from oculox.types import Progress, counted
 
 SourceFormat = Literal["voc", "yolo", "coco"]
 TargetFormat = Literal["coco", "yolo"]
@@ -51,8 +52,8 @@ class ConvertSummary:
 
 
 def convert(
-    source: Path,
-    target: Path,
+    source: str | Path,
+    target: str | Path,
     *,
     source_format: SourceFormat,
     target_format: TargetFormat = "coco",
@@ -60,7 +61,7 @@ def convert(
     splits: Mapping[str, str] | None = None,
     mode: FileMode = "copy",
     skip_difficult: bool = False,
-    on_image: OnImage | None = None,
+    progress: Progress | None = None,
 ) -> ConvertSummary:
     """Convert a dataset; faulty boxes and images are left out and listed.
 
@@ -73,12 +74,13 @@ def convert(
         splits: the source's split name -> train, val or test; see the readers.
         mode: copy the images byte by byte, or link to them.
         skip_difficult: leave out objects that VOC marks difficult.
-        on_image: called after each image that is read, for progress.
+        progress: called with the number of images read; how many there are is not known.
 
     Raises:
         UsageError: a split, class or option does not fit, or the target is in use.
         DataError: the source cannot be read or holds nothing usable.
     """
+    source, target = Path(source), Path(target)
     unknown = set((splits or {}).values()) - set(SPLITS)
     if unknown:
         raise UsageError(f"splits can become train, val or test, not {', '.join(sorted(unknown))}")
@@ -92,6 +94,7 @@ def convert(
         "yolo": read_yolo,
         "coco": read_coco,
     }
+    on_image = None if progress is None else counted(progress)
     data = readers[source_format](source, classes=classes, splits=splits, on_image=on_image)
     images = {split: len(many) for split, many in data.splits.items()}
     if not sum(images.values()) or not data.classes:

@@ -11,8 +11,8 @@ import numpy as np
 from oculox.config.schema import Precision
 from oculox.distributed.devices import usable_device
 from oculox.errors import UsageError
-from oculox.export.job import ExportOptions, make_job
-from oculox.export.targets import find_target
+from oculox.exporting.job import ExportOptions, make_job
+from oculox.exporting.targets import find_target
 from oculox.runtime.backend import Backend
 from oculox.runtime.open_model import format_of, open_model
 from oculox.weights import load_weights

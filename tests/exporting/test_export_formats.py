@@ -7,7 +7,7 @@ import pytest
 
 from oculox.api import Detector
 from oculox.config.schema import InputConfig
-from oculox.export.parity import check_parity, compare_detections, sample_inputs
+from oculox.exporting.parity import check_parity, compare_detections, sample_inputs
 from oculox.postprocess import DetectSettings
 from oculox.runtime.exported import InGraphNms
 from oculox.runtime.open_model import open_model

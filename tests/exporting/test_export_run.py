@@ -8,10 +8,10 @@ import pytest
 from oculox.config.schema import DataConfig, InputConfig
 from oculox.data.coco import load_split
 from oculox.errors import CheckpointError, DataError, MissingExtraError, OculoxError, UsageError
-from oculox.export.calibration import load_calibration
-from oculox.export.job import ExportOptions, calibration_feeds, make_job
-from oculox.export.run import ParityError, export_model
-from oculox.export.targets import TARGETS, find_target
+from oculox.exporting.calibration import load_calibration
+from oculox.exporting.job import ExportOptions, calibration_feeds, make_job
+from oculox.exporting.run import ParityError, export_model
+from oculox.exporting.targets import TARGETS, find_target
 from oculox.predict.pipeline import Pipeline
 from oculox.runtime.exported import InGraphNms
 from oculox.runtime.open_model import open_model

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from oculox.errors import ExportError, UsageError
-from oculox.export.job import DEFAULT_OPSET, Job
-from oculox.export.onnx_parts import letterbox_part, nms_part
+from oculox.exporting.job import DEFAULT_OPSET, Job
+from oculox.exporting.onnx_parts import letterbox_part, nms_part
 from oculox.extras import require
 from oculox.runtime.exported import METADATA_KEY, ExportMetadata
 

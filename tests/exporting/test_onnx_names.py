@@ -5,8 +5,8 @@ import dataclasses
 import pytest
 import torch
 
-from oculox.export.job import ExportOptions
-from oculox.export.run import export_model
+from oculox.exporting.job import ExportOptions
+from oculox.exporting.run import export_model
 
 onnx = pytest.importorskip("onnx", reason="needs the extra onnx")
 pytest.importorskip("onnxscript", reason="needs the extra onnx")

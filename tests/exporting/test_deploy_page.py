@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from oculox.datasets.demo.scene import render_scene
-from oculox.export.targets import TARGETS
+from oculox.exporting.targets import TARGETS
 from oculox.runtime.exported import InGraphNms
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "deploy.md"

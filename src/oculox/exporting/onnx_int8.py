@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from oculox.export.job import Job, calibration_feeds
+from oculox.exporting.job import Job, calibration_feeds
 from oculox.extras import require
 from oculox.runtime.exported import METADATA_KEY, Array
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from oculox.export.job import Job
-from oculox.export.onnx_int8 import quantize_onnx
-from oculox.export.onnx_model import build_onnx
+from oculox.exporting.job import Job
+from oculox.exporting.onnx_int8 import quantize_onnx
+from oculox.exporting.onnx_model import build_onnx
 from oculox.extras import require
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from oculox.errors import UsageError
-from oculox.export.benchmark import Benchmark
+from oculox.exporting.benchmark import Benchmark
 from oculox.files import write_atomically
 from oculox.runtime.timing import STAGES
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from oculox.config import load_config
-from oculox.export.job import ExportOptions
-from oculox.export.run import ExportReport, export_model
-from oculox.export.targets import TARGETS
+from oculox.exporting.job import ExportOptions
+from oculox.exporting.run import ExportReport, export_model
+from oculox.exporting.targets import TARGETS
 from oculox.models import build_model
 from oculox.weights import Weights
 from oculox.weights.checkpoint import save_checkpoint

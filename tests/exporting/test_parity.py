@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from oculox.export.parity import TOLERANCES, ParityRow, compare_cells, compare_detections
+from oculox.exporting.parity import TOLERANCES, ParityRow, compare_cells, compare_detections
 from oculox.runtime.exported import InGraphNms
 from oculox.types import DecodedPredictions, Detections
 

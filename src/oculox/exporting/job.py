@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from oculox.errors import UsageError
-from oculox.export.graph import DetectionGraph, for_export
+from oculox.exporting.graph import DetectionGraph, for_export
 from oculox.models.yolox import YOLOX
 from oculox.runtime.exported import Array, ExportMetadata, ExportPrecision, InGraphNms
 from oculox.types import FloatArray
@@ -27,7 +27,7 @@ class ExportOptions:
     """How to export.
 
     Attributes:
-        format: one of `oculox.export.targets.TARGETS`.
+        format: one of `oculox.exporting.targets.TARGETS`.
         size_hw: input height and width; None for the size of the weights.
         dynamic_size: any multiple of the largest stride, with `size_hw` as the default.
         batch: the only batch size; None for any.

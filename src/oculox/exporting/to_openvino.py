@@ -6,8 +6,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from oculox.export.job import Job, calibration_feeds
-from oculox.export.onnx_model import build_onnx, quiet
+from oculox.exporting.job import Job, calibration_feeds
+from oculox.exporting.onnx_model import build_onnx, quiet
 from oculox.extras import require
 from oculox.runtime.exported import METADATA_KEY
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from oculox.export.job import Job
-from oculox.export.onnx_model import free_dimensions, quiet
+from oculox.exporting.job import Job
+from oculox.exporting.onnx_model import free_dimensions, quiet
 from oculox.runtime.exported import METADATA_KEY
 
 

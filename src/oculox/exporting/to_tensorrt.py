@@ -9,9 +9,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from oculox.errors import ExportError
-from oculox.export.job import Job
-from oculox.export.onnx_int8 import quantize_onnx
-from oculox.export.onnx_model import build_onnx
+from oculox.exporting.job import Job
+from oculox.exporting.onnx_int8 import quantize_onnx
+from oculox.exporting.onnx_model import build_onnx
 from oculox.extras import require
 from oculox.runtime.exported import METADATA_KEY
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 
 from oculox.errors import ExportError
-from oculox.export.job import Job
-from oculox.export.onnx_model import quiet
+from oculox.exporting.job import Job
+from oculox.exporting.onnx_model import quiet
 from oculox.extras import require
 from oculox.runtime.exported import METADATA_KEY
 

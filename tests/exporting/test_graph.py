@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from oculox.config import load_config
-from oculox.export.graph import DetectionGraph, fold_focus, for_export
+from oculox.exporting.graph import DetectionGraph, fold_focus, for_export
 from oculox.models import build_model
 from oculox.models.layers import Focus
 from oculox.postprocess import decode

@@ -9,10 +9,10 @@ import pytest
 from oculox.api import Detector
 from oculox.config.schema import InputConfig
 from oculox.errors import UsageError
-from oculox.export.benchmark import run_benchmark
-from oculox.export.benchmark_report import as_json, as_table, write_plot
-from oculox.export.open_with import fastest_runtime, open_with
-from oculox.export.parity import sample_inputs
+from oculox.exporting.benchmark import run_benchmark
+from oculox.exporting.benchmark_report import as_json, as_table, write_plot
+from oculox.exporting.open_with import fastest_runtime, open_with
+from oculox.exporting.parity import sample_inputs
 from oculox.runtime.timing import STAGES
 
 HAS_ONNX = all(map(importlib.util.find_spec, ("onnx", "onnxscript", "onnxruntime")))

@@ -10,8 +10,8 @@ import torch
 from oculox import Detector
 from oculox.config import load_config, recipe_names
 from oculox.errors import CheckpointError, MissingExtraError
-from oculox.export.job import ExportOptions
-from oculox.export.run import ExportReport, export_model
+from oculox.exporting.job import ExportOptions
+from oculox.exporting.run import ExportReport, export_model
 from oculox.models import build_model
 from oculox.runtime.open_model import open_model
 from oculox.weights import Weights, load_weights

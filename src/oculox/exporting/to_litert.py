@@ -10,9 +10,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from oculox.export.graph import DetectionGraph
-from oculox.export.job import Job
-from oculox.export.onnx_model import quiet
+from oculox.exporting.graph import DetectionGraph
+from oculox.exporting.job import Job
+from oculox.exporting.onnx_model import quiet
 from oculox.extras import require
 from oculox.runtime.exported import CELL_OUTPUTS, METADATA_KEY
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from oculox.errors import ExportError, first_line
-from oculox.export.job import Job
+from oculox.exporting.job import Job
 from oculox.extras import require
 from oculox.ops.points import level_sizes_of
 from oculox.runtime.exported import METADATA_KEY
@@ -25,7 +25,7 @@ def write_mindir(job: Job, path: Path) -> None:
         ExportError: when it fails.
     """
     mindspore = require("mindspore", extra="mindspore", purpose="a MindIR export")
-    from oculox.export.mindspore_network import DetectionNetwork, load_arrays
+    from oculox.exporting.mindspore_network import DetectionNetwork, load_arrays
 
     metadata, graph = job.metadata, job.graph()
     sizes = level_sizes_of(*metadata.spec.input.size, metadata.spec.strides)

@@ -6,7 +6,7 @@ import torch
 
 from oculox.config.schema import InputConfig
 from oculox.data.preprocess import apply_letterbox, letterbox_geometry
-from oculox.export.onnx_parts import letterbox_part, nms_part
+from oculox.exporting.onnx_parts import letterbox_part, nms_part
 from oculox.postprocess import DetectSettings, select_detections
 from oculox.runtime.exported import InGraphNms
 from oculox.types import DecodedPredictions

@@ -19,10 +19,10 @@ from oculox.data.coco import CocoIndex
 from oculox.data.image import decode_image
 from oculox.errors import DataError, OculoxError, UsageError
 from oculox.evaluation.evaluate import evaluate
-from oculox.export.job import ExportOptions
-from oculox.export.parity import sample_image
-from oculox.export.run import export_model
-from oculox.export.targets import TARGETS
+from oculox.exporting.job import ExportOptions
+from oculox.exporting.parity import sample_image
+from oculox.exporting.run import export_model
+from oculox.exporting.targets import TARGETS
 from oculox.predict.pipeline import Pipeline
 from oculox.runtime.backend import Backend
 from oculox.runtime.open_model import open_model

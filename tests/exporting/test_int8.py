@@ -3,9 +3,9 @@
 import pytest
 
 from oculox.data.coco import load_coco
-from oculox.export.job import ExportOptions
-from oculox.export.run import export_model
-from oculox.export.targets import TARGETS
+from oculox.exporting.job import ExportOptions
+from oculox.exporting.run import export_model
+from oculox.exporting.targets import TARGETS
 from oculox.runtime.exported import InGraphNms
 from oculox.runtime.open_model import open_model
 from oculox.weights import load_weights

@@ -12,10 +12,10 @@ import numpy as np
 from oculox.data.coco import CocoIndex
 from oculox.errors import ExportError
 from oculox.evaluation.evaluate import OFFICIAL_SETTINGS, evaluate
-from oculox.export.calibration import load_calibration
-from oculox.export.job import ExportOptions, make_job
-from oculox.export.parity import ParityRow, check_parity
-from oculox.export.targets import Target, find_target
+from oculox.exporting.calibration import load_calibration
+from oculox.exporting.job import ExportOptions, make_job
+from oculox.exporting.parity import ParityRow, check_parity
+from oculox.exporting.targets import Target, find_target
 from oculox.files import scratch_beside
 from oculox.runtime.backend import Backend
 from oculox.runtime.exported import ExportedBackend, ExportMetadata

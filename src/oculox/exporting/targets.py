@@ -10,15 +10,15 @@ from pathlib import Path
 from types import MappingProxyType
 
 from oculox.errors import UsageError
-from oculox.export.job import ExportOptions, Job
-from oculox.export.to_coreml import write_coreml
-from oculox.export.to_litert import write_litert
-from oculox.export.to_mindir import write_mindir
-from oculox.export.to_ncnn import write_ncnn
-from oculox.export.to_onnx import write_onnx
-from oculox.export.to_openvino import write_openvino
-from oculox.export.to_tensorrt import write_tensorrt
-from oculox.export.to_torch import write_pt2, write_torchscript
+from oculox.exporting.job import ExportOptions, Job
+from oculox.exporting.to_coreml import write_coreml
+from oculox.exporting.to_litert import write_litert
+from oculox.exporting.to_mindir import write_mindir
+from oculox.exporting.to_ncnn import write_ncnn
+from oculox.exporting.to_onnx import write_onnx
+from oculox.exporting.to_openvino import write_openvino
+from oculox.exporting.to_tensorrt import write_tensorrt
+from oculox.exporting.to_torch import write_pt2, write_torchscript
 from oculox.runtime.exported import ExportPrecision
 from oculox.runtime.open_model import FORMATS
 
