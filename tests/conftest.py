@@ -72,7 +72,7 @@ def make_once(tmp_path_factory) -> Callable[[str, Callable[[Path], None]], Path]
 
 @pytest.fixture(scope="session")
 def tiny_data(tmp_path_factory) -> Path:
-    """Twelve training and four validation images of the demo data set."""
+    """Twelve training and four validation images of the demo dataset."""
     folder = tmp_path_factory.mktemp("tiny") / "data"
     write_demo(folder, train=12, val=4, size=(96, 72))
     return folder

@@ -34,7 +34,7 @@ class MissingExtraError(UsageError):
 
 
 class DataError(OculoxError):
-    """A data set or image is missing, unreadable or inconsistent."""
+    """A dataset or image is missing, unreadable or inconsistent."""
 
 
 class CheckpointError(OculoxError):

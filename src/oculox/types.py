@@ -194,7 +194,7 @@ class Sample:
         image: uint8 (H, W, 3), BGR.
         boxes: float32 (n, 4), xyxy pixels of `image`.
         labels: int64 (n,), contiguous class indices 0..C-1.
-        image_id: the data set's own id, returned untouched.
+        image_id: the dataset's own id, returned untouched.
         source_hw: height and width of the file's image before any resizing.
     """
 
@@ -352,7 +352,7 @@ class Detections:
     ) -> list[dict[str, Any]]:
         """COCO results: image_id, category_id, bbox (x, y, width, height), score.
 
-        `category_ids` maps class index to the data set's category id; without it the index
+        `category_ids` maps class index to the dataset's category id; without it the index
         itself is written.
         """
         rows = []

@@ -413,7 +413,7 @@ def test_prediction_goes_on_past_a_truncated_image(oculox, eager_pt, data, tmp_p
         ("eval",),
         ("eval", "x.pt", "--conf", "2"),
         ("eval", "x.pt", "--precision", "int8"),
-        ("eval", "x.pt", "--split", "test"),
+        ("eval", "x.pt", "--split", "all"),
         ("eval", "x.pt", "--batch", "0"),
         ("eval", "x.pt", "--workers", "-1"),
         ("predict", "x.pt"),

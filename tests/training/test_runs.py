@@ -202,7 +202,6 @@ def test_evaluation_over_two_processes_gives_the_same_metrics(shared, tmp_path):
             "--workers",
             0,
             "--json",
-            "-",
         )
         assert done.returncode == 0, done.stderr
         rows.append(json.loads(done.stdout))

@@ -110,7 +110,7 @@ class InputConfig(_Section):
 
 
 class SplitConfig(_Section):
-    """One split of a data set; null paths are found below `data.root`."""
+    """One split of a dataset; null paths are found below `data.root`."""
 
     images: Path | None = None
     """Folder of images."""
@@ -122,7 +122,7 @@ class DataConfig(_Section):
     """Where the images are and how they are read."""
 
     root: Path | None = None
-    """Data set folder (`train2017/ val2017/ annotations/`, `train/ val/ annotations/`)."""
+    """Dataset folder (`train2017/ val2017/ annotations/`, `train/ val/ annotations/`)."""
     train: SplitConfig = SplitConfig()
     """Training split, where `root` alone does not tell."""
     val: SplitConfig = SplitConfig()

@@ -213,7 +213,7 @@ def time_pipeline(
 
 
 def sample_jpegs(data: CocoIndex | None, count: int) -> list[bytes]:
-    """The data set's first images as they lie on the disk, or sample images, as JPEG.
+    """The dataset's first images as they lie on the disk, or sample images, as JPEG.
 
     Raises:
         DataError: when an image cannot be read.

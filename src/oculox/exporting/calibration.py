@@ -18,7 +18,7 @@ def load_calibration(source: Path, input_config: InputConfig, *, limit: int) -> 
     """Read images and make network inputs of them.
 
     Args:
-        source: a data set in COCO layout, whose training images are used, or a folder of
+        source: a dataset in COCO layout, whose training images are used, or a folder of
             images.
         input_config: of the network.
         limit: most images, spread evenly over all there are.
@@ -32,7 +32,7 @@ def load_calibration(source: Path, input_config: InputConfig, *, limit: int) -> 
     paths = _images(source)
     if not paths:
         raise DataError(
-            f"{source}: no images to calibrate on (looked for a data set in COCO layout and for "
+            f"{source}: no images to calibrate on (looked for a dataset in COCO layout and for "
             f"{' '.join(sorted(IMAGE_SUFFIXES))})"
         )
     chosen = np.linspace(0, len(paths) - 1, min(limit, len(paths))).astype(int)
@@ -43,7 +43,7 @@ def load_calibration(source: Path, input_config: InputConfig, *, limit: int) -> 
 
 def _images(source: Path) -> list[Path]:
     if not source.is_dir():
-        raise DataError(f"{source}: no such folder of images or data set")
+        raise DataError(f"{source}: no such folder of images or dataset")
     if (source / "annotations").is_dir():
         index = load_split(DataConfig(root=source), "train")
         return [index.image_path(i) for i in range(len(index))]

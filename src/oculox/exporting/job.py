@@ -32,7 +32,7 @@ class ExportOptions:
         dynamic_size: any multiple of the largest stride, with `size_hw` as the default.
         batch: the only batch size; None for any.
         precision: of weights and arithmetic; ``int8`` needs `calibration`.
-        calibration: images, or a data set whose training images are used.
+        calibration: images, or a dataset whose training images are used.
         calibration_images: most images used of it.
         nms: NMS inside the file; None for outputs of every cell.
         preprocess: preprocessing inside the file.
@@ -59,7 +59,7 @@ class ExportOptions:
         if self.precision == "int8" and self.calibration is None:
             raise UsageError(
                 "int8 needs images to measure activations on; pass --calib with a folder of "
-                "images or a data set"
+                "images or a dataset"
             )
         if self.precision != "int8" and self.calibration is not None:
             raise UsageError("calibration images are for int8; pass --precision int8 as well")
