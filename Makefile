@@ -2,6 +2,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+BASE_STAMP := $(VENV)/.installed-base
 
 .PHONY: help install demo test test-slow test-oldest mindspore-env test-mindspore check format build clean
 
@@ -17,13 +18,18 @@ help:
 
 install: $(STAMP)
 
-$(STAMP): pyproject.toml constraints.txt
+$(BASE_STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --disable-pip-version-check -q -c constraints.txt torch
+	$(BIN)/pip install --disable-pip-version-check -q -c constraints.txt -e .
+	touch $@
+
+$(STAMP): $(BASE_STAMP)
 	$(BIN)/pip install --disable-pip-version-check -q -c constraints.txt -e '.[dev]'
 	touch $@
 
-demo: install
+# The base install is enough: no exporters, no tools of development.
+demo: $(BASE_STAMP)
 	$(BIN)/oculox demo --output demo-run --overwrite
 
 # Tests run in as many processes; each computes with one thread.
