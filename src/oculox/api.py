@@ -69,7 +69,7 @@ class Detector:
         device: ``auto`` takes the best present.
         precision: of the network, for PyTorch weights.
         backend: the runtime for a checkpoint: ``torch``, ``onnx``, ``openvino``, or ``auto`` for
-            the fastest one installed (`self.backend.kind` tells which); exported files tell
+            the fastest one installed (`self.backend.kind` is its name); exported files have
             their own.
         batch: most images at once.
 

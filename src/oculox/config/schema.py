@@ -124,9 +124,9 @@ class DataConfig(_Section):
     root: Path | None = None
     """Dataset folder (`train2017/ val2017/ annotations/`, `train/ val/ annotations/`)."""
     train: SplitConfig = SplitConfig()
-    """Training split, where `root` alone does not tell."""
+    """Training split, where `root` alone is not enough."""
     val: SplitConfig = SplitConfig()
-    """Validation split, where `root` alone does not tell."""
+    """Validation split, where `root` alone is not enough."""
     max_labels: Positive = 120
     """Most objects kept in a training image."""
     cache: Literal["none", "ram", "disk"] = "none"

@@ -77,7 +77,7 @@ def open_accelerator(device: str, *, precision: Precision = "fp32") -> Iterator[
     wanted = int(os.environ.get("WORLD_SIZE", "1"))
     if wanted > 1 and not {"RANK", "LOCAL_RANK", "MASTER_ADDR"} <= os.environ.keys():
         raise ConfigError(
-            f"WORLD_SIZE is {wanted}, but nothing tells this process its place among them; start "
+            f"WORLD_SIZE is {wanted}, but this process has no rank; start "
             "several with --devices, torchrun or accelerate launch"
         )
     accelerator = Accelerator(mixed_precision=_MIXED[precision], cpu=on_cpu)

@@ -101,7 +101,7 @@ def run_benchmark(
         threads: of the CPU, for PyTorch in the whole process; None for one per core.
         data: to measure AP on.
         calibration: images for int8 (see `ExportOptions`).
-        progress: told what is being done.
+        progress: called with a line on what is being done.
 
     Raises:
         UsageError: when a format is unknown.

@@ -17,7 +17,7 @@ from oculox.version import __version__
 from oculox.weights import Weights, build_network
 
 DEFAULT_OPSET = 18
-"""ONNX operator set written unless told otherwise."""
+"""ONNX operator set written by default."""
 DEFAULT_LICENSE = "Apache-2.0"
 """Of Oculox and of the official weights; weights trained by others have the license they say."""
 

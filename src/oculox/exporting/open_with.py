@@ -48,13 +48,13 @@ def open_with(
 ) -> Backend:
     """Open a model, a checkpoint with a runtime of choice.
 
-    An exported file tells its own runtime. The conversion of a checkpoint takes some seconds and
+    An exported file has its own runtime. The conversion of a checkpoint takes some seconds and
     is not kept: `oculox export` writes a file to keep, and proves it first.
 
     Args:
         path: a checkpoint, or an exported file.
         backend: for checkpoints one of `RUNTIMES`, ``auto`` takes `fastest_runtime`; None for
-            what the file tells.
+            the file's own.
         device: where to run.
         precision: of the network; PyTorch alone takes another than ``fp32``.
         size_hw: the input size, fixed by a conversion; None for the checkpoint's own.

@@ -97,7 +97,7 @@ def export_model(
         output: final name, with the suffix of the format.
         data: images to measure AP on.
         max_ap_loss: most AP the file may lose on them.
-        progress: told what is being done.
+        progress: called with a line on what is being done.
 
     Raises:
         UsageError: when the format is unknown or cannot do what is asked, or an extra is missing.

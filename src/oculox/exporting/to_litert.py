@@ -38,7 +38,7 @@ def write_litert(job: Job, path: Path) -> None:
     """
     litert_torch = require("litert_torch", extra="litert", purpose="a LiteRT export")
     example = torch.zeros(job.metadata.spec.batch or 1, 3, *job.metadata.spec.input.size)
-    # The converter tells of every step on both streams.
+    # The converter prints every step on both streams.
     with torch.no_grad(), quiet(), contextlib.redirect_stderr(io.StringIO()):
         model = litert_torch.convert(_Named(job.graph()).eval(), sample_kwargs={"images": example})
         model.export(str(path))

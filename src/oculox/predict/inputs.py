@@ -18,7 +18,7 @@ def as_bgr(image: object, *, color: ColorOrder = "bgr", where: str = "image") ->
 
     Args:
         image: a numpy array, uint8: (H, W) or (H, W, 1) grey, (H, W, 3) or (H, W, 4) with
-            alpha (dropped). Or a Pillow image, whose mode tells its colours; its EXIF
+            alpha (dropped). Or a Pillow image, whose mode gives its colours; its EXIF
             orientation is applied.
         color: channel order of an array: ``bgr`` as OpenCV reads it, or ``rgb``.
         where: which image this is, for messages.
@@ -66,7 +66,7 @@ def as_bgr(image: object, *, color: ColorOrder = "bgr", where: str = "image") ->
 def _from_pillow(image: object) -> ImageArray | None:
     """RGB pixels of a Pillow image, turned upright; None for anything else.
 
-    Pillow is optional: without it nobody can hold one of its images.
+    Pillow is optional: without it there are none of its images.
     """
     try:
         from PIL import Image, ImageOps

@@ -16,7 +16,7 @@ from oculox.weights.load import load_weights
 
 
 class Format(NamedTuple):
-    """Which files a backend opens, its class in `oculox.runtime`, and what it can be told."""
+    """Which files a backend opens, its class in `oculox.runtime`, and which options it takes."""
 
     suffixes: tuple[str, ...]
     module: str
@@ -52,11 +52,11 @@ def open_model(
     """Open a model.
 
     Args:
-        model: a file, its suffix tells the format; or the name of published weights that have
+        model: a file, its suffix shows the format; or the name of published weights that have
             been downloaded.
         device: ``cpu``, ``cuda``, ``cuda:1``, ``mps``, ... or ``auto``.
         precision: of the network, for checkpoints.
-        backend: one of `FORMATS` where the suffix does not tell.
+        backend: one of `FORMATS` where the suffix does not show it.
         threads: of the CPU, where the format's runtime takes a number.
 
     Raises:

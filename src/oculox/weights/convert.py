@@ -68,7 +68,7 @@ def convert_weights(
 
     Args:
         source: any file that `load_weights` reads.
-        target: its suffix tells the project: `.pt` and `.safetensors` Oculox, `.pth` the official
+        target: its suffix names the project: `.pt` and `.safetensors` Oculox, `.pth` the official
             one, `.ckpt` MindSpore.
         layout: for `.ckpt`: ``mindyolo`` or ``modelzoo``; by default the one that the weights
             came from, otherwise MindYOLO's.

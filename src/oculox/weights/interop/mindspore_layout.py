@@ -103,7 +103,7 @@ def network_content(weights: Weights, names: NameMap) -> dict[str, Tensor | str]
 def with_description(
     content: Mapping[str, Tensor | str], weights: Weights, *, alone: Weights
 ) -> dict[str, Tensor | str]:
-    """A checkpoint's content, with a description where the weights are more than it tells.
+    """A checkpoint's content, with a description where the parameters alone do not say everything.
 
     Args:
         content: the parameters.
