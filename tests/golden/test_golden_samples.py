@@ -74,7 +74,7 @@ def order():
 @pytest.mark.parametrize("name", CASES)
 def test_sample(index, name):
     found, expected = compute(index, name), dict(golden(TOPIC)["samples"][name])
-    # Other versions of OpenCV draw the edges of warped images otherwise (4.10: a block of the sample
+    # Other versions of OpenCV draw the edges of warped images otherwise (4.10: a block of a sample
     # is 3.2 levels off, all of it 0.4) but move no box.
     ours, theirs = (np.array(values.pop("means")) for values in (found, expected))
     np.testing.assert_allclose(ours, theirs, atol=5)
