@@ -22,8 +22,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from oculox.runtime.fusing import fuse
-from oculox.runtime.opening import open_backend
 from torch import Tensor, nn
 
 from oculox.config import load_config
@@ -38,8 +36,10 @@ from oculox.models import build_model
 from oculox.models.layers import SPP
 from oculox.predict.pipeline import Pipeline
 from oculox.runtime.backend import Backend
+from oculox.runtime.open_model import open_model
 from oculox.runtime.timing import Stopwatch
-from oculox.runtime.torch_backend import TorchBackend, spec_of
+from oculox.runtime.torch_backend import TorchBackend, fuse
+from oculox.types import ModelSpec
 from oculox.weights import Weights, build_network, load_weights
 
 BASELINE = "plain PyTorch"
@@ -67,7 +67,7 @@ def plain_backend(weights: Weights) -> TorchBackend:
         for name, child in parent.named_children():
             if isinstance(child, SPP):
                 setattr(parent, name, SeparatePools(child))
-    return TorchBackend(network, spec_of(weights), owned=True)
+    return TorchBackend(network, weights.spec, owned=True)
 
 
 def read_weights(name: str, *, untrained: bool) -> Weights:
@@ -79,12 +79,12 @@ def read_weights(name: str, *, untrained: bool) -> Weights:
     network = build_model(config.model, num_classes=80)
     for predictor in network.head.reg_preds:
         predictor.weight.data *= 0.1  # calm boxes, which the int8 gate can compare
-    return Weights(
+    spec = ModelSpec(
         model=config.model.model_copy(update={"num_classes": 80}),
         input=config.input,
         names=tuple(f"class {i}" for i in range(80)),
-        state=network.state_dict(),
     )
+    return Weights(spec=spec, state=network.state_dict())
 
 
 def main() -> None:
@@ -104,7 +104,7 @@ def main() -> None:
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     weights = read_weights(arguments.weights, untrained=arguments.untrained)
-    side = arguments.imgsz or weights.input.size[0]
+    side = arguments.imgsz or weights.spec.input.size[0]
     index = load_split(DataConfig(root=arguments.data), "val") if arguments.data else None
     jpegs = sample_jpegs(index, arguments.images)
     with tempfile.TemporaryDirectory() as folder:
@@ -122,9 +122,9 @@ def main() -> None:
             )
             path = Path(folder) / f"{name}{TARGETS[kind].suffix}"
             export_model(weights, options, path)
-            openers[name] = partial(open_backend, path, threads=arguments.threads)
+            openers[name] = partial(open_model, path, threads=arguments.threads)
         metrics = measure(openers, jpegs, side, rounds=arguments.rounds)
-    print(f"{weights.model.name}, {side} x {side}: {describe_machine(arguments.threads)}\n")
+    print(f"{weights.spec.model.name}, {side} x {side}: {describe_machine(arguments.threads)}\n")
     print("| runtime | ms | network ms | times faster | network alone |")
     print("|---|---:|---:|---:|---:|")
     for name, (total, network, ratio, network_ratio) in metrics.items():

@@ -235,7 +235,7 @@ def _size(folder: Path) -> int:
 
 
 def describe_machine(threads: int | None) -> dict[str, str]:
-    """What metrics depend on: CPU, threads, versions."""
+    """What timings depend on: CPU, threads, versions."""
     import importlib.metadata
 
     versions = {}

@@ -21,7 +21,7 @@ from oculox.weights.download import locate_weights
 RUNTIMES = ("auto", "torch", "onnx", "openvino")
 """What a checkpoint can be run with."""
 
-# Fastest first, on CPUs; docs/deploy.md has the metrics.
+# Fastest first, on CPUs; docs/benchmarks.md has the timings.
 _PREFERRED: dict[str, tuple[str, ...]] = {
     "openvino": ("openvino", "onnx", "onnxscript"),
     "onnx": ("onnxruntime", "onnx", "onnxscript"),
