@@ -18,11 +18,11 @@ from oculox.weights.checkpoint import save_checkpoint
 from red_images import RedBackend
 from specs import make_weights
 
-if "PYTEST_XDIST_WORKER" in os.environ:
-    # Workers, and the processes that tests start, share the cores.
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    torch.set_num_threads(1)
-    cv2.setNumThreads(1)
+# Tests, and the processes that they start, compute with one thread each: several run at a time,
+# and sums do not depend on the machine's number of cores.
+os.environ["OMP_NUM_THREADS"] = "1"
+torch.set_num_threads(1)
+cv2.setNumThreads(1)
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

@@ -54,17 +54,19 @@ def configure(build, openvino):
 
 
 @pytest.fixture(scope="session")
-def program(tmp_path_factory):
+def program(make_once):
     """Runs the program: arguments -> finished process."""
     openvino_utils = pytest.importorskip("openvino.utils", reason="openvino is not installed")
     if shutil.which("cmake") is None or shutil.which("c++") is None:
         pytest.skip("needs cmake and a C++ compiler (Debian, Ubuntu: cmake g++)")
-    build = tmp_path_factory.mktemp("build")
-    configure(build, openvino_utils.get_cmake_path())
-    done = subprocess.run(
-        ["cmake", "--build", build, "--parallel", "2"], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+
+    def compile_in(folder):
+        configure(folder, openvino_utils.get_cmake_path())
+        words = ["cmake", "--build", folder, "--parallel", "2"]
+        done = subprocess.run(words, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    build = make_once("oculox_detect", compile_in)
 
     def run(*arguments, cwd=None):
         return subprocess.run(
@@ -97,22 +99,27 @@ def weights():
 
 
 @pytest.fixture(scope="session")
-def plain(weights, tmp_path_factory):
+def plain(weights, make_once):
     """An OpenVINO model that takes images as the official weights do."""
-    path = tmp_path_factory.mktemp("models") / "plain.xml"
-    export_model(weights, ExportOptions(format="openvino"), path)
-    return path
+
+    def export(folder):
+        export_model(weights, ExportOptions(format="openvino"), folder / "plain.xml")
+
+    return make_once("cpp-plain", export) / "plain.xml"
 
 
 @pytest.fixture(scope="session")
-def other(weights, tmp_path_factory):
+def other(weights, make_once):
     """An ONNX model that takes images otherwise, with NMS inside and any batch size."""
     pytest.importorskip("onnxruntime", reason="Python runs ONNX files with onnxruntime")
     changes = {"placement": "center", "pad_value": 10, "color": "rgb", "pixel_max": 1}
     changed = with_spec(weights, input=weights.spec.input.model_copy(update=changes))
-    path = tmp_path_factory.mktemp("models") / "other.onnx"
-    export_model(changed, ExportOptions(format="onnx", nms=InGraphNms(), batch=None), path)
-    return path
+
+    def export(folder):
+        options = ExportOptions(format="onnx", nms=InGraphNms(), batch=None)
+        export_model(changed, options, folder / "other.onnx")
+
+    return make_once("cpp-other", export) / "other.onnx"
 
 
 @pytest.fixture(scope="session")
