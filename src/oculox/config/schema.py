@@ -186,12 +186,14 @@ class LossConfig(_Section):
 
 
 class OptimizerConfig(_Section):
-    """SGD with Nesterov momentum; weight decay on convolution weights alone."""
+    """The optimizer; weight decay on convolution weights alone."""
 
+    name: Literal["sgd", "adamw"] = "sgd"
+    """sgd (with Nesterov momentum, the paper's) or adamw (wants its own lr and weight_decay)."""
     lr: float = Field(0.01, gt=0)
     """Peak learning rate for 64 images a step; scaled by the global batch."""
     momentum: float = Field(0.9, ge=0, lt=1)
-    """Nesterov momentum."""
+    """Nesterov momentum of sgd, the first beta of adamw."""
     weight_decay: float = Field(5e-4, ge=0)
     """Weight decay of convolution weights (not of biases and norms)."""
     clip_grad_norm: float = Field(0.0, ge=0)

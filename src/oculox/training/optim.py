@@ -9,7 +9,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
-from torch.optim import SGD
+from torch.optim import SGD, AdamW
 
 from oculox.config.schema import OptimizerConfig
 from oculox.models import YOLOX
@@ -45,14 +45,12 @@ def parameter_groups(network: nn.Module, *, weight_decay: float) -> list[dict[st
     return [group for group in groups if group["params"]]
 
 
-def build_optimizer(network: nn.Module, config: OptimizerConfig) -> SGD:
-    """SGD with Nesterov momentum over the parameter groups; its rate is set at every step."""
-    return SGD(
-        parameter_groups(network, weight_decay=config.weight_decay),
-        lr=config.lr,
-        momentum=config.momentum,
-        nesterov=config.momentum > 0,
-    )
+def build_optimizer(network: nn.Module, config: OptimizerConfig) -> SGD | AdamW:
+    """SGD with Nesterov momentum, or AdamW; the learning rate is set at every step."""
+    groups = parameter_groups(network, weight_decay=config.weight_decay)
+    if config.name == "adamw":
+        return AdamW(groups, lr=config.lr, betas=(config.momentum, 0.999))
+    return SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.momentum > 0)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
