@@ -12,6 +12,7 @@ from oculox.training.optim import (
     freeze_parts,
     parameter_groups,
     scale_gradients,
+    set_learning_rate,
     set_train_mode,
 )
 
@@ -45,6 +46,21 @@ def test_frozen_parts_do_not_move():
     after = network.state_dict()
     moved = {k.split(".")[0] for k in before if not torch.equal(before[k], after[k])}
     assert moved == {"neck", "head"}
+
+
+def test_the_first_step_of_adamw_moves_every_weight_by_the_rate_against_its_gradient():
+    network = nano()
+    config = load_config("yolox-nano", ["optimizer.name=adamw", "optimizer.weight_decay=0.1"])
+    optimizer = build_optimizer(network, config.optimizer)
+    set_learning_rate(optimizer, 0.01)
+    before = {k: p.detach().clone() for k, p in network.named_parameters()}
+    for parameter in network.parameters():
+        parameter.grad = torch.randn_like(parameter).sign()
+    optimizer.step()
+    for name, parameter in network.named_parameters():
+        decayed = before[name] * (1 - 0.01 * 0.1) if parameter.dim() == 4 else before[name]
+        expected = decayed - 0.01 * parameter.grad
+        torch.testing.assert_close(parameter.detach(), expected, atol=1e-5, rtol=0)
 
 
 def test_average_follows_the_formula():

@@ -109,6 +109,14 @@ def test_resume_equals_uninterrupted(finished, quick, tmp_path, steps):
     assert logged == list(range(1, 10))
 
 
+def test_adamw_in_channels_last_memory_resumes_exactly(quick, tmp_path):
+    settings = (*quick, "optimizer.name=adamw", "train.channels_last=true", "train.max_steps=4")
+    whole = train("yolox-nano", *settings, output=tmp_path / "whole")
+    halved = train("yolox-nano", *settings, "train.max_steps=2", output=tmp_path / "halves")
+    resumed = train("train.max_steps=4", resume=halved.output)
+    assert_bit_equal(whole.output / "last.pt", resumed.output / "last.pt")
+
+
 def test_resume_after_a_kill_equals_uninterrupted(quick, tmp_path):
     settings = (*quick, "train.aug_epochs=6", "train.eval_interval=0")
     whole, killed = tmp_path / "whole", tmp_path / "killed"

@@ -243,6 +243,8 @@ class TrainConfig(_Section):
     """Where to train; auto takes the best present."""
     precision: Precision = "fp32"
     """Precision of the network; loss and assignment stay in float32."""
+    channels_last: bool = False
+    """Train in channels-last memory: faster, with less exact batch-norm sums on a CPU."""
     sync_bn: bool = True
     """Batch-norm statistics over all devices."""
     freeze: tuple[Literal["backbone", "neck", "head"], ...] = ()

@@ -111,6 +111,9 @@ def build_run(config: Config, accelerator: Accelerator, *, weights: Path | None)
     freeze_parts(network, config.train.freeze)
 
     network.to(accelerator.device)
+    if config.train.channels_last:
+        # The convolutions hand the order of their weights on to all that follows.
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     ema = None
     if config.ema.enabled:
         ema = Ema(network, decay=config.ema.decay, ramp=config.ema.ramp)

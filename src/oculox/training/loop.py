@@ -240,8 +240,9 @@ def _prepare_inputs(
 ) -> tuple[Tensor, Targets]:
     """Move a batch to the device, as floats of the network's range, at the step's size."""
     targets = Targets(*(t.to(device, non_blocking=True) for t in batch.targets))
-    # Contiguous on purpose: PyTorch's channels-last batch norm sums in plain float32 on a CPU and
-    # moves the losses of a fresh batch by a thousandth (docs/experiments.md).
+    # Loaders hand over channels-last memory; unless train.channels_last is set, training avoids it:
+    # its batch norm sums in plain float32 on a CPU and moves the losses of a fresh batch by a
+    # thousandth (docs/experiments.md).
     images = to_floats(batch.images, input_config, device=device).contiguous()
     height, width = images.shape[-2:]
     if (height, width) == size_hw:
