@@ -347,7 +347,7 @@ def test_wrong_usage_ends_in_one_line(program, plain, places, arguments, code, m
     done = program(*(word.format(model=plain, **places) for word in arguments.split()))
     assert done.returncode == code, done.stderr
     assert done.stdout == ""
-    # OpenVINO's own remarks about a file that is no ONNX come first.
+    # OpenVINO's own remarks about a file that is not ONNX come first.
     assert done.stderr.count("\n") == 1 or "text.onnx" in arguments
     assert done.stderr.splitlines()[-1].startswith("error: ")
     assert message in done.stderr
