@@ -2,7 +2,7 @@
 
 The baseline is what the official code runs on a CPU: batch norms folded, memory contiguous,
 space-to-depth by slices, pyramid pooling by three separate pools. Runtimes take turns in several
-rounds, one open at a time, so that whatever else the machine does slows all of them alike; metrics
+rounds, one open at a time, so that other work of the machine slows all of them equally; metrics
 are lower quartiles over images, which other programs disturb least.
 
     python benchmarks/speed.py yolox_nano.pth --data coco --calib coco

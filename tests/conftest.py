@@ -44,7 +44,7 @@ QUICK = (
 def shared() -> Path:
     """Real images, official weights and reference values; absent outside a full checkout."""
     if not SHARED.is_dir():
-        pytest.skip(f"reference data is absent: {SHARED} is no folder (see docs/testing.md)")
+        pytest.skip(f"reference data is absent: {SHARED} is not a folder (see docs/testing.md)")
     return SHARED
 
 

@@ -109,7 +109,7 @@ def test_wrong_commands_are_noticed(wrong):
 def test_keys_exist(page):
     text = page.read_text("utf-8")
     if page.name == "migrating.md":
-        # The left column speaks of other projects.
+        # The left column is about other projects.
         text = "\n".join(line.split(" | ")[-1] for line in text.splitlines())
     named = {m[0] for code in codes(text) if not code.block for m in KEY.finditer(code.text)}
     named |= {

@@ -92,8 +92,8 @@ def test_a_score_on_the_threshold_stays():
 def test_nothing_to_find():
     (found,) = select_detections(make_decoded([]), DetectSettings(conf=0.0, iou=0.5))
     assert len(found) == 0
-    nobody = DecodedPredictions(torch.zeros(0, 9, 4), torch.zeros(0, 9), torch.zeros(0, 9, 3))
-    assert select_detections(nobody, SETTINGS) == []
+    nothing = DecodedPredictions(torch.zeros(0, 9, 4), torch.zeros(0, 9), torch.zeros(0, 9, 3))
+    assert select_detections(nothing, SETTINGS) == []
 
 
 def test_images_do_not_mix():

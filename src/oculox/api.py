@@ -61,7 +61,7 @@ class Detector:
         model: a weights file (Oculox's or another project's), an exported model, a name of
             published weights that have been fetched, or a backend.
         conf: lowest score kept.
-        iou: NMS: IoU above which the weaker of two boxes of a class goes.
+        iou: NMS: IoU above which the weaker of two boxes of a class is dropped.
         max_det: most detections per image.
         classes: keep only these, by name or number.
         agnostic_nms: NMS across all classes.
@@ -138,8 +138,8 @@ class Detector:
             Detections in the image's own pixels; a list for a list.
 
         Raises:
-            DataError: a file is no readable image.
-            UsageError: an array is no image.
+            DataError: a file is not a readable image.
+            UsageError: an array is not an image.
         """
         if isinstance(images, list):
             return self.pipeline([_loaded(image, color) for image in images], color="bgr")
@@ -167,7 +167,7 @@ class Detector:
             split: ``val``, ``train`` or ``test``, of a folder.
             images: folder of the images of a JSON file; by default the file's own.
             conf: lowest score kept.
-            iou: NMS: IoU above which the weaker of two boxes of a class goes.
+            iou: NMS: IoU above which the weaker of two boxes of a class is dropped.
             batch: images at once.
             workers: loader processes.
             progress: called with the numbers of batches done and in all.
@@ -327,7 +327,7 @@ def export(
     license: str = DEFAULT_LICENSE,  # noqa: A002
     log: Callable[[str], None] | None = None,
 ) -> ExportReport:
-    """Write a model for another runtime, and prove that it answers what PyTorch answers.
+    """Write a model for another runtime, and check that it gives the same results as PyTorch.
 
     Args:
         model: a weights file, or a name of published weights that have been fetched.
@@ -342,7 +342,7 @@ def export(
         calib_images: most images used of it.
         nms: put NMS into the file, with `conf`, `iou` and `max_det`.
         conf: lowest score kept.
-        iou: NMS: IoU above which the weaker of two boxes of a class goes.
+        iou: NMS: IoU above which the weaker of two boxes of a class is dropped.
         max_det: most detections per image.
         preprocess: put the letterbox into the file, which then takes images of any size.
         opset: of ONNX, for the formats that go through it.
@@ -406,7 +406,7 @@ def benchmark(
 
     Args:
         model: a weights file, or a name of published weights that have been fetched.
-        formats: ``torch`` and export formats, with ``-fp16`` or ``-int8`` behind.
+        formats: ``torch`` and export formats; add ``-fp16`` or ``-int8``.
         imgsz: input size; that of the weights by default.
         samples: images to time.
         threads: of the CPU; one per core by default.
@@ -474,7 +474,7 @@ def locate_splits(
         folder = path.parent if images is None else Path(images)
         return {"train" if split == "all" else split: (folder, path)}
     if images is not None:
-        raise UsageError(f"--images goes with a COCO JSON file, and {data} is none")
+        raise UsageError(f"--images goes with a COCO JSON file; {data} is not one")
     return find_splits(path, split)
 
 

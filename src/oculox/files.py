@@ -1,4 +1,4 @@
-"""Writing files and folders: all of it or nothing, and never over somebody's files."""
+"""Writing files and folders: complete or not at all, and never over existing files."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def free_path(wanted: Path, *, suffix: str = "") -> Path:
 
     Args:
         wanted: a folder or file.
-        suffix: the end of its name that stays behind the number.
+        suffix: the end of its name, which stays after the number.
     """
     path, number = wanted, 2
     while path.exists():

@@ -71,7 +71,7 @@ def select_detections(
 ) -> list[Detections]:
     """The detections of each image, best first, in pixels of the network's input.
 
-    A cell counts for its most probable class alone. Boxes or scores that are not finite are
+    A cell counts only for its most probable class. Boxes or scores that are not finite are
     dropped. Boxes are not clipped to the image.
 
     Args:

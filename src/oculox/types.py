@@ -44,7 +44,7 @@ def counted(progress: Progress, total: int | None = None) -> Callable[[], None]:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelSpec:
-    """What a model is, what it takes and what it answers.
+    """What a model is, what it takes and what it returns.
 
     Checkpoints, exported files, backends and runs all carry one, with one JSON form.
 
@@ -89,7 +89,7 @@ class ModelSpec:
         """The input height and width to use; the model's own for None.
 
         Raises:
-            UsageError: when the model is built for another size, or the size is no multiple of
+            UsageError: when the model is built for another size, or the size is not a multiple of
                 its largest stride.
         """
         own = self.input.size
@@ -126,8 +126,8 @@ class ModelSpec:
     def class_ids(self, classes: Sequence[str | int]) -> tuple[int, ...]:
         """Class names or indices -> class indices.
 
-        A text that is no name but a number counts as an index, so that a command line may pass
-        both.
+        A text that is not a name but a number counts as an index, so that a command line may
+        pass both.
 
         Raises:
             UsageError: when a class is unknown; the message names the nearest known one.

@@ -12,7 +12,7 @@ from oculox.cli.main import main
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What a command left behind."""
+    """The result of a command: exit code, output and errors."""
 
     code: int
     out: str

@@ -1,4 +1,4 @@
-"""Whatever people do wrong is one line and an exit code, and nothing of theirs is touched."""
+"""Every mistake of a user is one line and an exit code, and no file of the user is touched."""
 
 import io
 import json
@@ -68,8 +68,8 @@ def first_image(folder, split="train2017"):
 
 
 DATA_FAULTS = {
-    "no root": (lambda d: shutil.rmtree(d), "is no folder"),
-    "root is a file": (lambda d: (shutil.rmtree(d), d.write_text("")), "is no folder"),
+    "no root": (lambda d: shutil.rmtree(d), "is not a folder"),
+    "root is a file": (lambda d: (shutil.rmtree(d), d.write_text("")), "is not a folder"),
     "no annotations": (lambda d: (d / TRAIN).unlink(), "no train split found"),
     "empty annotations": (lambda d: (d / TRAIN).write_bytes(b""), "not valid JSON"),
     "binary annotations": (lambda d: (d / TRAIN).write_bytes(b"\xff\x00\x01"), "not valid JSON"),
@@ -231,7 +231,7 @@ def legacy(content):
 
 
 def spoilt_weights(folder, good):
-    """Name -> a file that is no weights of a YOLOX, and what is said about it."""
+    """Name -> a file that is not the weights of a YOLOX, and what is said about it."""
     content = torch.load(good, weights_only=True)
     whole = good.read_bytes()
     resnet = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8)).state_dict()
@@ -245,9 +245,9 @@ def spoilt_weights(folder, good):
             torch.save(data, path)
         files[path] = message
 
-    put("empty.pt", b"", "damaged or no PyTorch file")
-    put("text.pt", b"these are no weights\n", "no PyTorch file")
-    put("noise.pth", bytes(range(256)) * 40, "no PyTorch file")
+    put("empty.pt", b"", "damaged, or not a PyTorch file")
+    put("text.pt", b"these are no weights\n", "not a PyTorch file")
+    put("noise.pth", bytes(range(256)) * 40, "not a PyTorch file")
     put("half.pt", whole[: len(whole) // 2], "damaged")
     put("tail.pt", whole[: -len(whole) // 50], "damaged")
     put("pickled.pt", pickle.dumps(Trap(folder / "ran")), "refused")
@@ -268,14 +268,14 @@ def spoilt_weights(folder, good):
     put("shape.pt", {**content, "state": shape}, "expected (1,), got (2,)")
     kind = {**content["state"], "head.obj_preds.0.bias": 3}
     put("kind.pt", {**content, "state": kind}, "kind.pt")
-    put("text.safetensors", b"these are no weights", "no safetensors file")
+    put("text.safetensors", b"these are no weights", "not a safetensors file")
     save_file({"a": torch.zeros(1)}, folder / "foreign.safetensors")
     files[folder / "foreign.safetensors"] = "not one of Oculox's"
     put("text.onnx", b"these are no weights", "text.onnx")
     put("text.ckpt", b"these are no weights", "text.ckpt")
     with zipfile.ZipFile(folder / "archive.pt", "w") as archive:
         archive.writestr("readme.txt", "an archive of something else")
-    files[folder / "archive.pt"] = "no PyTorch file"
+    files[folder / "archive.pt"] = "not a PyTorch file"
     (folder / "folder.pt").mkdir()
     files[folder / "folder.pt"] = "folder.pt"
     files[folder / "absent.pt"] = "no such file"
@@ -328,7 +328,7 @@ def test_weights_for_another_class_count_in_evaluation(oculox, three_classes_pt,
     ("words", "code", "message"),
     [
         ((), 2, "name the data to evaluate on"),
-        (("--data", "{tmp}/none"), 1, "is no folder"),
+        (("--data", "{tmp}/none"), 1, "is not a folder"),
         (("--data", "{data}", "--imgsz", 100), 2, "multiples of 32"),
         (("--data", "{data}", "--imgsz", 0), 2, "multiples of 32"),
         (("--data", "{data}", "--device", ABSENT), 2, ABSENT),
@@ -365,8 +365,8 @@ def test_evaluation_meets_a_truncated_image(oculox, eager_pt, data, workers):
         (("{tmp}/none.jpg",), (), 1, "no such file or folder"),
         (("{tmp}/*.jpg",), (), 1, "matches this pattern"),
         (("{tmp}/empty",), (), 1, "no images in this folder"),
-        (("{tmp}/notes.txt",), (), 2, ".txt is no image or video"),
-        (("{tmp}/bare",), (), 2, "a file without suffix is no image or video"),
+        (("{tmp}/notes.txt",), (), 2, ".txt is not an image or video"),
+        (("{tmp}/bare",), (), 2, "a file without suffix is not an image or video"),
         (("{image}",), ("--imgsz", 65), 2, "multiples of 32"),
         (("{image}",), ("--imgsz", -32), 2, "multiples of 32"),
         (("{image}",), ("--classes", "fisch"), 2, "did you mean 'fish'?"),

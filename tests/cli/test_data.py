@@ -115,7 +115,7 @@ def test_stats(demo: Path) -> None:
         (("check", "{demo}", "--fix", "x", "--no-deep"), UsageError, "--no-deep"),
         (("check", "{demo}", "--images", "{demo}"), UsageError, "JSON file"),
         (("check", "{demo}", "--split", "test"), DataError, "no test split"),
-        (("stats", "/nowhere"), DataError, "no folder"),
+        (("stats", "/nowhere"), DataError, "not a folder"),
         (("demo", "x", "--train", "0"), UsageError, "at least 1"),
         (("convert", "--from", "voc", "{demo}", "{demo}/y"), DataError, "not a Pascal VOC"),
     ],

@@ -40,7 +40,7 @@ def test_a_failure_of_the_installed_command(tmp_path):
     failed = run(script, "train", "yolox-nano", "data.root=nowhere", cwd=tmp_path)
     assert failed.returncode == 1
     assert failed.stdout == ""
-    assert failed.stderr == "error: data.root: nowhere is no folder\n"
+    assert failed.stderr == "error: data.root: nowhere is not a folder\n"
 
 
 def test_a_reader_that_goes_away_is_no_traceback():

@@ -176,14 +176,14 @@ def test_a_file_beside_this_one_is_found_from_anywhere(tmp_path, monkeypatch):
 def test_circles_are_found(tmp_path, links):
     for name, following in zip("abc", links, strict=False):
         (tmp_path / f"{name}.yaml").write_text(f"extends: {following}.yaml\n")
-    with pytest.raises(ConfigError, match="goes round in a circle"):
+    with pytest.raises(ConfigError, match="'extends' forms a cycle"):
         load_config(tmp_path / "a.yaml")
 
 
 def test_a_circle_by_another_spelling(tmp_path):
     (tmp_path / "sub").mkdir()
     (tmp_path / "a.yaml").write_text("extends: sub/../a.yaml\n")
-    with pytest.raises(ConfigError, match="goes round in a circle"):
+    with pytest.raises(ConfigError, match="'extends' forms a cycle"):
         load_config(tmp_path / "a.yaml")
 
 

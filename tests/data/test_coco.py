@@ -321,15 +321,15 @@ def test_unfound_splits_say_what_was_looked_for(tmp_path: Path) -> None:
     nothing = tmp_path / "nothing"
     with pytest.raises(DataError, match=r"no train data: set data\.root"):
         find_split(DataConfig(), "train")
-    with pytest.raises(DataError, match=r"data\.root: .*nothing is no folder"):
+    with pytest.raises(DataError, match=r"data\.root: .*nothing is not a folder"):
         find_split(DataConfig(root=nothing), "val")
     with pytest.raises(DataError, match=r"instances_val2017\.json, .*valid/_annot"):
         find_split(DataConfig(root=tmp_path), "val")
     with pytest.raises(DataError, match=r"no test split found; .*instances_test2017[^;]*$"):
         find_split(DataConfig(root=tmp_path), "test")
-    with pytest.raises(DataError, match=r"data\.val\.images: .* is no folder"):
+    with pytest.raises(DataError, match=r"data\.val\.images: .* is not a folder"):
         find_split(DataConfig(val=SplitConfig(images=nothing)), "val")
-    with pytest.raises(DataError, match=r"data\.val\.annotations: .* is no file"):
+    with pytest.raises(DataError, match=r"data\.val\.annotations: .* is not a file"):
         find_split(DataConfig(val=SplitConfig(annotations=nothing)), "val")
 
 

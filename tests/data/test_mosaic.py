@@ -129,7 +129,7 @@ def test_a_cached_smaller_copy_lands_in_the_same_place(coco_train: CocoIndex) ->
 
 def test_unseen_tiles_are_not_read() -> None:
     def refuse() -> np.ndarray:
-        raise AssertionError("read an image that nobody sees")
+        raise AssertionError("read an image that cannot be seen")
 
     image = np.full((64, 64, 3), 9, np.uint8)
     tiles = plan_tiles([(64, 64)] * 4, (90, 90), (64, 64))

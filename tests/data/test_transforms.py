@@ -187,7 +187,7 @@ def test_affine_stays_in_its_ranges_and_turns_about_the_corner() -> None:
     assert 1.9 < scale.max() <= 2.0
     assert -10 <= angle.min() < -9
     assert 9 < angle.max() <= 10
-    # The corner (0, 0) moves by the shift alone, whatever the turn.
+    # The corner (0, 0) moves only by the shift, at any rotation.
     assert np.abs(matrices[:, 0, 2]).max() <= 9.6
     assert np.abs(matrices[:, 1, 2]).max() <= 6.4
     sheared = np.stack([affine(s, degrees=0.0, scale=(1.0, 1.0)) for s in range(500)])

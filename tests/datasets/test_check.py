@@ -216,7 +216,7 @@ def test_what_is_no_coco_file_is_refused(tmp_path: Path, content: str) -> None:
 
 
 def faulty() -> dict[str, Any]:
-    """As many faults as one split can bear."""
+    """As many faults as one split can have."""
     coco = tree()
     coco["images"] += [
         {"id": 4, "file_name": "1.png", "height": 80, "width": 100, "license": 3},
@@ -314,7 +314,7 @@ JUNK = [None, True, -1, 0, 1, 2, 1.5, 1e300, NAN, math.inf, "", "1", "1.png", []
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_whatever_is_in_the_file_the_clean_copy_loads(tmp_path: Path, seed: int) -> None:
+def test_the_clean_copy_of_any_file_loads(tmp_path: Path, seed: int) -> None:
     rng = np.random.default_rng(seed)
     coco = tree()
     for _ in range(rng.integers(1, 9)):

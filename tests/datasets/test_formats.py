@@ -381,6 +381,8 @@ def test_a_conversion_is_whole_or_absent(tmp_path: Path) -> None:
         ({"classes": ["a", "a"]}, "different names"),
         ({"classes": [""]}, "different names"),
         ({"skip_difficult": True, "source_format": "yolo"}, "only Pascal VOC"),
+        ({"source_format": "csv"}, "source_format must be one of voc, yolo, coco, got 'csv'"),
+        ({"target_format": "voc"}, "target_format must be one of coco, yolo, got 'voc'"),
     ],
 )
 def test_wrong_options_are_refused(tmp_path: Path, options: dict, message: str) -> None:

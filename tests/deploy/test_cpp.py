@@ -328,11 +328,11 @@ def test_thresholds_that_nms_inside_cannot_serve_are_named(program, other, odd_i
         ("{model} {image} --output {new} --device tpu", 2, "'tpu': OpenVINO sees CPU"),
         ("{model} {image} --output {full}", 2, "already holds files"),
         ("{model} {image} --output {image}", 2, "must be a folder"),
-        ("{model} {full}/text.txt --output {new}", 2, "no image by its name"),
+        ("{model} {full}/text.txt --output {new}", 2, "not an image by its name"),
         ("{full}/text.txt {image} --output {new}", 2, "expected an .xml or .onnx model"),
         ("{full}/none.xml {image} --output {new}", 1, "none.xml: no such file"),
         ("{full}/alone.xml {image} --output {new}", 1, "alone.bin: no such file"),
-        ("{full}/text.onnx {image} --output {new}", 1, "damaged, no model"),
+        ("{full}/text.onnx {image} --output {new}", 1, "damaged, not a model"),
         ("{foreign} {image} --output {new}", 1, "holds no metadata of Oculox"),
         ("{pair} {image} --output {new}", 1, "export it with --batch 1"),
         ("{old} {image} --output {new}", 1, "metadata version 1, this program reads 2"),
@@ -347,7 +347,7 @@ def test_wrong_usage_ends_in_one_line(program, plain, places, arguments, code, m
     done = program(*(word.format(model=plain, **places) for word in arguments.split()))
     assert done.returncode == code, done.stderr
     assert done.stdout == ""
-    # OpenVINO's own remarks about a file that is no ONNX come first.
+    # OpenVINO's own remarks about a file that is not ONNX come first.
     assert done.stderr.count("\n") == 1 or "text.onnx" in arguments
     assert done.stderr.splitlines()[-1].startswith("error: ")
     assert message in done.stderr

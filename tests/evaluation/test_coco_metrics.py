@@ -26,7 +26,7 @@ def evaluate_boxes(content, results, **options):
 
 
 def make_data(seed=0, *, images=12, classes=3, crowds=True):
-    """Random objects and detections around them, with ties in scores, misses and inventions."""
+    """Random objects and detections around them, with ties in scores, misses and false ones."""
     rng = np.random.default_rng(seed)
     annotations, results = [], []
     for image_id in range(1, images + 1):
@@ -226,6 +226,6 @@ def test_official_detections_give_the_official_metrics(shared):
     index = load_coco(path, shared / "coco_mini/val2017")
     metrics = coco_metrics.evaluate_boxes(index, golden["detections"])
     np.testing.assert_allclose(list(metrics.as_dict().values()), golden["stats"], atol=1e-9)
-    # Crowds are no objects to be found.
+    # Crowds are not objects to be found.
     objects = [a for a in json.loads(path.read_text())["annotations"] if not a["iscrowd"]]
     assert sum(c.objects for c in metrics.classes) == len(objects)

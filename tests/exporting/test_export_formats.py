@@ -1,4 +1,4 @@
-"""Every format end to end: exported through the gate, opened by its suffix, used as a detector."""
+"""Every format end to end: exported and compared, opened by its suffix, used as a detector."""
 
 import importlib.util
 

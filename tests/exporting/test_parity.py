@@ -1,4 +1,4 @@
-"""The comparisons of the gate: what they forgive and what they catch."""
+"""The comparisons of an export with PyTorch: what they allow and what they find."""
 
 import numpy as np
 import pytest

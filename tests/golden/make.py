@@ -1,7 +1,7 @@
 """Writes the golden values anew: `python tests/golden/make.py`.
 
 Only for a change that is meant to change them; say in the commit why they changed. First make
-sure, where reference values are at hand, that the tests against them still pass.
+sure, where reference values are available, that the tests against them still pass.
 """
 
 import json

@@ -41,7 +41,7 @@ RUNS = {
 
 
 class Doubled(nn.Module):
-    """A network that computes in float64 whatever it is given."""
+    """A network that computes in float64 for any input."""
 
     def __init__(self, network):
         super().__init__()

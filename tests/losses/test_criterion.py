@@ -240,7 +240,7 @@ class LargestTensor(TorchDispatchMode):
 
 
 def test_nothing_depends_on_values_and_memory_is_bounded():
-    # Tensors on "meta" have shapes but no values: whatever would wait for the device, or take a
+    # Tensors on "meta" have shapes but no values: whatever waits for the device, or take a
     # shape from data, fails there. 300 objects in each of 16 images of 640 pixels:
     options = {"batch": 16, "size": (640, 640), "classes": 80, "device": "meta"}
     raw, targets = make_raw(**options), make_targets(slots=300, **options)

@@ -64,7 +64,7 @@ def test_video_by_suffix(folder):
     [
         ("gone.jpg", DataError, "gone.jpg: no such file"),
         ("gone/*.jpg", DataError, "no image or video matches"),
-        ("notes.txt", UsageError, r"notes.txt: \.txt is no image"),
+        ("notes.txt", UsageError, r"notes.txt: \.txt is not an image"),
         ("empty", DataError, "empty: no images in this folder"),
     ],
 )

@@ -130,7 +130,7 @@ def test_a_network_without_blocks_is_none():
 
 @pytest.mark.parametrize(
     ("shape", "message"),
-    [(None, "is missing"), ((4,), "no convolution"), ((0, 1, 1, 1), "no conv")],
+    [(None, "is missing"), ((4,), "not a convolution"), ((0, 1, 1, 1), "not a conv")],
 )
 def test_output_channels(shape, message):
     tensors = {} if shape is None else {"w": torch.zeros(shape)}

@@ -109,8 +109,8 @@ def test_a_checkpoint_holds_nothing_but_plain_values_and_tensors(eager_pt):
         (lambda c: c.update(version="1"), "format version '1'"),
         (lambda c: c.pop("version"), "format version None"),
         (lambda c: c.pop("state"), "'state' is missing"),
-        (lambda c: c["state"].update(x=3), "'x' in its weights is no named tensor"),
-        (lambda c: c["state"].update({3: torch.zeros(1)}), "'3' in its weights is no named"),
+        (lambda c: c["state"].update(x=3), "'x' in its weights is not a named tensor"),
+        (lambda c: c["state"].update({3: torch.zeros(1)}), "'3' in its weights is not a named"),
         (lambda c: c.pop("meta"), "holds no description"),
         (lambda c: c["meta"].pop("names"), "description is incomplete: 'names'"),
         (lambda c: c["meta"].update(names=None), "description is incomplete"),
@@ -160,5 +160,5 @@ def test_truncated_safetensors(eager_weights, tmp_path, kept):
     save_safetensors(path, eager_weights)
     data = path.read_bytes()
     path.write_bytes(data[: int(len(data) * kept) if isinstance(kept, float) else kept])
-    with pytest.raises(CheckpointError, match="damaged or no safetensors file"):
+    with pytest.raises(CheckpointError, match="damaged, or not a safetensors file"):
         load_weights(path)

@@ -28,7 +28,7 @@ SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """A file server that can be told to misbehave.
+    """A file server that can be made to fail.
 
     stop_after: bytes of content to send before hanging up; status: answers to give instead, one
     for each request; location: where to redirect to; length: whether it announces the size.

@@ -103,7 +103,7 @@ Detector::Detector(const fs::path& path, const std::string& device, int threads)
     settings.insert(ov::inference_num_threads(threads));
   }
   if (name == "CPU") {
-    // Some CPUs would otherwise compute in bfloat16 without being asked.
+    // Some CPUs compute in bfloat16 by default.
     settings.insert(ov::hint::inference_precision(ov::element::f32));
   }
   try {
@@ -116,7 +116,7 @@ Detector::Detector(const fs::path& path, const std::string& device, int threads)
     run();
     detections({});
   } catch (const ov::Exception& error) {
-    throw std::runtime_error(path.string() + ": damaged, no model, or not fit for " + name + " (" +
+    throw std::runtime_error(path.string() + ": damaged, not a model, or not usable on " + name + " (" +
                              last_line(error) + ")");
   } catch (const std::exception& error) {
     throw std::runtime_error(path.string() + ": " + error.what());
@@ -132,7 +132,7 @@ std::vector<Detection> Detector::detections(const Settings& settings) {
   const ov::Tensor boxes = request_.get_tensor("boxes");
   const ov::Tensor scores = request_.get_tensor("scores");
   // With NMS inside there is a row for each detection, else one for each cell with the scores of
-  // all classes; a cell counts for its most probable class alone.
+  // all classes; a cell counts only for its most probable class.
   const std::size_t columns = metadata_.nms ? 1 : metadata_.names.size();
   std::size_t rows = boxes.get_size() / 4;
   const std::int64_t* labels = nullptr;

@@ -23,7 +23,7 @@ constexpr double kMaxPixels = 200e6;  // more is far more often an attack than a
 
 const std::set<std::string> kSuffixes = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif",
                                          ".tiff", ".gif", ".ppm", ".pgm", ".jp2"};
-// Of these the annotated image keeps the format: good for photographs, shown by every viewer.
+// The annotated image keeps these formats: good for photographs, shown by every viewer.
 const std::set<std::string> kKeptSuffixes = {".jpg", ".jpeg", ".png", ".webp", ".bmp"};
 
 std::string lower(std::string text) {
@@ -51,7 +51,7 @@ std::vector<fs::path> images_in(const fs::path& folder) {
   return found;
 }
 
-// The big-endian number in `count` bytes; 0 behind the end.
+// The big-endian number in `count` bytes; 0 after the end.
 std::size_t number_at(const std::string& data, std::size_t place, std::size_t count) {
   std::size_t value = 0;
   for (const char byte : data.substr(std::min(place, data.size()), count)) {
@@ -117,7 +117,7 @@ std::vector<fs::path> find_images(const std::vector<fs::path>& sources) {
     if (fs::is_directory(source)) {
       found = images_in(source);
     } else if (!is_image(source)) {
-      throw std::invalid_argument(source.string() + ": no image by its name; expected .jpg, .png, "
+      throw std::invalid_argument(source.string() + ": not an image by its name; expected .jpg, .png, "
                                                   ".bmp, .webp, .tif, .ppm, .jp2 or a folder");
     }
     std::copy_if(found.begin(), found.end(), std::back_inserter(images),

@@ -14,7 +14,7 @@ namespace oculox {
 
 // Images in the order given, those of a folder sorted; one named twice comes once. Throws
 // std::runtime_error when something does not exist or a folder holds no image,
-// std::invalid_argument when a file is no image by its name.
+// std::invalid_argument when a file's name is not that of an image.
 std::vector<std::filesystem::path> find_images(const std::vector<std::filesystem::path>& sources);
 
 // Reads an image as 8 bits, BGR, turned upright by its EXIF orientation. Throws std::runtime_error
@@ -28,7 +28,7 @@ void draw(cv::Mat& image, const std::vector<Detection>& detections,
 // One text for all names of a file, in lower case: `A.jpg` and `a.jpg` are one on many systems.
 std::string name_key(const std::filesystem::path& path);
 
-// Where the annotated image goes. Its key is not among `taken`, and joins them.
+// The file for the annotated image. Its key is not in `taken`, and is added to it.
 std::filesystem::path free_name(const std::filesystem::path& folder,
                                 const std::filesystem::path& source, std::set<std::string>& taken);
 

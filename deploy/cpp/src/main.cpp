@@ -43,7 +43,7 @@ void add_options(CLI::App& app, Options& out) {
   app.add_option("SOURCE", out.sources, "Images and folders")->required();
   app.add_option("--output", out.output, "Folder for what is written [runs/predict, numbered]");
   add("--conf", out.settings.conf, "Lowest score kept");
-  add("--iou", out.settings.iou, "IoU above which the weaker box goes");
+  add("--iou", out.settings.iou, "IoU above which the weaker box is dropped");
   add("--max-det", out.settings.max_det, "Most detections of an image")->check(CLI::PositiveNumber);
   app.add_option("--classes", out.classes, "Only these: names or numbers, comma-separated");
   app.add_flag("--agnostic-nms", out.settings.agnostic_nms, "Suppress boxes across classes");

@@ -16,7 +16,7 @@ struct Detection {
 
 struct Settings {
   float conf = 0.3F;           // lowest score kept
-  float iou = 0.45F;           // IoU above which the weaker of two boxes goes
+  float iou = 0.45F;           // IoU above which the weaker of two boxes is dropped
   std::size_t max_det = 1000;  // most detections of an image
   bool agnostic_nms = false;   // suppress across classes
   std::vector<int> class_ids;  // keep only these; all where empty

@@ -15,7 +15,7 @@ def benchmark(
     weights: o.Model,
     formats: Annotated[
         str,
-        typer.Option(help="Comma-separated, -fp16 or -int8 behind: torch,onnx,openvino-int8."),
+        typer.Option(help="Comma-separated; add -fp16 or -int8: torch,onnx,openvino-int8."),
     ] = "torch,onnx,openvino",
     imgsz: o.ImageSize = None,
     samples: Annotated[int, typer.Option(min=1, help="Images to time.")] = 50,

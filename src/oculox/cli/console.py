@@ -39,7 +39,7 @@ def milliseconds(stages: dict[str, float]) -> str:
 
 @contextmanager
 def progress_bar(title: str, *, in_bytes: bool = False) -> Iterator[Progress]:
-    """A bar with the remaining time on standard error; nothing where that is no terminal.
+    """A bar with the remaining time on standard error; nothing where that is not a terminal.
 
     Args:
         title: what is being done.

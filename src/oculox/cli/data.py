@@ -9,6 +9,8 @@ import typer
 
 from oculox.cli import options as o
 from oculox.cli.console import print_json, progress_bar, say
+from oculox.datasets.formats import SourceFormat, TargetFormat
+from oculox.files import FileMode
 
 app = typer.Typer(
     help="Make, convert, check and measure datasets.", no_args_is_help=True, rich_markup_mode=None
@@ -18,7 +20,7 @@ SplitOption = Annotated[
     Literal["train", "val", "test", "all"], typer.Option("--split", help="Which split.")
 ]
 ModeOption = Annotated[
-    Literal["copy", "symlink"],
+    FileMode,
     typer.Option("--mode", help="Copy the images, or link to those of the source."),
 ]
 InputSize = Annotated[
@@ -84,12 +86,8 @@ def demo(
 def convert(
     source: Annotated[Path, typer.Argument(metavar="SRC", help="Dataset to read.")],
     target: Annotated[Path, typer.Argument(metavar="DST", help="New or empty folder.")],
-    source_format: Annotated[
-        Literal["voc", "yolo", "coco"], typer.Option("--from", help="Format of SRC.")
-    ],
-    target_format: Annotated[
-        Literal["coco", "yolo"], typer.Option("--to", help="Format of DST.")
-    ] = "coco",
+    source_format: Annotated[SourceFormat, typer.Option("--from", help="Format of SRC.")],
+    target_format: Annotated[TargetFormat, typer.Option("--to", help="Format of DST.")] = "coco",
     classes: Annotated[
         str | None, typer.Option(help="Class names in the order wanted, comma-separated.")
     ] = None,

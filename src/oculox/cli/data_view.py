@@ -152,5 +152,5 @@ def _sizes(sizes: SizeHistogram) -> str:
 
 
 def _say(console: Console, text: str) -> None:
-    # Paths must stay whole for copying, whatever the width of the screen.
+    # Paths must not be broken into lines, so that they can be copied.
     console.print(text, soft_wrap=True, highlight=False)

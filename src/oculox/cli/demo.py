@@ -11,8 +11,8 @@ import typer
 from oculox.cli import options as o
 from oculox.cli.console import note, print_json, say
 
-# Chosen for two CPU cores and a few minutes: a small input, mild augmentation, a high rate (with
-# clipping to bear it) and the L1 term from the start. Real data wants the recipe as it is.
+# Chosen for two CPU cores and a few minutes: a small input, mild augmentation, a high rate (which
+# needs clipping) and the L1 term from the start. For real data use the recipe unchanged.
 SETTINGS = (
     "input.size=192",
     "augment.multiscale=null",

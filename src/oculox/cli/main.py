@@ -26,13 +26,13 @@ from oculox.version import __version__
 
 
 class _Commands(TyperGroup):
-    """The commands, with Ctrl-C as one line and 130; Typer's own answer varies by version."""
+    """The commands, with Ctrl-C as one line and 130; Typer's own handling varies by version."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            # Of several processes the one that started them says it.
+            # With several processes, the one that started them prints it.
             if not is_launched():
                 note("interrupted")
             raise typer.Exit(130) from None
@@ -96,7 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     except OculoxError as error:
         who = "" if is_main_process() else f" (process {os.environ['RANK']})"
-        print(f"error{who}: {error}", file=sys.stderr)  # noqa: T201 - the command line's voice
+        print(f"error{who}: {error}", file=sys.stderr)  # noqa: T201 - the one line of an error
         return error.exit_code
     return 0
 

@@ -89,7 +89,8 @@ Devices = Annotated[
 # Which detections are kept.
 Conf = Annotated[float, typer.Option("--conf", min=0, max=1, help="Lowest score kept.")]
 Iou = Annotated[
-    float, typer.Option("--iou", min=0, max=1, help="NMS: IoU above which the weaker box goes.")
+    float,
+    typer.Option("--iou", min=0, max=1, help="NMS: IoU above which the weaker box is dropped."),
 ]
 MaxDet = Annotated[int, typer.Option("--max-det", min=1, help="Most detections per image.")]
 Classes = Annotated[

@@ -130,7 +130,7 @@ def _read_tree(source: str, *, folder: Path, seen: tuple[str, ...] = ()) -> dict
         except (OSError, ValueError) as error:
             raise ConfigError(f"{path}: not a readable text file ({error})") from None
     if where in seen:
-        raise ConfigError(f"{where}: 'extends' goes round in a circle: {' -> '.join(seen)}")
+        raise ConfigError(f"{where}: 'extends' forms a cycle: {' extends '.join((*seen, where))}")
     try:
         tree = yaml.safe_load(text) or {}
     except yaml.YAMLError as error:

@@ -31,7 +31,7 @@ class _Section(BaseModel):
         """Python counts true as 1, and so would `train.batch=true`."""
         assert info.field_name is not None
         if isinstance(value, bool) and cls.model_fields[info.field_name].annotation is not bool:
-            raise ValueError(f"expected no truth value, got {str(value).lower()}")
+            raise ValueError(f"got {str(value).lower()}; expected a number or a text")
         return value
 
 
@@ -186,10 +186,10 @@ class LossConfig(_Section):
 
 
 class OptimizerConfig(_Section):
-    """The optimizer; weight decay on convolution weights alone."""
+    """The optimizer; weight decay only on convolution weights."""
 
     name: Literal["sgd", "adamw"] = "sgd"
-    """sgd (with Nesterov momentum, the paper's) or adamw (wants its own lr and weight_decay)."""
+    """sgd (with Nesterov momentum, the paper's) or adamw (needs its own lr and weight_decay)."""
     lr: float = Field(0.01, gt=0)
     """Peak learning rate for 64 images a step; scaled by the global batch."""
     momentum: float = Field(0.9, ge=0, lt=1)
@@ -289,7 +289,7 @@ class EvalConfig(_Section):
     conf: Fraction = 0.01
     """Lowest score kept."""
     iou: Fraction = 0.65
-    """IoU above which the weaker of two boxes of a class goes."""
+    """IoU above which the weaker of two boxes of a class is dropped."""
     max_det: Positive = 1000
     """Most detections kept in an image (COCO counts 100)."""
 

@@ -123,7 +123,7 @@ def open_loader(
 
     On Linux loader processes are forked: they share the annotations and the image cache with
     this process, start at once and need no importable main module. They use neither OpenCV's
-    nor PyTorch's threads, the two things that a fork breaks. Elsewhere the platform's own way.
+    nor PyTorch's threads, the two things that a fork breaks. Other systems have their own way.
 
     Args:
         sample: makes a sample; it must be picklable where processes are not forked.
@@ -192,7 +192,7 @@ def _as_it_is(item: Any) -> Any:
 
 def _start_worker(worker: int) -> None:
     """Set up a loader process; `worker` is its number."""
-    # As many processes as there are cores for them: threads on top would only fight.
+    # As many processes as there are cores for them: more threads would only slow them down.
     cv2.setNumThreads(0)
     # Ctrl-C is for the main process, which ends these.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -202,10 +202,10 @@ def _start_worker(worker: int) -> None:
 def _unless_abandoned(
     kind: type[BaseException], error: BaseException, trace: TracebackType | None
 ) -> None:
-    """Say nothing when the main process left while it was being handed a batch.
+    """Print nothing when the main process ended while a batch was sent to it.
 
     The thread that hands batches over reports through this hook, and on Ctrl-C the other end of
-    its connection is gone.
+    its connection is closed.
     """
     if not issubclass(kind, (EOFError, ConnectionError)):
         sys.__excepthook__(kind, error, trace)

@@ -2,7 +2,7 @@
 
 Both caches keep an image no larger than its letterbox at the input size, as the official cache
 does. The plain path then gives the same pixels as without a cache; a mosaic interpolates a
-large image twice instead of once, a difference the eye does not see.
+large image twice instead of once, a difference that cannot be seen.
 """
 
 from __future__ import annotations

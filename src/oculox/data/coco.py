@@ -162,7 +162,7 @@ def load_coco(annotations: Path, images: Path) -> CocoIndex:
     return index_scan(scan, images)
 
 
-# Errors that neither training nor metrics suffer from.
+# Errors that matter neither to training nor to metrics.
 _HARMLESS = frozenset(
     (
         "annotation-id-duplicate",
@@ -176,7 +176,7 @@ _HARMLESS = frozenset(
 def index_scan(scan: CocoScan, images: Path) -> CocoIndex:
     """The index of a scan's valid entries.
 
-    Crowd regions stay in `CocoIndex.truth` alone, boxes are clipped to their image and dropped
+    Crowd regions stay only in `CocoIndex.truth`, boxes are clipped to their image and dropped
     when nothing remains.
     """
     truth = scan.truth
@@ -278,9 +278,9 @@ def find_split(data: DataConfig, split: Split) -> tuple[Path, Path]:
     images = _stated(stated.images, root)
     annotations = _stated(stated.annotations, root)
     if images is not None and not images.is_dir():
-        raise DataError(f"data.{split}.images: {images} is no folder")
+        raise DataError(f"data.{split}.images: {images} is not a folder")
     if annotations is not None and not annotations.is_file():
-        raise DataError(f"data.{split}.annotations: {annotations} is no file")
+        raise DataError(f"data.{split}.annotations: {annotations} is not a file")
     if images is not None and annotations is not None:
         return images, annotations
     if root is None:
@@ -288,7 +288,7 @@ def find_split(data: DataConfig, split: Split) -> tuple[Path, Path]:
             f"no {split} data: set data.root, or data.{split}.images and data.{split}.annotations"
         )
     if not root.is_dir():
-        raise DataError(f"data.root: {root} is no folder")
+        raise DataError(f"data.root: {root} is not a folder")
     layouts = _layouts(root, split)
     for candidate_images, candidate_annotations in layouts:
         pair = images or candidate_images, annotations or candidate_annotations

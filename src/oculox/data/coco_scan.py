@@ -1,6 +1,6 @@
 """The reader of COCO files: valid entries as columns, and a fault for every other entry.
 
-Nothing stops it but a file that is no COCO JSON. `oculox data check` lists the faults;
+Only a file that is not COCO JSON stops it. `oculox data check` lists the faults;
 `oculox.data.coco.load_coco` raises the first one that spoils training or evaluation.
 """
 
@@ -236,7 +236,7 @@ def _images(entries: Sequence[Any], faults: _Faults) -> tuple[list[Entry], npt.N
 
 
 def _size(image: Entry) -> tuple[int, int]:
-    """Height and width in pixels; 0, 0 where one is no size."""
+    """Height and width in pixels; 0, 0 where one is not a valid size."""
     sides: list[Any] = [image.get("height"), image.get("width")]
     if all(type(v) in _NUMBERS and 1 <= v < 2**31 and v == int(v) for v in sides):
         return int(sides[0]), int(sides[1])

@@ -99,9 +99,9 @@ class ImageHeader(NamedTuple):
 
 
 def read_header(data: bytes) -> ImageHeader:
-    """Size and completeness of an image from its bytes alone (microseconds, no decoding).
+    """Size and completeness of an image from its bytes (microseconds, no decoding).
 
-    Understands JPEG, PNG, BMP, GIF and WebP; of other formats nothing is known.
+    Understands JPEG, PNG, BMP, GIF and WebP; nothing is known of other formats.
     """
     if data.startswith(_JPEG):
         return _jpeg_header(data)

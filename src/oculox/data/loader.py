@@ -1,6 +1,6 @@
 """Batches for training and evaluation, the same for any number of loader processes.
 
-What a training batch holds depends on (seed, epoch, step) alone: not on the number of loader
+What a training batch holds depends only on (seed, epoch, step): not on the number of loader
 processes, not on how many training processes share a global batch, not on where a run resumed.
 """
 

@@ -54,8 +54,8 @@ def jitter_hsv(
         rng: drawn from six times.
 
     Returns:
-        A new image, or `image` itself where the draw says no change. Hue goes round, the
-        other two are clipped.
+        A new image, or `image` itself where no change was drawn. Hue is cyclic, the other
+        two are clipped.
     """
     shift = rng.uniform(-1, 1, 3) * gain
     shift *= rng.integers(0, 2, 3)

@@ -276,7 +276,7 @@ def _settle_objects(
     known = sizes[:, 0] > 0
     left_top, extent = truth.xywh[:, :2], truth.xywh[:, 2:]
     xyxy = np.concatenate((left_top, left_top + extent), axis=1)
-    # Of an image that cannot be used no size is known; its boxes are checked without one.
+    # An image that cannot be used has no known size; its boxes are checked without one.
     boxes, usable, found = check_boxes(xyxy, np.where(known[:, None], sizes, np.inf))
     usable &= known
     for row, code, severity, message in found:

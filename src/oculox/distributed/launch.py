@@ -66,7 +66,7 @@ def launch(arguments: Sequence[str], *, processes: int) -> int:
 
 @contextmanager
 def one_report() -> Iterator[None]:
-    """Of several processes that fail for one reason let only the first report it.
+    """When several processes fail for one reason, let only the first report it.
 
     The launcher stops the others when that one has ended.
     """
@@ -75,7 +75,7 @@ def one_report() -> Iterator[None]:
     except Exception as error:
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             if not isinstance(error, OculoxError):
-                # Most often the lost connection to a process that failed: that one goes first.
+                # Most often the lost connection to a process that failed: that one reports first.
                 time.sleep(5)
             elif not is_main_process():
                 time.sleep(1)
@@ -99,9 +99,9 @@ def _is_first_report() -> bool:
 
 @contextmanager
 def _prepared(processes: int) -> Iterator[None]:
-    """What the launcher shall find, and afterwards this process as it was before."""
+    """Set up what the launcher needs, and afterwards restore this process as it was."""
     with ExitStack() as undo:
-        # Without a share of the cores for each, processes on a CPU get in each other's way.
+        # Without a share of the cores for each, processes on a CPU slow each other down.
         if "OMP_NUM_THREADS" not in os.environ:
             share = max(1, (os.cpu_count() or 1) // processes)
             os.environ["OMP_NUM_THREADS"] = str(share)

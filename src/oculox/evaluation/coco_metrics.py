@@ -44,7 +44,7 @@ def evaluate_boxes(
 
     Raises:
         DataError: a result names an image or category that the index does not have, or its box
-            or score is no finite number.
+            or score is not a finite number.
     """
     ids = index.image_ids
     # Evaluators take images in the order of their numbers; texts come after numbers.
@@ -68,7 +68,7 @@ def evaluate_boxes(
 
 
 def _truth(index: CocoIndex, numbers: Sequence[int]) -> dict[str, Any]:
-    """A COCO tree with plain numbers for ids, as the evaluator wants them.
+    """A COCO tree with plain numbers for ids, as the evaluator needs them.
 
     Annotations count from 1: evaluators take a match with id 0 for no match.
 

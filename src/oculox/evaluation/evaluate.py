@@ -192,7 +192,7 @@ def _coco_rows(
 def match_classes(spec: ModelSpec, index: CocoIndex) -> tuple[tuple[int, ...], tuple[str, ...]]:
     """The data's category id of each class the network predicts, and notes on how they match.
 
-    Equal sets of names are matched by name, whatever their order; otherwise by position.
+    Equal sets of names are matched by name, in any order; otherwise by position.
 
     Raises:
         DataError: when the numbers of classes differ.

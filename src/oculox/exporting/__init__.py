@@ -1,1 +1,1 @@
-"""Networks as files of other runtimes, each proven equal to PyTorch before it is published."""
+"""Networks as files of other runtimes, each compared with PyTorch before it is kept."""

@@ -40,14 +40,14 @@ class Measurement:
     """One format.
 
     Attributes:
-        format: its name, ``torch`` for the checkpoint itself, with ``-int8`` or ``-fp16`` behind.
+        format: its name, ``torch`` for the checkpoint itself, then perhaps ``-int8`` or ``-fp16``.
         megabytes: size of the files.
         median_ms: of an image, from JPEG to detections.
         p95_ms: what 19 of 20 images stay below.
         stages_ms: mean milliseconds of each stage and of their ``total``.
         images_per_second: one image after the other.
-        parity: the largest error of the gate as a fraction of what is allowed; None for PyTorch
-            itself and where the file cannot be run here.
+        parity: the largest error against PyTorch as a fraction of what is allowed; None for
+            PyTorch itself and where the file cannot be run here.
         ap: COCO AP, where data was given.
     """
 
@@ -95,7 +95,7 @@ def run_benchmark(
 
     Args:
         weights: the network.
-        formats: names of `TARGETS` or ``torch``, with ``-fp16`` or ``-int8`` behind.
+        formats: names of `TARGETS` or ``torch``; add ``-fp16`` or ``-int8``.
         size_hw: input size; None for that of the weights.
         samples: images timed in each format, after a tenth as many to warm up.
         threads: of the CPU, for PyTorch in the whole process; None for one per core.
@@ -168,7 +168,7 @@ def _make(
         save_checkpoint(folder / "model.pt", weights)
         return _Made(backend=TorchBackend.from_weights(weights), parity=None)
     if precision not in ("", "fp16", "int8"):
-        raise UsageError(f"{name}: precision {precision!r} is none of fp16 and int8")
+        raise UsageError(f"{name}: precision must be fp16 or int8, got {precision!r}")
     options = ExportOptions(
         format=format_name,
         size_hw=size_hw,
@@ -256,7 +256,7 @@ def describe_machine(threads: int | None) -> dict[str, str]:
 
 
 def _cpu_name() -> str:
-    """The CPU's name, with the extensions that int8 and bfloat16 live on."""
+    """The CPU's name, with the extensions that speed up int8 and bfloat16."""
     info = Path("/proc/cpuinfo")
     if not info.is_file():
         return platform.processor() or platform.machine()

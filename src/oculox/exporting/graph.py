@@ -17,9 +17,9 @@ from oculox.runtime.torch_backend import fuse
 class DetectionGraph(nn.Module):
     """A fused network with its decoding, written for converters.
 
-    Decoding is always in float32, whatever the network's precision. Boxes and scores are
-    separate outputs: pixels up to a thousand and probabilities up to one have no common scale,
-    and a quantised tensor that holds both has nothing left for the scores.
+    Decoding is always in float32, at any precision of the network. Boxes and scores are
+    separate outputs: pixels go up to a thousand and probabilities up to one, so the scale of a
+    quantised tensor of both would round the scores away.
 
     Args:
         network: folded and fused by `for_export`.

@@ -106,7 +106,7 @@ def make_job(weights: Weights, options: ExportOptions, *, calibration: FloatArra
     """Put a job together.
 
     Raises:
-        UsageError: when the size is no multiple of the largest stride.
+        UsageError: when the size is not a multiple of the largest stride.
         CheckpointError: when the weights do not fit their network.
     """
     size = weights.spec.check_size(options.size_hw)

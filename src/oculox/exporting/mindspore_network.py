@@ -105,7 +105,7 @@ class Parts:
 
 
 class Bottleneck(nn.Cell):
-    """1x1 then 3x3 convolution, with a shortcut where asked for."""
+    """1x1 then 3x3 convolution, with a shortcut where `residual` is set."""
 
     def __init__(self, parts: Parts, channels: int, hidden: int, *, residual: bool) -> None:
         super().__init__()

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import onnx
 
 FLOAT_LAYERS = ("reg_preds", "obj_preds", "cls_preds")
-"""Predictors stay in float: their outputs are the answers themselves."""
+"""Predictors stay in float: their outputs are the results."""
 # Outputs of convolutions stay in float as well: they are inputs of SiLU, which flattens the
 # negative half of their range, and 8 bits over all of it cost YOLOX-Nano 0.09 AP and more.
 _OPTIONS = {"OpTypesToExcludeOutputQuantization": ["Conv"]}
@@ -69,7 +69,7 @@ def _stays_float(node: onnx.NodeProto) -> bool:
 
 
 def _reader(job: Job) -> Any:
-    """Calibration inputs one at a time, as ONNX Runtime asks for them."""
+    """Calibration inputs one at a time, as ONNX Runtime requests them."""
     from onnxruntime.quantization import CalibrationDataReader
 
     feeds = calibration_feeds(job)

@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 PREDICTOR = "_preds."
 """In the names of the head's last convolutions; what follows them is called ``decoding/...``."""
 OPSETS = range(18, 24)
-"""Operator sets that can be asked for."""
+"""Operator sets that can be written."""
 
 
 def build_onnx(job: Job, *, half: bool = False) -> onnx.ModelProto:
-    """Convert and assemble: letterbox where asked for, network, decoding, NMS.
+    """Convert and assemble: letterbox where wanted, network, decoding, NMS.
 
     Args:
         job: says which parts there are, batch and size.
@@ -65,7 +65,7 @@ def build_onnx(job: Job, *, half: bool = False) -> onnx.ModelProto:
 
 
 def free_dimensions(metadata: ExportMetadata) -> dict[int, Any]:
-    """The dimensions of the input that stay free, as `torch.export` wants them."""
+    """The dimensions of the input that stay free, as `torch.export` takes them."""
     dims: dict[int, Any] = {}
     if metadata.spec.batch is None:
         dims[0] = torch.export.Dim.DYNAMIC
@@ -161,7 +161,7 @@ def _tidy(model: onnx.ModelProto, metadata: ExportMetadata) -> None:
 def _with_letterbox(
     model: onnx.ModelProto, metadata: ExportMetadata, opset: int
 ) -> onnx.ModelProto:
-    """Put the letterbox before the model and its inverse behind the boxes."""
+    """Put the letterbox before the model and its inverse after the boxes."""
     import onnx
 
     text = letterbox_part(metadata.spec.input, opset=opset)

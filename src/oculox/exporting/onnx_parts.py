@@ -15,7 +15,7 @@ IR_VERSION = 10
 def nms_part(nms: InGraphNms, *, opset: int, num_classes: int) -> str:
     """Boxes and scores of all cells -> the K best detections of each image.
 
-    A cell speaks for its most probable class alone, as in `oculox.postprocess`: all its other
+    A cell counts only for its most probable class, as in `oculox.postprocess`: all its other
     scores are set to zero, which `NonMaxSuppression` then passes over.
 
     Inputs ``all_boxes`` (B, N, 4) and ``all_scores`` (B, N, C); outputs as in `NMS_OUTPUTS`.

@@ -1,4 +1,4 @@
-"""Checkpoints through a faster runtime than PyTorch, converted on the way in."""
+"""Checkpoints through a faster runtime than PyTorch, converted when they are opened."""
 
 from __future__ import annotations
 
@@ -49,19 +49,19 @@ def open_with(
     """Open a model, a checkpoint with a runtime of choice.
 
     An exported file has its own runtime. The conversion of a checkpoint takes some seconds and
-    is not kept: `oculox export` writes a file to keep, and proves it first.
+    is not kept: `oculox export` writes a file to keep, and checks it first.
 
     Args:
         path: a checkpoint, or an exported file.
         backend: for checkpoints one of `RUNTIMES`, ``auto`` takes `fastest_runtime`; None for
             the file's own.
         device: where to run.
-        precision: of the network; PyTorch alone takes another than ``fp32``.
+        precision: of the network; only PyTorch takes another than ``fp32``.
         size_hw: the input size, fixed by a conversion; None for the checkpoint's own.
         threads: of the CPU.
 
     Raises:
-        UsageError: when the runtime is unknown or does not do what is asked.
+        UsageError: when the runtime is unknown or cannot do what is requested.
         MissingExtraError: when it is not installed.
         CheckpointError: when the file cannot be used.
     """

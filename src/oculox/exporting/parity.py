@@ -1,8 +1,8 @@
-"""The gate at the end of every export: does the file answer what PyTorch answers?
+"""The comparison at the end of every export: does the file give the same results as PyTorch?
 
 The reference is the network as the weights have it: not fused, its focus not folded, decoded and
 put through NMS by `oculox.postprocess`. Inputs are sums of noise at all scales, which have the
-spectrum of photographs; white noise would leave most of a detector silent.
+spectrum of photographs; with white noise a detector finds almost nothing.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from oculox.runtime.torch_backend import TorchBackend
 from oculox.types import DecodedPredictions, Detections, ImageArray
 
 TOP_CELLS = 100
-"""Cells of an image, best first, whose errors count in reduced precision: what the other
-thousands say of nothing is never looked at."""
+"""Cells of an image, best first, whose errors count in reduced precision: the others, thousands
+of cells without an object, are never detections."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -73,7 +73,7 @@ class ParityRow:
 
     @property
     def ok(self) -> bool:
-        """Whether it passed; an error that is no number did not."""
+        """Whether it passed; a NaN did not."""
         return self.error <= self.tolerance
 
 
@@ -140,7 +140,7 @@ def _compare(
     backend: ExportedBackend, network: YOLOX, images: ImageArray, case: str
 ) -> list[ParityRow]:
     precision = backend.metadata.precision
-    # With preprocessing inside, the backend wants BGR whatever the network wants.
+    # With preprocessing inside, the backend always takes BGR.
     for_network = images
     weights_input = backend.metadata.spec.input
     if backend.spec.input.color != weights_input.color:

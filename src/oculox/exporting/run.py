@@ -1,4 +1,4 @@
-"""Weights -> a proven file: convert, compare with PyTorch, measure, and only then publish."""
+"""Weights -> a checked file: convert, compare with PyTorch, measure, and only then publish."""
 
 from __future__ import annotations
 
@@ -86,10 +86,10 @@ def export_model(
     max_ap_loss: float = MAX_AP_LOSS,
     progress: Callable[[str], None] | None = None,
 ) -> ExportReport:
-    """Export, prove and publish.
+    """Export, compare with PyTorch and publish.
 
-    Everything happens in a scratch folder beside `output`; what stood there before stays until
-    the new file has passed.
+    The file is made in a temporary folder beside `output`; an older `output` stays until the new
+    one has passed.
 
     Args:
         weights: to export.
@@ -100,7 +100,7 @@ def export_model(
         progress: called with a line on what is being done.
 
     Raises:
-        UsageError: when the format is unknown or cannot do what is asked, or an extra is missing.
+        UsageError: when the format is unknown or cannot do that, or an extra is missing.
         DataError: when calibration images are missing, or the target cannot be written.
         ExportError: when the converter fails.
         ParityError: when the file does not agree with the network.

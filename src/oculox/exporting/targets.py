@@ -122,7 +122,7 @@ TARGETS: Mapping[str, Target] = MappingProxyType({target.name: target for target
 
 
 def find_target(options: ExportOptions) -> Target:
-    """The target of a request, after checking that it can do what is asked.
+    """The target of a request, after checking that it can do what is requested.
 
     Raises:
         UsageError: when the format is unknown or cannot do it; the message says what can.
@@ -132,7 +132,7 @@ def find_target(options: ExportOptions) -> Target:
         near = difflib.get_close_matches(options.format, TARGETS, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise UsageError(f"unknown format {options.format!r}{hint} (formats: {', '.join(TARGETS)})")
-    asked: tuple[tuple[bool, str, Callable[[Target], bool]], ...] = (
+    requests: tuple[tuple[bool, str, Callable[[Target], bool]], ...] = (
         (options.batch is None, "a free batch size", lambda t: t.dynamic_batch),
         (options.dynamic_size, "a free input size", lambda t: t.dynamic_size),
         (options.nms is not None, "NMS inside", lambda t: t.nms),
@@ -144,7 +144,7 @@ def find_target(options: ExportOptions) -> Target:
         ),
         (True, f"precision {options.precision}", lambda t: options.precision in t.precisions),
     )
-    for wanted, feature, able in asked:
+    for wanted, feature, able in requests:
         if wanted and not able(target):
             others = ", ".join(name for name, other in TARGETS.items() if able(other))
             raise UsageError(

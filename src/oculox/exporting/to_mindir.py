@@ -56,6 +56,6 @@ def write_mindir(job: Job, path: Path) -> None:
         except (RuntimeError, ValueError, TypeError) as error:
             raise ExportError(f"MindSpore could not export: {first_line(error)}") from error
         content = (Path(scratch) / "model.mindir").read_bytes()
-    # Messages are merged by writing them one behind the other: this adds one `user_info`.
+    # Messages are merged by writing one after the other: this adds one `user_info`.
     entry = bytes_field(1, METADATA_KEY.encode()) + bytes_field(2, metadata.to_json().encode())
     path.write_bytes(content + bytes_field(_USER_INFO, entry))

@@ -19,11 +19,11 @@ FLOAT_NODES = (
     r"(.*/)?(input_)?boxes",
     r"(.*/)?scores",
 )
-"""Left in float by int8: the predictors, whose outputs are the answers themselves, and what is
-no network. In 8 bits the columns of a 640 pixel input alone would be off by half a cell."""
+"""Left in float by int8: the predictors, whose outputs are the results, and what is not part
+of the network. In 8 bits the columns of a 640 pixel input would be off by half a cell."""
 FLOAT_TYPES = ("GroupConvolution",)
 """Depthwise convolutions stay in float too: a few percent of the arithmetic and most of the
-error. On YOLOX-Nano they alone cost 0.02 AP."""
+error. On YOLOX-Nano they cost 0.02 AP."""
 
 
 def write_openvino(job: Job, path: Path) -> None:

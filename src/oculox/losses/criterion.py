@@ -19,8 +19,8 @@ from oculox.types import LossTerms, RawPredictions, Targets
 MAX_LOG_SIZE = 20.0
 """Bound of a predicted log width or height (in strides).
 
-A wild prediction's area stays finite in float32, and with it the gradient. A box of e^20 strides
-has an IoU of 0 with any object, so the bound changes no loss.
+It keeps the area of an extreme prediction, and so the gradient, finite in float32. A box of e^20
+strides has an IoU of 0 with any object, so the bound changes no loss.
 """
 
 
@@ -112,7 +112,7 @@ def build_criterion(config: LossConfig, *, num_classes: int, strides: Sequence[i
     """The criterion of a configuration.
 
     Args:
-        config: assignment and weights; when the L1 term is on is the caller's business.
+        config: assignment and weights; the caller decides when the L1 term is on.
         num_classes: classes that the network predicts.
         strides: strides of the network's levels.
     """

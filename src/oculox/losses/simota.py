@@ -1,7 +1,7 @@
-"""SimOTA: which prediction cells answer for which object (YOLOX paper, section 2.1).
+"""SimOTA: which prediction cells belong to which object (YOLOX paper, section 2.1).
 
 The same result as the official `yolo_head.py` (`get_assignments`, `simota_matching`), worked out
-for whole groups of images at once with shapes that depend on sizes alone. Nothing waits for the
+for whole groups of images at once with shapes that depend only on sizes. Nothing waits for the
 device, no loop runs over objects, and no (objects, cells, classes) tensor is made.
 """
 
@@ -19,7 +19,7 @@ from oculox.ops.points import Cells
 
 IOU_WEIGHT = 3.0
 OUTSIDE_PENALTY = 1e6
-"""Added to the cost of a cell outside the object's centre region: taken only for want of others."""
+"""Added to the cost of a cell outside the object's centre region: taken only if others lack."""
 MIN_LOG = -100.0
 """Bound of the logarithms of a cross entropy, as in PyTorch's own."""
 PAIRS_AT_ONCE = 2**21
@@ -178,7 +178,7 @@ def _match(
         *((centers[:, None, :, axis] - object_boxes[..., None, axis]).abs_() for axis in (0, 1))
     )
     cost += torch.where(away < radii[:, None], 0.0, OUTSIDE_PENALTY)
-    # A NaN is the last choice, but a choice: it must get through to the loss, where training stops.
+    # A NaN is chosen last, but can be chosen: it must reach the loss, where training stops.
     cost.nan_to_num_(nan=1e30).masked_fill_(~(valid[:, None] & object_mask[..., None]), math.inf)
 
     # An object takes as many cells as its best IoUs sum to, at least one (dynamic k).
@@ -188,7 +188,7 @@ def _match(
     taken = (ranks < count[..., None]) & (cheapest.values != math.inf)
     takers, taker = _takers(cheapest.indices, taken, candidates=cost.shape[-1])
 
-    # A cell that several objects took goes to the object, of all, that it costs least.
+    # A cell that several objects took goes to the object with the lowest cost for it.
     matched = torch.where(takers > 1, cost.argmin(1), taker)
     matched_iou = iou.gather(1, matched[:, None]).squeeze(1)
     return takers > 0, matched, matched_iou

@@ -88,7 +88,7 @@ def make_conv3x3(
 
 
 class Bottleneck(nn.Module):
-    """1x1 then 3x3 convolution, with a residual sum where asked for and shapes agree."""
+    """1x1 then 3x3 convolution, with a residual sum where it is wanted and shapes agree."""
 
     def __init__(
         self,

@@ -35,8 +35,8 @@ def nms(
 ) -> Tensor:
     """Indices of the boxes that stay, best score first (of equal scores the first one).
 
-    A box goes when its IoU with a better box that stays is strictly greater than the threshold,
-    as in torchvision. Boxes on CUDA are compared there where torchvision works, all others on the
+    A box is dropped when its IoU with a better box that stays is greater than the threshold, as in
+    torchvision. Boxes on CUDA are compared there where torchvision works, all others on the
     CPU.
 
     Args:
@@ -72,7 +72,7 @@ def nms(
     # By class, and best first in each class.
     order = ranking[np.argsort(classes[ranking], kind="stable")]
     stays = np.zeros(n, np.bool_)
-    # An empty pair's 0 / 0 and an infinite area's inf / inf are no overlap.
+    # An empty pair's 0 / 0 and an infinite area's inf / inf do not count as overlap.
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
         stays[order] = _suppress(xyxy[order], classes[order], np.float32(iou_threshold))
     return torch.from_numpy(ranking[stays[ranking]]).to(boxes.device)
@@ -137,7 +137,7 @@ def _reached(
     """Those of `others`, sorted by their left edge, that overlap a box of `kept` too much.
 
     Where two boxes have an IoU above t, so have their extents along x; their left edges are then
-    less than (1 - t) / t widths of either apart. So neighbours along x are looked at alone.
+    less than (1 - t) / t widths of either apart. So only neighbours along x are compared.
     """
     kept = kept[np.argsort(boxes[kept, 0])]
     lefts = boxes[others, 0]

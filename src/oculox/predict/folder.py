@@ -24,7 +24,7 @@ PREDICTIONS = "predictions.json"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PredictSummary:
-    """What came of a run over many sources.
+    """The result of a run over many sources.
 
     Attributes:
         output: the folder.
@@ -160,7 +160,7 @@ def prepare_folder(output: Path, *, overwrite: bool) -> None:
     """Make the output folder.
 
     Raises:
-        UsageError: when it is no folder, or holds something and `overwrite` is false.
+        UsageError: when it is not a folder, or holds something and `overwrite` is false.
         OculoxError: when it cannot be made.
     """
     if output.is_file() or not overwrite:

@@ -1,4 +1,4 @@
-"""Images in memory, whatever their channels, as the one form the pipeline works on."""
+"""Images in memory, of any channels, as the one form that the pipeline takes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def as_bgr(image: object, *, color: ColorOrder = "bgr", where: str = "image") ->
         uint8 (H, W, 3), BGR; the argument itself where nothing had to change.
 
     Raises:
-        UsageError: when it is no image, empty, or of another dtype or shape.
+        UsageError: when it is not an image, empty, or of another dtype or shape.
     """
     if color not in ("bgr", "rgb"):
         raise UsageError(f"color must be 'bgr' or 'rgb', got {color!r}")

@@ -65,7 +65,7 @@ class Pipeline:
             One result per image, in order, in its own pixels and clipped to it.
 
         Raises:
-            UsageError: when one is no image; the message gives its place in the list.
+            UsageError: when one is not an image; the message gives its place in the list.
         """
         watch = watch or Stopwatch()
         with watch.stage("preprocess"):

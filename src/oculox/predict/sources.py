@@ -71,7 +71,7 @@ def find_sources(given: Iterable[str | Path], *, recursive: bool = False) -> tup
 
     Raises:
         DataError: when something does not exist or holds no image.
-        UsageError: when nothing was given, or a file's suffix is none of an image or video.
+        UsageError: when nothing was given, or a file's suffix is not that of an image or video.
     """
     found: dict[object, Source] = {}
     for item in given:
@@ -126,7 +126,7 @@ def _resolve(item: str, recursive: bool) -> list[Source]:
     if item.startswith(STREAM_PREFIXES):
         return [Source(kind="camera", name=item, address=item)]
     if glob.has_magic(item):
-        # A name with brackets that exists was taken above: it is no pattern.
+        # A name with brackets that exists was taken above: it is not a pattern.
         matches = [Path(m) for m in sorted(glob.glob(item, recursive=True))]  # noqa: PTH207
         files = [m for m in matches if m.suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES]
         if not files:
@@ -139,7 +139,7 @@ def _folder(folder: Path, recursive: bool) -> list[Source]:
     entries = folder.rglob("*") if recursive else folder.iterdir()
     files = sorted(e for e in entries if e.suffix.lower() in IMAGE_SUFFIXES and e.is_file())
     if not files:
-        hint = "" if recursive else " (its own folders are not searched unless asked for)"
+        hint = "" if recursive else " (folders inside it are searched only with --recursive)"
         raise DataError(f"{folder}: no images in this folder{hint}")
     return [_file(f) for f in files]
 
@@ -151,7 +151,7 @@ def _file(path: Path) -> Source:
     if suffix in IMAGE_SUFFIXES:
         return Source(kind="image", name=str(path), path=path)
     raise UsageError(
-        f"{path}: {suffix or 'a file without suffix'} is no image or video that can be read "
+        f"{path}: {suffix or 'a file without suffix'} is not an image or video that can be read "
         f"(images: {' '.join(sorted(IMAGE_SUFFIXES))}; videos: "
         f"{' '.join(sorted(VIDEO_SUFFIXES))})"
     )

@@ -21,7 +21,7 @@ DEFAULT_FPS = 25.0
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class VideoSummary:
-    """What came of a video.
+    """The result of a video.
 
     Attributes:
         source: its name.

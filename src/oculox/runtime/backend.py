@@ -1,6 +1,6 @@
 """The contract between a model in any format and those who use it.
 
-A backend takes letterboxed images and answers with detections in the pixels of its input.
+A backend takes letterboxed images and returns detections in the pixels of its input.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Backend(abc.ABC):
 
     Attributes:
         kind: the format's short name, such as ``torch``.
-        spec: what the model takes and answers.
+        spec: what the model takes and returns.
     """
 
     kind: str

@@ -1,4 +1,4 @@
-"""Core ML packages through coremltools; macOS alone can run them."""
+"""Core ML packages through coremltools; only macOS can run them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class CoremlBackend(ExportedBackend):
     def __init__(self, path: Path) -> None:
         existing(path)
         if platform.system() != "Darwin":
-            raise UsageError(f"{path}: Core ML models run on macOS and iOS alone")
+            raise UsageError(f"{path}: Core ML models run only on macOS and iOS")
         tools = require("coremltools", extra="coreml", purpose="running a Core ML model")
         self._model = tools.models.MLModel(str(path))
         text = self._model.user_defined_metadata.get(METADATA_KEY)

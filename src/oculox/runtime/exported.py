@@ -1,7 +1,7 @@
 """What all exported models have in common: their metadata and the way from outputs to detections.
 
 An export carries one JSON text, wherever its format keeps such things: everything needed to feed
-it and to read its outputs, so that the file alone is enough.
+it and to read its outputs, so that nothing but the file is needed.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class InGraphNms:
 
     Attributes:
         conf: lowest score kept.
-        iou: IoU above which the weaker of two boxes of a class goes.
+        iou: IoU above which the weaker of two boxes of a class is dropped.
         max_det: K, the rows of the outputs.
     """
 
@@ -91,8 +91,8 @@ class ExportMetadata:
     def fed_spec(self) -> ModelSpec:
         """The model as its users have to feed it.
 
-        A graph with preprocessing inside takes BGR, whatever the network takes; an input that is
-        letterboxed already passes its letterbox unchanged.
+        A graph with preprocessing inside always takes BGR; an input that is letterboxed already
+        passes its letterbox unchanged.
         """
         if not self.preprocess:
             return self.spec
@@ -150,7 +150,7 @@ class ExportMetadata:
 
 
 class ExportedBackend(Backend):
-    """A backend over an exported file: a format supplies `run` alone.
+    """A backend over an exported file: a format supplies only `run`.
 
     Args:
         metadata: from the file.

@@ -37,7 +37,7 @@ class LitertBackend(ExportedBackend):
             self._interpreter.allocate_tensors()
         except (RuntimeError, ValueError) as error:
             raise CheckpointError(
-                f"{path}: damaged or no LiteRT model ({first_line(error)})"
+                f"{path}: damaged, or not a LiteRT model ({first_line(error)})"
             ) from None
         self._runner = self._interpreter.get_signature_runner()
 

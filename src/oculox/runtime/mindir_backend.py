@@ -29,7 +29,7 @@ class MindirBackend(ExportedBackend):
             self._network = mindspore.nn.GraphCell(mindspore.load(str(path)))
         except (RuntimeError, ValueError, TypeError) as error:
             raise CheckpointError(
-                f"{path}: damaged or no MindIR file ({first_line(error)})"
+                f"{path}: damaged, or not a MindIR file ({first_line(error)})"
             ) from None
 
     def run(self, inputs: Array) -> tuple[Array, ...]:

@@ -37,7 +37,7 @@ class NcnnBackend(ExportedBackend):
         param = existing(path / "model.ncnn.param")
         weights = existing(path / "model.ncnn.bin")
         if net.load_param(str(param)) != 0 or net.load_model(str(weights)) != 0:
-            raise CheckpointError(f"{path}: damaged or no ncnn model")
+            raise CheckpointError(f"{path}: damaged, or not an ncnn model")
 
     def run(self, inputs: Array) -> tuple[Array, ...]:
         """See `ExportedBackend.run`; ncnn knows no batches, so B is 1."""

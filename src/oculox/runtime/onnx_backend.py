@@ -40,7 +40,7 @@ class OnnxBackend(ExportedBackend):
             )
         except (state.Fail, state.InvalidProtobuf) as error:
             raise CheckpointError(
-                f"{path}: damaged or no ONNX file ({first_line(error)})"
+                f"{path}: damaged, or not an ONNX file ({first_line(error)})"
             ) from None
         text = self._session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
         super().__init__(ExportMetadata.from_json(text, where=str(path)))

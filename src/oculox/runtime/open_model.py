@@ -60,8 +60,8 @@ def open_model(
         threads: of the CPU, where the format's runtime takes a number.
 
     Raises:
-        UsageError: when the format is unknown, the device absent, or an export is asked for
-            another precision than it was made with.
+        UsageError: when the format is unknown, the device absent, or `precision` is not the
+            one that an export was made with.
         MissingExtraError: when the format's runtime is not installed.
         CheckpointError: when the file is missing, damaged or no such model.
     """

@@ -35,7 +35,7 @@ class OpenVinoBackend(ExportedBackend):
             model = core.read_model(path)
         except RuntimeError as error:
             detail = str(error).strip().splitlines()[-1]
-            raise CheckpointError(f"{path}: damaged or no OpenVINO model ({detail})") from None
+            raise CheckpointError(f"{path}: damaged, or not an OpenVINO model ({detail})") from None
         text = None
         if model.has_rt_info(METADATA_KEY):
             text = str(model.get_rt_info(METADATA_KEY).astype(str))
@@ -45,7 +45,7 @@ class OpenVinoBackend(ExportedBackend):
             config["INFERENCE_NUM_THREADS"] = threads
         target = "CPU" if device == "auto" else device.upper()
         if target == "CPU":
-            # Some CPUs would otherwise compute in bfloat16 without being asked.
+            # Some CPUs compute in bfloat16 by default.
             config["INFERENCE_PRECISION_HINT"] = "f32"
         if target not in {name.split(".")[0] for name in core.available_devices}:
             raise UsageError(

@@ -1,4 +1,4 @@
-"""Where the time of a prediction goes: decode, preprocess, network, postprocess."""
+"""The time of a prediction by stage: decode, preprocess, network, postprocess."""
 
 from __future__ import annotations
 

@@ -33,9 +33,9 @@ class TorchBackend(Backend):
     """Runs a `YOLOX` network in PyTorch.
 
     Args:
-        network: the network, on the device where it shall run; never modified.
-        spec: what it takes and answers.
-        owned: whether nobody else uses the network, so that its mode can be left alone.
+        network: the network, on the device that it runs on; never modified.
+        spec: what it takes and returns.
+        owned: whether nothing else uses the network, so that its mode can be left alone.
     """
 
     kind = "torch"
@@ -54,7 +54,7 @@ class TorchBackend(Backend):
         precision: Precision = "fp32",
         where: str = "weights",
     ) -> Self:
-        """Make weights fast: fused, channels last, in the precision asked for.
+        """Make weights fast: fused, channels last, in the given precision.
 
         Args:
             weights: to run.
@@ -96,7 +96,7 @@ class TorchBackend(Backend):
                     raw = self.network(floats)
             decoded = decode(raw, self.spec.strides)
         if weight.device.type == "cuda":
-            # Kernels run behind Python's back; without this their time lands in the next stage.
+            # CUDA does not wait for its kernels; without this their time counts for the next stage.
             torch.cuda.synchronize(weight.device)
         return decoded
 

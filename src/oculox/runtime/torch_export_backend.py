@@ -36,7 +36,7 @@ class _TorchExportBackend(ExportedBackend):
             self._program = self._load(path, extra)
         except (RuntimeError, ValueError, KeyError, zipfile.BadZipFile) as error:
             raise CheckpointError(
-                f"{path}: damaged or no such PyTorch export ({first_line(error)})"
+                f"{path}: damaged, or not such a PyTorch export ({first_line(error)})"
             ) from None
         text = extra[METADATA_KEY]
         text = text.decode() if isinstance(text, bytes) else text

@@ -181,7 +181,7 @@ class StepMeter:
     """Gathers losses and times of steps, and logs their means every `log_interval`."""
 
     def __init__(self, run: Run, log: RunLog, *, done: int) -> None:
-        """Measure `run`, whose first `done` steps are behind."""
+        """Measure `run`, whose first `done` steps are done already."""
         self._run = run
         self._log = log
         self._first_step = done
@@ -197,9 +197,9 @@ class StepMeter:
     def timed(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         """Pass batches on, counting the time spent waiting for each."""
         while True:
-            asked = time.perf_counter()
+            before = time.perf_counter()
             batch = next(batches, None)
-            self._waited += time.perf_counter() - asked
+            self._waited += time.perf_counter() - before
             if batch is None:
                 return
             yield batch
@@ -272,8 +272,8 @@ def _append(file: TextIO, line: str) -> None:
         file.flush()
     except OSError as error:
         raise TrainingError(
-            f"{file.name}: could not be written ({error.strerror}); make room and go on from the "
-            "last checkpoint with --resume"
+            f"{file.name}: could not be written ({error.strerror}); free some space and "
+            "continue from the last checkpoint with --resume"
         ) from None
 
 
@@ -297,7 +297,7 @@ def open_trackers(
 ) -> Iterator[Callable[[dict[str, float], int], None]]:
     """Open accelerate's trackers in ``train.trackers``, and close them at the end.
 
-    TensorBoard goes on where a resumed run does; others get a new run.
+    TensorBoard continues a resumed run; other trackers get a new run.
 
     Yields:
         A function that logs values of a step; it does nothing in all but the main process.

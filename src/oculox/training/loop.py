@@ -219,7 +219,7 @@ def train_step(
     positives = max(terms["positives"], 1.0)
     terms.update({name: terms[name] / positives for name in ("box", "objectness", "classes", "l1")})
     loss = StepLoss(**terms, gradient_norm=length)
-    # Under fp16 the scaler skips a step whose gradients overflowed; that is no fault.
+    # Under fp16 the scaler skips a step whose gradients overflowed; that is not an error.
     suspects = values if parts.accelerator.scaler else [*values, length]
     if not all(map(math.isfinite, suspects)):
         parts.optimizer.zero_grad(set_to_none=True)
@@ -287,9 +287,9 @@ def _not_finite(loss: StepLoss, batch: Batch, step: int) -> TrainingError:
     return TrainingError(
         f"the loss is not finite at step {step} (box {loss.box:.4g}, objectness "
         f"{loss.objectness:.4g}, classes {loss.classes:.4g}, l1 {loss.l1:.4g}, gradient norm "
-        f"{loss.gradient_norm:.4g}); images of the batch: {ids}; stopped before the update, what "
-        "was saved before is good. Try a lower optimizer.lr, optimizer.clip_grad_norm=10, or "
-        "train.precision=bf16 instead of fp16"
+        f"{loss.gradient_norm:.4g}); images of the batch: {ids}; stopped before the "
+        "update, saved checkpoints are intact. Try a lower optimizer.lr, "
+        "optimizer.clip_grad_norm=10, or train.precision=bf16 instead of fp16"
     )
 
 
@@ -299,7 +299,7 @@ def _out_of_memory(run: Run, step: int, size_hw: tuple[int, int]) -> TrainingErr
         f"out of memory on {accelerator.device} at step {step} with "
         f"{train.batch // accelerator.num_processes // train.accumulate} images of "
         f"{size_hw[0]}x{size_hw[1]} at once; lower train.batch, raise train.accumulate "
-        f"(now {train.accumulate}) or lower augment.multiscale; what was saved before is good"
+        f"(now {train.accumulate}) or lower augment.multiscale; saved checkpoints are intact"
     )
 
 

@@ -1,8 +1,8 @@
 """The folder of a run: its files, who may write there, the state in them, and how to go on.
 
 ``config.yaml`` is the whole configuration, ``last.pt`` the newest state, ``best.pt`` the state
-with the best AP, ``epoch-0010.pt`` and so on older states where asked for, ``summary.json`` how
-it ended. `oculox.training.log` and `oculox.training.curves` write the rest.
+with the best AP, ``epoch-0010.pt`` and so on older states (`train.keep_checkpoints`),
+``summary.json`` how it ended. `oculox.training.log` and `oculox.training.curves` write the rest.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ LAST = "last.pt"
 BEST = "best.pt"
 SUMMARY = "summary.json"
 
-# What may differ when a run goes on: where and how it runs, and what it writes, not what it is.
+# What may differ in a resumed run: where and how it runs and what it writes, not what it is.
 _FREE = {
     "data": ("root", "cache", "workers"),
     "data.train": ("images", "annotations"),
@@ -194,7 +194,7 @@ def create_folder(run: Run, output: Path | None) -> Path:
 
     Args:
         run: all its parts.
-        output: the folder asked for; None for `default_folder`.
+        output: the wanted folder; None for `default_folder`.
 
     Raises:
         OculoxError: it holds another run, or cannot be created.
@@ -211,10 +211,10 @@ def create_folder(run: Run, output: Path | None) -> Path:
 
 
 def resumed_config(folder: Path, overrides: Sequence[str] = ()) -> Config:
-    """The configuration with which a run goes on: its own, and changes to `FREE_KEYS`.
+    """The configuration of a resumed run: its own, and changes to `FREE_KEYS`.
 
     Raises:
-        TrainingError: there is no run in the folder, or nothing that it could go on from.
+        TrainingError: there is no run in the folder, or no state to resume from.
         ConfigError: the changes concern what defines the run; the message names the keys.
     """
     for name in (CONFIG, LAST):
@@ -238,7 +238,7 @@ def resumed_config(folder: Path, overrides: Sequence[str] = ()) -> Config:
 def save_run(run: Run, progress: TrainProgress, *, folder: Path, best: bool) -> None:
     """Write the state of a run, atomically: ``last.pt``, and what else is due.
 
-    The raw weights and the average are both kept: a run goes on from the former and is
+    The raw weights and the average are both kept: a run resumes from the former and is
     evaluated with the latter.
 
     Raises:

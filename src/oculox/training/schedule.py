@@ -14,7 +14,7 @@ import numpy as np
 
 from oculox.config.schema import AugmentConfig, Config, LossConfig, TrainConfig
 
-# Of a run given by its total alone, at most this part is tail and this part is warm-up.
+# The largest parts of tail and warm-up where only the total number of epochs is given.
 TAIL_SHARE = 0.2
 WARMUP_SHARE = 0.1
 
@@ -49,8 +49,8 @@ def plan_epochs(train: TrainConfig, *, warmup_epochs: float) -> EpochPlan:
     """Split the run into phases, shortening warm-up and tail where the run is short.
 
     With `train.epochs` the tail takes at most a fifth of it. Warm-up takes at most a tenth of the
-    run, at least one epoch where one was asked for, and never more than half of the first phase;
-    a run of the tail alone (`aug_epochs=0`, from a checkpoint) has none.
+    run, at least one epoch if the setting is not 0, and never more than half of the first phase;
+    a run of only the tail (`aug_epochs=0`, from a checkpoint) has none.
     """
     notes = []
     if train.epochs is None:
@@ -129,7 +129,7 @@ def input_size_at(
 ) -> tuple[int, int]:
     """Height and width of a step's input under multi-scale training.
 
-    The size changes every `multiscale_interval` steps and is a function of (seed, step) alone,
+    The size changes every `multiscale_interval` steps and is a function of only (seed, step),
     so that every process and a resumed run agree. The first interval has the native size. The
     aspect ratio is kept as nearly as multiples of 32 allow.
     """

@@ -23,7 +23,7 @@ Origin = Literal["oculox", "megvii", "mindyolo", "modelzoo", "mmdetection", "onn
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Weights:
-    """One set of weights, whatever file it came from.
+    """One set of weights, from a file of any kind.
 
     Attributes:
         spec: the model.
@@ -84,13 +84,13 @@ def output_channels(tensors: Mapping[str, Tensor], name: str, *, where: str) -> 
     """Output channels of a convolution, by the name of its weight in another project's file.
 
     Raises:
-        CheckpointError: when it is missing or no weight of a convolution.
+        CheckpointError: when it is missing or not a convolution's weight.
     """
     if name not in tensors:
         raise CheckpointError(f"{where}: not a complete YOLOX: '{name}' is missing")
     shape = tuple(tensors[name].shape)
     if len(shape) != 4 or 0 in shape:
-        raise CheckpointError(f"{where}: '{name}' of shape {shape} is no convolution's weight")
+        raise CheckpointError(f"{where}: '{name}' of shape {shape} is not a convolution's weight")
     return shape[0]
 
 
@@ -114,7 +114,7 @@ def recognise_tensors(
         where: the file, for error messages.
 
     Raises:
-        CheckpointError: when one of them is missing or no weight of a convolution.
+        CheckpointError: when one of them is missing or not a convolution's weight.
     """
     return recognise_model(
         backbone="darknet53" if darknet else "csp_darknet",

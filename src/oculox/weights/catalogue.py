@@ -22,7 +22,7 @@ class PublishedWeights(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     name: str
-    """Name to ask for it."""
+    """Name to fetch it by."""
     recipe: str
     """The network, as one of the recipes."""
     project: Literal["megvii", "mindyolo", "mmdetection"]

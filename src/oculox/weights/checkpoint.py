@@ -83,7 +83,7 @@ def weights_from(content: Mapping[str, Any], *, where: str) -> Weights:
         raise CheckpointError(f"{where}: holds no weights ('state' is missing)")
     odd = [k for k, v in state.items() if not (isinstance(k, str) and isinstance(v, Tensor))]
     if odd:
-        raise CheckpointError(f"{where}: '{odd[0]}' in its weights is no named tensor")
+        raise CheckpointError(f"{where}: '{odd[0]}' in its weights is not a named tensor")
     return from_description(content.get("meta"), state, where)
 
 
@@ -128,7 +128,7 @@ def load_safetensors(path: Path) -> Weights:
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
             meta = json.loads(metadata["meta"])
     except (SafetensorError, OSError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{path}: damaged or no safetensors file ({error})") from None
+        raise CheckpointError(f"{path}: damaged, or not a safetensors file ({error})") from None
     return from_description(meta, state, str(path))
 
 

@@ -101,7 +101,7 @@ def customary_input_of(layout: Layout, config: InputConfig) -> InputConfig:
 
 
 def adapt_to_input(weights: Weights, target: InputConfig) -> Weights:
-    """Weights that answer to other pixels as these do to theirs.
+    """Weights that give the same results for other pixels.
 
     Channel order and pixel range are absorbed by the first convolution. A change of order is
     exact; one of range multiplies by 255 or its inverse, which rounds in the last place. Where

@@ -83,7 +83,7 @@ def locate_weights(name_or_path: str | Path) -> Path:
     cached = cache_folder() / entry.filename
     if not cached.is_file():
         raise CheckpointError(
-            f"'{name}' is no file here, and the published weights of that name are not "
+            f"'{name}' is not a file here, and the published weights of that name are not "
             f"downloaded; run: oculox weights get {name}"
         )
     _verify_cached(cached, entry)
@@ -111,7 +111,7 @@ def fetch_weights(
 
     Raises:
         UsageError: no checksum is known and `allow_unverified` is not set, or the URL's scheme is
-            none of https, http, file.
+            not https, http or file.
         CheckpointError: the file is not the published one.
         OculoxError: the server cannot be reached or has no such file, or the disk is full.
     """

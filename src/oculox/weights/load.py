@@ -82,7 +82,7 @@ def _state_dict(content: Mapping[str, Any]) -> dict[str, Tensor]:
         if isinstance(inner, dict) and any(isinstance(v, Tensor) for v in inner.values()):
             content = inner
             break
-    # Wrappers of distributed training leave their prefix behind.
+    # Wrappers of distributed training add a prefix.
     return {
         key.removeprefix("module."): value
         for key, value in content.items()
@@ -95,6 +95,6 @@ def _classes(content: Mapping[str, Any]) -> object:
     meta = content.get("meta")
     if not isinstance(meta, dict):
         return None
-    data_set = meta.get("dataset_meta")
-    inner = data_set.get("classes", data_set.get("CLASSES")) if isinstance(data_set, dict) else None
+    dataset = meta.get("dataset_meta")
+    inner = dataset.get("classes", dataset.get("CLASSES")) if isinstance(dataset, dict) else None
     return inner if inner is not None else meta.get("CLASSES")

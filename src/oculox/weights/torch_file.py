@@ -60,11 +60,11 @@ def load_torch(path: Path) -> dict[str, Any]:
         detail = str(error).splitlines()[0]
         raise CheckpointError(
             f"{path}: refused: it holds pickled objects besides tensors and plain values, "
-            f"or is no PyTorch file ({detail})"
+            f"or is not a PyTorch file ({detail})"
         ) from None
     except _DAMAGED as error:
         detail = (str(error) or type(error).__name__).splitlines()[0]
-        raise CheckpointError(f"{path}: damaged or no PyTorch file ({detail})") from None
+        raise CheckpointError(f"{path}: damaged, or not a PyTorch file ({detail})") from None
     if not isinstance(content, dict):
         raise CheckpointError(
             f"{path}: expected a mapping of tensors, got {type(content).__name__}"

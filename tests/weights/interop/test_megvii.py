@@ -72,7 +72,7 @@ def test_other_class_counts_get_numbers_for_names(shapes):
         ),
         (
             lambda s: s.update({"head.cls_preds.0.weight": torch.zeros(3)}),
-            "no convolution's weight",
+            "not a convolution's weight",
         ),
     ],
 )

@@ -46,7 +46,7 @@ def write_demo(
 ) -> DemoSummary:
     """Render the demo dataset: six kinds of objects on varied backgrounds, with clutter.
 
-    Scene ``i`` of a split depends on (seed, split, i) and the size alone, so a larger set starts
+    Scene ``i`` of a split depends only on (seed, split, i) and the size, so a larger set starts
     with the smaller one. The folder appears at the end, whole.
 
     Args:

@@ -1,1 +1,8 @@
 """Converters between annotation formats: Pascal VOC, YOLO and COCO in, COCO and YOLO out."""
+
+from typing import Literal
+
+SourceFormat = Literal["voc", "yolo", "coco"]
+"""What can be read."""
+TargetFormat = Literal["coco", "yolo"]
+"""What can be written."""

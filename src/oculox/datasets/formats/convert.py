@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from types import MappingProxyType
+from typing import Any
 
 from oculox.data.faults import Fault, count_faults
+from oculox.datasets.formats import SourceFormat, TargetFormat
 from oculox.datasets.formats.coco import read_coco, write_coco
 from oculox.datasets.formats.dataset import SPLITS, LabelledData
 from oculox.datasets.formats.voc import read_voc
@@ -17,8 +18,12 @@ from oculox.errors import DataError, UsageError
 from oculox.files import FileMode, new_folder, require_free
 from oculox.types import Progress, counted
 
-SourceFormat = Literal["voc", "yolo", "coco"]
-TargetFormat = Literal["coco", "yolo"]
+_READERS: Mapping[str, Callable[..., LabelledData]] = MappingProxyType(
+    {"voc": read_voc, "yolo": read_yolo, "coco": read_coco}
+)
+_WRITERS: Mapping[str, Callable[..., None]] = MappingProxyType(
+    {"coco": write_coco, "yolo": write_yolo}
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,10 +82,17 @@ def convert(
         progress: called with the number of images read; how many there are is not known.
 
     Raises:
-        UsageError: a split, class or option does not fit, or the target is in use.
+        UsageError: an unknown format, split or class, an option that does not fit, or the target
+            is in use.
         DataError: the source cannot be read or holds nothing usable.
     """
     source, target = Path(source), Path(target)
+    for name, given, known in (
+        ("source_format", source_format, _READERS),
+        ("target_format", target_format, _WRITERS),
+    ):
+        if given not in known:
+            raise UsageError(f"{name} must be one of {', '.join(known)}, got {given!r}")
     unknown = set((splits or {}).values()) - set(SPLITS)
     if unknown:
         raise UsageError(f"splits can become train, val or test, not {', '.join(sorted(unknown))}")
@@ -89,20 +101,16 @@ def convert(
     if skip_difficult and source_format != "voc":
         raise UsageError("only Pascal VOC marks objects as difficult")
     require_free(target)
-    readers: dict[SourceFormat, Callable[..., LabelledData]] = {
-        "voc": partial(read_voc, skip_difficult=skip_difficult),
-        "yolo": read_yolo,
-        "coco": read_coco,
-    }
     on_image = None if progress is None else counted(progress)
-    data = readers[source_format](source, classes=classes, splits=splits, on_image=on_image)
+    more = {"skip_difficult": True} if skip_difficult else {}
+    read, write = _READERS[source_format], _WRITERS[target_format]
+    data = read(source, classes=classes, splits=splits, on_image=on_image, **more)
     images = {split: len(many) for split, many in data.splits.items()}
     if not sum(images.values()) or not data.classes:
         first = f"; the first fault: {data.faults[0]}" if data.faults else ""
         raise DataError(f"{source}: nothing could be converted{first}")
     with new_folder(target) as scratch:
-        writer = write_coco if target_format == "coco" else write_yolo
-        writer(data, scratch, mode=mode)
+        write(data, scratch, mode=mode)
     objects = {
         split: sum(int((~p.crowd).sum()) for p in many) for split, many in data.splits.items()
     }

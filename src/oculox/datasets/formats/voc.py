@@ -118,7 +118,7 @@ class _VocReader(ImageReader):
         self._images = {p.stem: p for p in images if p.suffix.lower() in IMAGE_SUFFIXES}
 
     def read(self, stem: str, split: str) -> _Stated | None:
-        """One image with its label file, size and usable objects, of whatever class."""
+        """One image with its label file, size and usable objects, of any class."""
         xml = self._root / "Annotations" / f"{stem}.xml"
         if not stays_inside(stem):
             self.fault("path-escape", f"{split}.txt", f"{stem!r} leads out of the dataset")

@@ -4,7 +4,7 @@ A file is a protobuf message ``Checkpoint``: ``value`` (field 1, repeated) with 
 parameter's name) and ``tensor`` (2): ``dims`` (1, repeated int64), ``tensor_type`` (2, such as
 ``Float32``) and ``tensor_content`` (3, little-endian bytes). Large parameters are several values
 in a row with the same tag, each with the dimensions of the whole. A text (tensor type ``str``)
-is UTF-32. Some writers append ``crc_num`` and ten bytes of CRC-32 behind the message. Source: the
+is UTF-32. Some writers append ``crc_num`` and ten bytes of CRC-32 after the message. Source: the
 message definition in MindSpore 2.10, and files written by it.
 """
 
@@ -171,7 +171,7 @@ def _load(entry: _Entry) -> Tensor | str:
         try:
             return b"".join(entry.slices).decode("utf-32-le")
         except UnicodeDecodeError:
-            raise damaged(f"'{entry.name}' is no text") from None
+            raise damaged(f"'{entry.name}' is not a text") from None
     dtype = _TYPES.get(entry.type)
     if dtype is None:
         raise CheckpointError(

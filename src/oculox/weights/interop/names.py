@@ -1,7 +1,7 @@
 """Translation between Oculox's parameter names and another project's.
 
 A name map is a function from our names to theirs. The way back needs no second set of rules: the
-names of the network at hand are mapped forward and the pairs are inverted, so that a map that
+names of the network in question are mapped forward and the pairs are inverted, so that a map that
 is not one-to-one is found at once.
 """
 

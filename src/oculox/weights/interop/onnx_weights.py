@@ -122,7 +122,7 @@ def _checked_shape(graph: _Graph, name: str, where: str) -> tuple[int, ...]:
     """The shape of a constant whose numbers are all there, so that it bounds the memory."""
     found = graph.constants.get(name)
     if found is None:
-        raise CheckpointError(f"{where}: '{name}' is no constant of the graph")
+        raise CheckpointError(f"{where}: '{name}' is not a constant of the graph")
     width = _NUMBER_BYTES.get(found.data_type)
     if width is None or found.data_location:
         raise CheckpointError(

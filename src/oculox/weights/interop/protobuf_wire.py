@@ -40,7 +40,7 @@ def read_fields(message: memoryview) -> Iterator[tuple[int, Value]]:
     """The (number, value) of each field of a message, in order.
 
     Raises:
-        CheckpointError: when the bytes are no valid message of numbers and bytes.
+        CheckpointError: when the bytes are not a valid message of numbers and bytes.
     """
     position = 0
     while position < len(message):
@@ -144,13 +144,13 @@ def bytes_field(number: int, content: bytes) -> bytes:
 
 
 def _read_varint(data: memoryview, position: int) -> tuple[int, int]:
-    """A number and the position behind it."""
+    """A number and the position after it."""
     value = 0
     for i, byte in enumerate(data[position : position + _MAX_VARINT_BYTES]):
         value |= (byte & 0x7F) << (7 * i)
         if byte < 0x80 and value < 1 << 64:
             return value, position + i + 1
-    raise damaged("no valid number: cut short?")
+    raise damaged("not a valid number: cut short?")
 
 
 def _signed(value: int) -> int:
