@@ -49,7 +49,8 @@ def build_optimizer(network: nn.Module, config: OptimizerConfig) -> SGD | AdamW:
     """SGD with Nesterov momentum, or AdamW; the learning rate is set at every step."""
     groups = parameter_groups(network, weight_decay=config.weight_decay)
     if config.name == "adamw":
-        return AdamW(groups, lr=config.lr, betas=(config.momentum, 0.999))
+        fused = next(network.parameters()).device.type in ("cpu", "cuda")
+        return AdamW(groups, lr=config.lr, betas=(config.momentum, 0.999), fused=fused)
     return SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.momentum > 0)
 
 
