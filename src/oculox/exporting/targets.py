@@ -8,6 +8,7 @@ import platform
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
+from typing import Literal
 
 from oculox.errors import UsageError
 from oculox.exporting.job import ExportOptions, Job
@@ -22,6 +23,8 @@ from oculox.exporting.to_torch import write_pt2, write_torchscript
 from oculox.runtime.exported import ExportPrecision
 from oculox.runtime.open_model import FORMATS
 
+Feature = Literal["batch", "size", "nms", "preprocess"]
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Target:
@@ -32,23 +35,17 @@ class Target:
         title: for people.
         convert: writes a job to a path.
         precisions: that can be written.
-        dynamic_batch: whether the batch can be left free.
-        dynamic_size: whether the input size can be left free.
+        can: leave the ``batch`` or the input ``size`` free, put ``nms`` or ``preprocess`` inside.
         batches: the only fixed batch size; None for any.
-        nms: whether NMS can be put inside.
-        preprocess: whether preprocessing can be put inside.
-        runs: whether Oculox can run the file on this machine, and so prove it.
+        runs: whether Oculox can run the file on this machine, and so compare it.
     """
 
     name: str
     title: str
     convert: Callable[[Job, Path], None]
-    precisions: tuple[ExportPrecision, ...] = ("fp32", "fp16")
-    dynamic_batch: bool = False
-    dynamic_size: bool = False
+    precisions: tuple[ExportPrecision, ...] = ("fp32",)
+    can: tuple[Feature, ...] = ()
     batches: int | None = None
-    nms: bool = False
-    preprocess: bool = False
     runs: bool = True
 
     @property
@@ -57,65 +54,41 @@ class Target:
         return FORMATS[self.name].suffixes[0]
 
 
+_PRECISIONS: tuple[ExportPrecision, ...] = ("fp32", "fp16", "int8")
 _ALL = (
     Target(
         name="onnx",
         title="ONNX",
         convert=write_onnx,
-        precisions=("fp32", "fp16", "int8"),
-        dynamic_batch=True,
-        dynamic_size=True,
-        nms=True,
-        preprocess=True,
+        precisions=_PRECISIONS,
+        can=("batch", "size", "nms", "preprocess"),
     ),
     Target(
         name="openvino",
         title="OpenVINO",
         convert=write_openvino,
-        precisions=("fp32", "fp16", "int8"),
-        dynamic_batch=True,
-        dynamic_size=True,
-        nms=True,
-        preprocess=True,
+        precisions=_PRECISIONS,
+        can=("batch", "size", "nms", "preprocess"),
     ),
-    Target(
-        name="torchscript",
-        title="TorchScript",
-        convert=write_torchscript,
-        dynamic_batch=True,
-        precisions=("fp32",),
-    ),
-    Target(
-        name="pt2",
-        title="PyTorch exported program",
-        convert=write_pt2,
-        dynamic_batch=True,
-        dynamic_size=True,
-        precisions=("fp32",),
-    ),
-    Target(
-        name="ncnn",
-        title="ncnn",
-        convert=write_ncnn,
-        precisions=("fp32",),
-        batches=1,
-    ),
-    Target(name="litert", title="LiteRT", convert=write_litert, precisions=("fp32",)),
+    Target(name="torchscript", title="TorchScript", convert=write_torchscript, can=("batch",)),
+    Target(name="pt2", title="PyTorch exported program", convert=write_pt2, can=("batch", "size")),
+    Target(name="ncnn", title="ncnn", convert=write_ncnn, batches=1),
+    Target(name="litert", title="LiteRT", convert=write_litert),
     Target(
         name="coreml",
         title="Core ML",
         convert=write_coreml,
+        precisions=("fp32", "fp16"),
         runs=platform.system() == "Darwin",
     ),
     Target(
         name="tensorrt",
         title="TensorRT",
         convert=write_tensorrt,
-        precisions=("fp32", "fp16", "int8"),
-        dynamic_batch=True,
-        nms=True,
+        precisions=_PRECISIONS,
+        can=("batch", "nms"),
     ),
-    Target(name="mindir", title="MindIR", convert=write_mindir, precisions=("fp32",)),
+    Target(name="mindir", title="MindIR", convert=write_mindir),
 )
 TARGETS: Mapping[str, Target] = MappingProxyType({target.name: target for target in _ALL})
 """Formats by the name that ``--format`` takes."""
@@ -133,10 +106,10 @@ def find_target(options: ExportOptions) -> Target:
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise UsageError(f"unknown format {options.format!r}{hint} (formats: {', '.join(TARGETS)})")
     requests: tuple[tuple[bool, str, Callable[[Target], bool]], ...] = (
-        (options.batch is None, "a free batch size", lambda t: t.dynamic_batch),
-        (options.dynamic_size, "a free input size", lambda t: t.dynamic_size),
-        (options.nms is not None, "NMS inside", lambda t: t.nms),
-        (options.preprocess, "preprocessing inside", lambda t: t.preprocess),
+        (options.batch is None, "a free batch size", lambda t: "batch" in t.can),
+        (options.dynamic_size, "a free input size", lambda t: "size" in t.can),
+        (options.nms is not None, "NMS inside", lambda t: "nms" in t.can),
+        (options.preprocess, "preprocessing inside", lambda t: "preprocess" in t.can),
         (
             options.batch is not None,
             f"a batch of {options.batch}",

@@ -10,7 +10,6 @@ import numpy as np
 from oculox.errors import ExportError, first_line
 from oculox.exporting.job import Job
 from oculox.extras import require
-from oculox.ops.points import level_sizes_of
 from oculox.runtime.exported import METADATA_KEY
 from oculox.weights.interop.protobuf_wire import bytes_field
 
@@ -25,24 +24,10 @@ def write_mindir(job: Job, path: Path) -> None:
         ExportError: when it fails.
     """
     mindspore = require("mindspore", extra="mindspore", purpose="a MindIR export")
-    from oculox.exporting.mindspore_network import DetectionNetwork, load_arrays
+    from oculox.exporting.mindspore_network import DetectionNetwork
 
-    metadata, graph = job.metadata, job.graph()
-    sizes = level_sizes_of(*metadata.spec.input.size, metadata.spec.strides)
-    network = DetectionNetwork(
-        metadata.spec.model,
-        classes=metadata.spec.num_classes,
-        sizes=(sizes[0], sizes[1]),
-        corners=graph.corners.numpy(),
-        strides=graph.cell_strides.numpy(),
-    )
-    # The focus, folded into one convolution, is a sequence of its own there.
-    focus = "backbone.stem.0." if metadata.spec.model.backbone == "csp_darknet" else None
-    arrays = {
-        name.replace(focus, "backbone.stem.conv.") if focus else name: value.numpy()
-        for name, value in graph.network.state_dict().items()
-    }
-    load_arrays(network, arrays)
+    metadata = job.metadata
+    network = DetectionNetwork(job.graph(), metadata.spec.input.size)
     network.set_train(False)
     example = np.zeros((metadata.spec.batch or 1, 3, *metadata.spec.input.size), np.float32)
     with tempfile.TemporaryDirectory() as scratch:

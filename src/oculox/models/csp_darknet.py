@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from torch import Tensor, nn
 
 from oculox.models.layers import SPP, CSPLayer, Focus, make_conv3x3
@@ -22,20 +24,14 @@ class CSPDarknet(nn.Module):
         self.out_channels = (channels * 4, channels * 8, channels * 16)
         self.stem = Focus(3, channels, activation=activation)
 
+        down = partial(make_conv3x3, stride=2, depthwise=depthwise, activation=activation)
+        csp = partial(CSPLayer, depthwise=depthwise, activation=activation)
+
         def stage(multiple: int, count: int, *, last: bool = False) -> nn.Sequential:
             out = channels * multiple
-            down = make_conv3x3(out // 2, out, stride=2, depthwise=depthwise, activation=activation)
-            csp = CSPLayer(
-                out,
-                out,
-                blocks=count,
-                residual=not last,
-                depthwise=depthwise,
-                activation=activation,
-            )
-            return nn.Sequential(
-                down, *([SPP(out, out, activation=activation)] if last else []), csp
-            )
+            layers = [down(out // 2, out)]
+            layers += [SPP(out, out, activation=activation)] if last else []
+            return nn.Sequential(*layers, csp(out, out, blocks=count, residual=not last))
 
         self.stage2 = stage(2, blocks)
         self.stage3 = stage(4, 3 * blocks)

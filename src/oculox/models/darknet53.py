@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from torch import Tensor, nn
 
 from oculox.models.layers import SPP, Bottleneck, ConvBNAct
@@ -20,36 +22,25 @@ class Darknet53(nn.Module):
         # The SPP block at the end halves the channels of stage 5.
         self.out_channels = (channels * 8, channels * 16, channels * 16)
 
-        def group(in_channels: int, blocks: int) -> list[nn.Module]:
-            out = in_channels * 2
-            down = ConvBNAct(in_channels, out, kernel=3, stride=2, activation=activation)
-            residuals = (
-                Bottleneck(
-                    out,
-                    out,
-                    hidden_channels=in_channels,
-                    residual=True,
-                    depthwise=False,
-                    activation=activation,
-                )
-                for _ in range(blocks)
-            )
-            return [down, *residuals]
+        conv = partial(ConvBNAct, activation=activation)
+        residual = partial(Bottleneck, residual=True, depthwise=False, activation=activation)
 
-        self.stem = nn.Sequential(
-            ConvBNAct(3, channels, kernel=3, activation=activation), *group(channels, 1)
-        )
+        def group(inputs: int, blocks: int) -> list[nn.Module]:
+            down = conv(inputs, 2 * inputs, kernel=3, stride=2)
+            return [down, *(residual(2 * inputs, hidden=inputs) for _ in range(blocks))]
+
+        self.stem = nn.Sequential(conv(3, channels, kernel=3), *group(channels, 1))
         self.stage2 = nn.Sequential(*group(channels * 2, 2))
         self.stage3 = nn.Sequential(*group(channels * 4, 8))
         self.stage4 = nn.Sequential(*group(channels * 8, 8))
         narrow, wide = channels * 16, channels * 32
         self.stage5 = nn.Sequential(
             *group(channels * 16, 4),
-            ConvBNAct(wide, narrow, kernel=1, activation=activation),
-            ConvBNAct(narrow, wide, kernel=3, activation=activation),
+            conv(wide, narrow, kernel=1),
+            conv(narrow, wide, kernel=3),
             SPP(wide, narrow, activation=activation),
-            ConvBNAct(narrow, wide, kernel=3, activation=activation),
-            ConvBNAct(wide, narrow, kernel=1, activation=activation),
+            conv(narrow, wide, kernel=3),
+            conv(wide, narrow, kernel=1),
         )
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:

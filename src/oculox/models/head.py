@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -36,20 +37,13 @@ class DecoupledHead(nn.Module):
         super().__init__()
         self.num_classes = num_classes
 
-        def tower() -> nn.Sequential:
-            return nn.Sequential(
-                *(
-                    make_conv3x3(channels, channels, depthwise=depthwise, activation=activation)
-                    for _ in range(2)
-                )
-            )
-
+        conv = partial(make_conv3x3, channels, channels, depthwise=depthwise, activation=activation)
         levels = range(len(in_channels))
         self.stems = nn.ModuleList(
             ConvBNAct(c, channels, kernel=1, activation=activation) for c in in_channels
         )
-        self.cls_convs = nn.ModuleList(tower() for _ in levels)
-        self.reg_convs = nn.ModuleList(tower() for _ in levels)
+        self.cls_convs = nn.ModuleList(nn.Sequential(conv(), conv()) for _ in levels)
+        self.reg_convs = nn.ModuleList(nn.Sequential(conv(), conv()) for _ in levels)
         self.cls_preds = nn.ModuleList(nn.Conv2d(channels, num_classes, 1) for _ in levels)
         self.reg_preds = nn.ModuleList(nn.Conv2d(channels, 4, 1) for _ in levels)
         self.obj_preds = nn.ModuleList(nn.Conv2d(channels, 1, 1) for _ in levels)

@@ -88,27 +88,24 @@ def make_conv3x3(
 
 
 class Bottleneck(nn.Module):
-    """1x1 then 3x3 convolution, with a residual sum where it is wanted and shapes agree."""
+    """1x1 then 3x3 convolution, with a residual sum where it is wanted."""
 
     def __init__(
         self,
-        in_channels: int,
-        out_channels: int,
+        channels: int,
         *,
-        hidden_channels: int,
+        hidden: int,
         residual: bool,
         depthwise: bool,
         activation: str,
     ) -> None:
         super().__init__()
-        self.conv1 = ConvBNAct(in_channels, hidden_channels, kernel=1, activation=activation)
-        self.conv2 = make_conv3x3(
-            hidden_channels, out_channels, depthwise=depthwise, activation=activation
-        )
-        self.residual = residual and in_channels == out_channels
+        self.conv1 = ConvBNAct(channels, hidden, kernel=1, activation=activation)
+        self.conv2 = make_conv3x3(hidden, channels, depthwise=depthwise, activation=activation)
+        self.residual = residual
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, in, H, W) -> (B, out, H, W)."""
+        """(B, channels, H, W) -> the same shape."""
         y: Tensor = self.conv2(self.conv1(x))
         return y + x if self.residual else y
 
@@ -135,8 +132,7 @@ class CSPLayer(nn.Module):
             *(
                 Bottleneck(
                     hidden,
-                    hidden,
-                    hidden_channels=hidden,
+                    hidden=hidden,
                     residual=residual,
                     depthwise=depthwise,
                     activation=activation,

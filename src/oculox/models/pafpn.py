@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
@@ -26,32 +28,17 @@ class PAFPN(nn.Module):
         c3, c4, c5 = in_channels
         self.out_channels = in_channels
 
-        def lateral(inputs: int, outputs: int) -> ConvBNAct:
-            return ConvBNAct(inputs, outputs, kernel=1, activation=activation)
-
-        def merge(inputs: int, outputs: int) -> CSPLayer:
-            return CSPLayer(
-                inputs,
-                outputs,
-                blocks=blocks,
-                residual=False,
-                depthwise=depthwise,
-                activation=activation,
-            )
-
-        def down(channels: int) -> nn.Module:
-            return make_conv3x3(
-                channels, channels, stride=2, depthwise=depthwise, activation=activation
-            )
-
+        lateral = partial(ConvBNAct, kernel=1, activation=activation)
+        merge = partial(CSPLayer, blocks=blocks, depthwise=depthwise, activation=activation)
+        down = partial(make_conv3x3, stride=2, depthwise=depthwise, activation=activation)
         self.lateral5 = lateral(c5, c4)
-        self.up4 = merge(2 * c4, c4)
+        self.up4 = merge(2 * c4, c4, residual=False)
         self.lateral4 = lateral(c4, c3)
-        self.up3 = merge(2 * c3, c3)
-        self.down3 = down(c3)
-        self.out4 = merge(2 * c3, c4)
-        self.down4 = down(c4)
-        self.out5 = merge(2 * c4, c5)
+        self.up3 = merge(2 * c3, c3, residual=False)
+        self.down3 = down(c3, c3)
+        self.out4 = merge(2 * c3, c4, residual=False)
+        self.down4 = down(c4, c4)
+        self.out5 = merge(2 * c4, c5, residual=False)
 
     def forward(self, features: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """Features at strides 8, 16, 32 -> merged features of the same shapes."""

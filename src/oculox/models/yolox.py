@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypedDict
+
 from torch import Tensor, nn
 
 from oculox.config.schema import ModelConfig
@@ -45,6 +47,11 @@ class YOLOX(nn.Module):
         return predictions
 
 
+class _Style(TypedDict):
+    depthwise: bool
+    activation: str
+
+
 def build_model(config: ModelConfig, *, num_classes: int) -> YOLOX:
     """A freshly initialised network of the configured shape.
 
@@ -52,33 +59,16 @@ def build_model(config: ModelConfig, *, num_classes: int) -> YOLOX:
         config: the network's shape; its own `num_classes` is not read here.
         num_classes: classes to predict, resolved by the caller from config or data.
     """
-    activation = config.activation
+    style: _Style = {"depthwise": config.depthwise, "activation": config.activation}
+    backbone: CSPDarknet | Darknet53
+    neck: PAFPN | FPN
     if config.backbone == "darknet53":
-        backbone = Darknet53(channels=int(32 * config.width), activation=activation)
-        neck = FPN(backbone.out_channels, activation=activation)
-        return YOLOX(
-            backbone, neck, _head(config, neck.out_channels, num_classes), strides=config.strides
-        )
-    csp = CSPDarknet(
-        channels=int(64 * config.width),
-        blocks=max(round(3 * config.depth), 1),
-        depthwise=config.depthwise,
-        activation=activation,
-    )
-    pafpn = PAFPN(
-        csp.out_channels,
-        blocks=max(round(3 * config.depth), 1),
-        depthwise=config.depthwise,
-        activation=activation,
-    )
-    return YOLOX(csp, pafpn, _head(config, pafpn.out_channels, num_classes), strides=config.strides)
-
-
-def _head(config: ModelConfig, in_channels: tuple[int, ...], num_classes: int) -> DecoupledHead:
-    return DecoupledHead(
-        in_channels,
-        channels=int(256 * config.width),
-        num_classes=num_classes,
-        depthwise=config.depthwise,
-        activation=config.activation,
-    )
+        backbone = Darknet53(channels=int(32 * config.width), activation=config.activation)
+        neck = FPN(backbone.out_channels, activation=config.activation)
+    else:
+        blocks = max(round(3 * config.depth), 1)
+        backbone = CSPDarknet(channels=int(64 * config.width), blocks=blocks, **style)
+        neck = PAFPN(backbone.out_channels, blocks=blocks, **style)
+    channels = int(256 * config.width)
+    head = DecoupledHead(neck.out_channels, channels=channels, num_classes=num_classes, **style)
+    return YOLOX(backbone, neck, head, strides=config.strides)

@@ -94,24 +94,23 @@ def read_network(
     return Weights(spec=spec, state=state, origin=origin)
 
 
-def network_content(weights: Weights, names: NameMap) -> dict[str, Tensor | str]:
-    """The parameters of a checkpoint, under the names that `names` gives them."""
-    state = {k: v for k, v in weights.state.items() if not k.endswith(_COUNTER)}
-    return dict(export_state(state, names))
-
-
-def with_description(
-    content: Mapping[str, Tensor | str], weights: Weights, *, alone: Weights
+def write_network(
+    weights: Weights, names: NameMap, read: Callable[..., Weights | None], *, prefix: str = ""
 ) -> dict[str, Tensor | str]:
-    """A checkpoint's content, with a description where the parameters alone do not say everything.
+    """A checkpoint's content, with a description where the parameters do not say everything.
 
     Args:
-        content: the parameters.
-        weights: what they were made of.
-        alone: what a reader makes of the parameters alone.
+        weights: what to write.
+        names: from our parameter names to theirs.
+        read: the project's reader, for what the parameters say by themselves.
+        prefix: before every name.
     """
+    state = {k: v for k, v in weights.state.items() if not k.endswith(_COUNTER)}
+    content = {prefix + name: value for name, value in export_state(state, names).items()}
+    plain = read(content, where="the weights")
+    assert plain is not None
     counters = [int(weights.state[name]) for name in _counters(weights.state)]
-    if weights.spec == alone.spec and not any(counters):
+    if weights.spec == plain.spec and not any(counters):
         return dict(content)
     return {**content, DESCRIPTION: json.dumps({**describe(weights), "counters": counters})}
 

@@ -18,10 +18,9 @@ from oculox.weights.catalogue import customary_input
 from oculox.weights.interop.mindspore_layout import (
     DESCRIPTION,
     choose_average,
-    network_content,
     read_network,
-    with_description,
     with_mindspore_norms,
+    write_network,
 )
 from oculox.weights.interop.names import NameMap
 
@@ -106,17 +105,6 @@ def read_mindyolo(content: Mapping[str, Tensor | str], *, where: str) -> Weights
     theirs = choose_average(content, network_name)
     if not theirs:
         return None
-    return _read(theirs, description=content.get(DESCRIPTION), where=where)
-
-
-def mindyolo_content(weights: Weights) -> dict[str, Tensor | str]:
-    """The parameters of a MindYOLO checkpoint with these weights."""
-    content = network_content(weights, mindyolo_names(weights.spec.model.backbone))
-    alone = _read(choose_average(content, network_name), description=None, where="the weights")
-    return with_description(content, weights, alone=alone)
-
-
-def _read(theirs: Mapping[str, Tensor], *, description: object, where: str) -> Weights:
     head = next((h for h in (_CSP_HEAD, _DARKNET_HEAD) if _class_predictor(h) in theirs), None)
     darknet = head == _DARKNET_HEAD
     stem = "model.model.0.conv.weight" if darknet else "model.model.0.conv.conv.weight"
@@ -138,9 +126,14 @@ def _read(theirs: Mapping[str, Tensor], *, description: object, where: str) -> W
         spec=dataclasses.replace(spec, input=customary_input(spec.input)),
         names=mindyolo_names(spec.model.backbone),
         origin="mindyolo",
-        description=description,
+        description=content.get(DESCRIPTION),
         where=where,
     )
+
+
+def mindyolo_content(weights: Weights) -> dict[str, Tensor | str]:
+    """The parameters of a MindYOLO checkpoint with these weights."""
+    return write_network(weights, mindyolo_names(weights.spec.model.backbone), read_mindyolo)
 
 
 def _class_predictor(head: int) -> str:

@@ -21,10 +21,9 @@ from oculox.weights.interop.megvii import official_names, recognise_official
 from oculox.weights.interop.mindspore_layout import (
     DESCRIPTION,
     choose_average,
-    network_content,
     read_network,
-    with_description,
     with_mindspore_norms,
+    write_network,
 )
 from oculox.weights.interop.names import NameMap
 
@@ -60,7 +59,15 @@ def read_modelzoo(content: Mapping[str, Tensor | str], *, where: str) -> Weights
     theirs = choose_average(content, network_name)
     if "head_l.cls_preds.weight" not in theirs:
         return None
-    return _read(theirs, description=content.get(DESCRIPTION), where=where)
+    spec = recognise_official(theirs, classes="head_l.cls_preds.weight", where=where)
+    return read_network(
+        theirs,
+        spec=spec,
+        names=modelzoo_names(spec.model.backbone),
+        origin="modelzoo",
+        description=content.get(DESCRIPTION),
+        where=where,
+    )
 
 
 def modelzoo_content(weights: Weights) -> dict[str, Tensor | str]:
@@ -76,18 +83,5 @@ def modelzoo_content(weights: Weights) -> dict[str, Tensor | str]:
             f"the Model Zoo has no {weights.spec.model.name}, only {' and '.join(_RECIPES)}; "
             "write MindYOLO's layout instead"
         )
-    plain = network_content(weights, modelzoo_names(weights.spec.model.backbone))
-    alone = _read(choose_average(plain, network_name), description=None, where="the weights")
-    return with_description({_PREFIX + k: v for k, v in plain.items()}, weights, alone=alone)
-
-
-def _read(theirs: Mapping[str, Tensor], *, description: object, where: str) -> Weights:
-    spec = recognise_official(theirs, classes="head_l.cls_preds.weight", where=where)
-    return read_network(
-        theirs,
-        spec=spec,
-        names=modelzoo_names(spec.model.backbone),
-        origin="modelzoo",
-        description=description,
-        where=where,
-    )
+    names = modelzoo_names(weights.spec.model.backbone)
+    return write_network(weights, names, read_modelzoo, prefix=_PREFIX)
