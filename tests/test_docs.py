@@ -3,6 +3,7 @@
 import ast
 import importlib
 import itertools
+import json
 import re
 import shlex
 import tomllib
@@ -18,6 +19,7 @@ from oculox.cli.main import app
 from oculox.config import config_to_dict, known_keys, load_config, recipe_names
 from oculox.config.load import RENAMED_KEYS
 from oculox.config.schema import Config
+from oculox.exporting.targets import TARGETS
 from oculox.training.log import StepRecord
 
 ROOT = Path(__file__).parents[1]
@@ -105,6 +107,26 @@ def test_wrong_commands_are_noticed(wrong):
         parse(words, whole=whole)
 
 
+def shell_lines(text):
+    """Commands for a shell in the blocks of a page, without what is in quotes, and comments."""
+    for code in codes(text):
+        if code.block and code.language in ("", "sh", "console"):
+            for line in code.text.replace("\\\n", " ").splitlines():
+                if re.match(r"(?:\$ )?(?:oculox|torchrun|accelerate|pip|python|make) ", line):
+                    yield re.sub(r"'[^']*'|\"[^\"]*\"", "", line).partition(" #")[0]
+
+
+@each_page
+def test_brackets_are_quoted(page):
+    """A bare [ is a pattern: zsh refuses it, and bash may take it for a file."""
+    assert [line for line in shell_lines(page.read_text("utf-8")) if "[" in line] == []
+
+
+def test_a_bare_bracket_is_noticed():
+    page = "```sh\noculox train x input.size=[384,640]\npip install 'oculox[onnx]'  # [a]\n```"
+    assert ["[" in line for line in shell_lines(page)] == [True, False]
+
+
 @each_page
 def test_keys_exist(page):
     text = page.read_text("utf-8")
@@ -168,6 +190,41 @@ def test_python_compiles_and_its_imports_exist(page):
                 module = importlib.import_module(node.module or "")
                 for alias in node.names:
                     assert hasattr(module, alias.name), f"{node.module}.{alias.name}"
+
+
+def unguarded(tree):
+    """Names of the called functions that may start processes outside of a main guard."""
+    for node in tree.body:
+        if not (isinstance(node, ast.If) and "__name__" in ast.unparse(node.test)):
+            for call in (n for n in ast.walk(node) if isinstance(n, ast.Call)):
+                name = ast.unparse(call.func).rpartition(".")[2]
+                if name in ("train", "evaluate"):
+                    yield name
+
+
+@each_page
+def test_python_that_starts_processes_is_guarded(page):
+    """Where they are not forked, they import the script anew and would start again."""
+    for code in codes(page.read_text("utf-8")):
+        if code.language == "python":
+            assert list(unguarded(ast.parse(code.text))) == [], code.text
+
+
+def test_figures_of_the_nano_are_the_measured_ones():
+    text = (ROOT / "docs/benchmarks/nano.json").read_text("utf-8")
+    measured = {row["format"]: row for row in json.loads(text)["measurements"]}
+    rows = table_rows((ROOT / "docs/benchmarks.md").read_text("utf-8"), columns=8)
+    told = {name: cells for name, *cells in rows if name != "format"}
+    assert told.keys() == measured.keys()
+    for name, row in measured.items():
+        keys = ("megabytes", "median_ms", "p95_ms", "images_per_second")
+        figures = [f"{value:.1f}" for value in (*map(row.get, keys), row["stages_ms"]["network"])]
+        assert told[name][:6] == [*figures, f"{row['ap']:.4f}"]
+    ap = told["torch"][5]
+    for page, start in (("README.md", "| AP of the official nano"), ("docs/deploy.md", "| checkp")):
+        lines = (ROOT / page).read_text("utf-8").splitlines()
+        [line] = [line for line in lines if line.startswith(start)]
+        assert f" {ap} |" in line
 
 
 def test_every_key_is_described_with_its_default():
@@ -247,6 +304,26 @@ def test_dependencies_are_described():
     assert described == {*requirements()}
     extras = {cells[0].strip("`") for cells in table_rows(text, columns=2)} - {"extra"}
     assert extras == {*PROJECT["optional-dependencies"]}
+
+
+def test_extras_are_named_where_they_are_needed():
+    """Those of the formats on the page of deployment, those of the trackers on that of training."""
+    named = set()
+    for page in PAGES:
+        for code in codes(page.read_text("utf-8")):
+            for found in re.findall(r"oculox\[([\w,]+)\]", code.text):
+                named |= set(found.split(","))
+    assert named <= {*PROJECT["optional-dependencies"]}
+    deploy = (ROOT / "docs/deploy.md").read_text("utf-8")
+    named |= set(re.findall(r"`\[(\w+)\]`", deploy))
+    assert named == {*PROJECT["optional-dependencies"]} - {"dev"}
+
+
+def test_formats_that_can_be_exported_are_not_left_to_other_projects():
+    rows = table_rows((ROOT / "docs/migrating.md").read_text("utf-8"), columns=2)
+    named = [row for row in rows for name in TARGETS if name.upper() in row[0] + row[1]]
+    assert len(named) >= 2
+    assert [row for row in named if "oculox export --format" not in row[1]] == []
 
 
 def test_the_oldest_versions_are_those_that_are_tested():

@@ -1,18 +1,23 @@
-"""The Python of docs/deploy.md runs as it stands there."""
+"""The Python of docs/deploy.md runs as it stands there and finds what `oculox predict` finds."""
 
 import importlib.util
+import json
 import re
 import shutil
+import sys
+import types
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
+from oculox.cli.main import main
 from oculox.datasets.demo.scene import render_scene
 from oculox.exporting.targets import TARGETS
 from oculox.runtime.exported import InGraphNms
 
+SHARED = Path(__file__).resolve().parents[3] / "shared"
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "deploy.md"
 BLOCKS = re.findall(r"```python\n(.*?)```", PAGE.read_text("utf-8"), flags=re.DOTALL)
 FILES = {
@@ -33,11 +38,27 @@ BUILDERS = {
 }
 
 
+STEPS = next(block for block in BLOCKS if "def letterbox" in block)
+EXAMPLES = [block for block in BLOCKS if block != STEPS]
+
+
+def street():
+    """A photograph where there is one, a rendered scene elsewhere."""
+    for photo in sorted((SHARED / "coco_mini" / "val2017").glob("*.jpg"))[:1]:
+        return cv2.imread(str(photo))
+    return render_scene(np.random.default_rng(5), (120, 160)).image
+
+
+def run(code, name, values):
+    exec(compile(code, name, "exec"), values)  # noqa: S102 - our own page
+    return values
+
+
 @pytest.mark.filterwarnings("ignore:`torch.jit.load`:DeprecationWarning")
-@pytest.mark.parametrize("block", BLOCKS, ids=lambda block: f"block{BLOCKS.index(block)}")
-def test_the_page_runs(block, exports, tmp_path, monkeypatch):
-    packages = re.findall(r"^(?:import|from) (\w+)", block, flags=re.MULTILINE)
-    for package in packages:
+@pytest.mark.parametrize("block", EXAMPLES, ids=lambda block: f"block{EXAMPLES.index(block)}")
+def test_examples_find_what_predict_finds(block, exports, tmp_path, monkeypatch):
+    packages = set(re.findall(r"^(?:import|from) (\w+)", block, flags=re.MULTILINE))
+    for package in packages - {"detect_steps"}:
         if importlib.util.find_spec(package) is None:
             pytest.skip(f"{package} is not installed")
     name = next(file for file in FILES if file in block)
@@ -47,20 +68,30 @@ def test_the_page_runs(block, exports, tmp_path, monkeypatch):
         pytest.skip(f"{builder} is not installed")
     if name == "whole.onnx":
         options["nms"] = NMS
-    report = exports(**options)
-    for file in report.files:
+    for file in exports(**options).files:
         target = (tmp_path / name).with_suffix(file.suffix)
         (shutil.copytree if file.is_dir() else shutil.copyfile)(file, target)
-    scene = render_scene(np.random.default_rng(5), (120, 160)).image
-    cv2.imwrite(str(tmp_path / "street.jpg"), scene)
+    cv2.imwrite(str(tmp_path / "street.jpg"), street())
     monkeypatch.chdir(tmp_path)
-    values: dict[str, object] = {}
-    exec(compile(block, str(PAGE), "exec"), values)  # noqa: S102 - our own page
-    assert values["boxes"].shape[-1] == 4
-    assert len(values["scores"]) == len(values["boxes"])
+    steps = types.ModuleType("detect_steps")
+    run(STEPS, "detect_steps", vars(steps))
+    monkeypatch.setitem(sys.modules, "detect_steps", steps)
+    found = run(block, str(PAGE), {})["found"]
+
+    thresholds = ["--conf", str(NMS.conf), "--iou", str(NMS.iou)] if name == "whole.onnx" else []
+    assert main(["predict", name, "street.jpg", "--output", "found", *thresholds]) == 0
+    [expected] = json.loads((tmp_path / "found" / "predictions.json").read_text("utf-8"))
+    expected = expected["detections"]
+    assert len(expected) > 5
+    assert [label for label, _, _ in found] == [e["class_id"] for e in expected]
+    scores = [score for _, score, _ in found]
+    np.testing.assert_allclose(scores, [e["score"] for e in expected], atol=1e-3)
+    height, width = cv2.imread("street.jpg").shape[:2]
+    boxes = np.clip([box for _, _, box in found], 0, [width, height] * 2)
+    np.testing.assert_allclose(boxes, [e["box"] for e in expected], atol=0.1)
 
 
 def test_the_page_names_every_format():
     page = PAGE.read_text("utf-8")
     assert [name for name in TARGETS if f"| `{name}` |" not in page] == []
-    assert len(BLOCKS) >= 7
+    assert len(EXAMPLES) >= 7
