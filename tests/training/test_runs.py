@@ -1,6 +1,9 @@
 """Whole runs: what they write, resume after a kill, several processes, early ends."""
 
+import dataclasses
+import itertools
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -12,8 +15,10 @@ import torch
 
 from oculox import Detector, evaluate, load_config, train
 from oculox.errors import ConfigError, DataError, TrainingError, UsageError
+from oculox.training import loop
 from oculox.training.log import read_log
 from oculox.training.loop import run_training
+from oculox.training.stop import RunStopped
 from oculox.weights import load_weights
 
 
@@ -130,6 +135,83 @@ def test_resume_after_a_kill_equals_uninterrupted(quick, tmp_path):
     train(resume=killed)
     assert "resumed after epoch" in (killed / "log.txt").read_text()
     assert_bit_equal(whole / "last.pt", killed / "last.pt")
+
+
+@pytest.fixture
+def interrupt(monkeypatch):
+    """Sends this process a signal at a call of a function of the loop, numbered from 1."""
+
+    def install(number, *, name, call):
+        real, calls = getattr(loop, name), itertools.count(1)
+
+        def with_signal(*args, **options):
+            if next(calls) == call:
+                os.kill(os.getpid(), number)
+            return real(*args, **options)
+
+        monkeypatch.setattr(loop, name, with_signal)
+
+    return install
+
+
+@pytest.mark.parametrize(
+    ("name", "call", "step"),
+    [
+        ("train_step", 2, 2),
+        # The last of an epoch: without an evaluation, with one, and of the run.
+        ("train_step", 3, 3),
+        ("train_step", 6, 6),
+        ("train_step", 9, 9),
+        ("evaluate_loader", 1, 6),
+        ("evaluate_loader", 2, 9),
+    ],
+)
+def test_a_run_stopped_by_a_signal_goes_on_exactly(
+    finished, quick, tmp_path, interrupt, monkeypatch, name, call, step
+):
+    interrupt(signal.SIGINT, name=name, call=call)
+    output = tmp_path / "out"
+    with pytest.raises(KeyboardInterrupt):
+        train("yolox-nano", *quick, output=output)
+    said = f"stopped by SIGINT after step {step}; last.pt is saved, go on with: oculox train"
+    assert said in (output / "log.txt").read_text()
+    assert not (output / "summary.json").exists()
+    monkeypatch.undo()
+    resumed = train(resume=output)
+    assert_bit_equal(finished.output / "last.pt", output / "last.pt")
+    assert_bit_equal(finished.best, resumed.best)
+    same = {"seconds": 0, "output": tmp_path}
+    assert dataclasses.replace(resumed, **same) == dataclasses.replace(finished, **same)
+    rows = read_log(output)
+    assert [row["step"] for row in rows if row["kind"] == "train"] == list(range(1, 10))
+    assert [row["epoch"] for row in rows if row["kind"] == "eval"] == [2, 3]
+
+
+def test_the_handlers_of_a_program_stay_its_own(quick, tmp_path, interrupt):
+    got = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: got.append(number))
+    try:
+        interrupt(signal.SIGTERM, name="train_step", call=1)
+        with pytest.raises(RunStopped, match="stopped by SIGTERM after step 1"):
+            train("yolox-nano", *quick, output=tmp_path / "out")
+        assert got == [signal.SIGTERM]
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert len(got) == 2
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_a_second_signal_ends_at_once(quick, tmp_path, monkeypatch):
+    def slow_step(*_, **__):
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(1.1)
+        pytest.fail("the step went on")
+
+    monkeypatch.setattr(loop, "train_step", slow_step)
+    with pytest.raises(KeyboardInterrupt):
+        train("yolox-nano", *quick, output=tmp_path / "out")
+    assert not (tmp_path / "out/last.pt").exists()
 
 
 def test_two_processes_train_like_one(quick, shared, tmp_path, capfd):

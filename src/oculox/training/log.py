@@ -36,7 +36,10 @@ _EXTRAS = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow", "
 
 
 class StepLoss(NamedTuple):
-    """The loss of a step over the global batch, normalised as in the paper (plain numbers)."""
+    """The loss of a step over the global batch, normalised as in the paper (plain numbers).
+
+    `stops` is no loss: the number of processes that were asked to stop.
+    """
 
     box: float
     objectness: float
@@ -45,6 +48,7 @@ class StepLoss(NamedTuple):
     positives: float
     objects: float
     gradient_norm: float
+    stops: float = 0.0
 
     @property
     def total(self) -> float:

@@ -50,7 +50,7 @@ class TrainProgress:
     """How far a run is.
 
     Attributes:
-        epoch: finished epochs.
+        epoch: finished epochs, with the evaluation at their end.
         step: finished steps.
         best_ap: best AP so far, -1 before the first evaluation.
         best_epoch: epoch (from 1) of the best AP, 0 before.
@@ -235,27 +235,41 @@ def resumed_config(folder: Path, overrides: Sequence[str] = ()) -> Config:
     return config
 
 
-def save_run(run: Run, progress: TrainProgress, *, folder: Path, best: bool) -> None:
-    """Write the state of a run, atomically: ``last.pt``, and what else is due.
+def save_last(run: Run, progress: TrainProgress, *, folder: Path) -> None:
+    """Write the state of a run to ``last.pt``, atomically.
 
     The raw weights and the average are both kept: a run goes on from the former and is
     evaluated with the latter.
 
     Raises:
+        OculoxError: when the file cannot be written; the older one stays.
+    """
+    accelerator = run.parts.accelerator
+    if accelerator.is_main_process:
+        _save(run, progress, folder / LAST)
+    elif not run.config.train.save_on_main_only:
+        _save(run, progress, folder / f"last-rank{accelerator.process_index}.pt")
+
+
+def save_run(run: Run, progress: TrainProgress, *, folder: Path, best: bool) -> None:
+    """Write the state of a run after an epoch: ``last.pt``, and what else is due.
+
+    Raises:
         OculoxError: when a file cannot be written; the older one stays.
     """
-    train, parts = run.config.train, run.parts
-    names = []
-    if parts.accelerator.is_main_process:
-        names = [BEST] if best else []
-        if train.keep_checkpoints:
-            names.append(f"epoch-{progress.epoch:04}.pt")
-        # Last, so that a crash while writing the others leaves a resumable run.
-        names.append(LAST)
-    elif not train.save_on_main_only:
-        names = [f"last-rank{parts.accelerator.process_index}.pt"]
-    if not names:
-        return
+    keep = run.config.train.keep_checkpoints
+    if run.parts.accelerator.is_main_process:
+        if best:
+            _save(run, progress, folder / BEST)
+        if keep:
+            _save(run, progress, folder / f"epoch-{progress.epoch:04}.pt")
+            trim_checkpoints(folder, keep=keep)
+    # Last, so that a crash while writing the others leaves a resumable run.
+    save_last(run, progress, folder=folder)
+
+
+def _save(run: Run, progress: TrainProgress, path: Path) -> None:
+    parts = run.parts
     scaler = parts.accelerator.scaler
     network = parts.ema.network if parts.ema else parts.network
     weights = Weights(spec=run.spec, state=_on_cpu(network.state_dict()))
@@ -270,10 +284,7 @@ def save_run(run: Run, progress: TrainProgress, *, folder: Path, best: bool) -> 
         # this covers what a custom network may draw.
         "rng": {"cpu": torch.get_rng_state()},
     }
-    for name in names:
-        save_checkpoint(folder / name, weights, training=training)
-    if parts.accelerator.is_main_process and train.keep_checkpoints:
-        trim_checkpoints(folder, keep=train.keep_checkpoints)
+    save_checkpoint(path, weights, training=training)
 
 
 def restore_run(run: Run, folder: Path) -> TrainProgress:
