@@ -55,6 +55,18 @@ def test_summary_for_people(train, tmp_path):
     assert "best AP" in out
 
 
+@pytest.mark.parametrize("words", [(), ("--devices", 2)])
+def test_a_finished_run_says_so(train, oculox, tmp_path, words):
+    output = tmp_path / "run"
+    train(output, *ONE_STEP)
+    before = {path: path.read_bytes() for path in output.iterdir()}
+    outcome = oculox("train", "--resume", output, *words)
+    assert outcome.code == 0, outcome.err
+    assert f"{output}: this run is finished" in outcome.err
+    assert f"best checkpoint  {output / 'best.pt'}" in outcome.out
+    assert {path: path.read_bytes() for path in output.iterdir()} == before
+
+
 def test_the_default_folder_is_new_every_time(oculox, quick, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs/yolox-nano").mkdir(parents=True)

@@ -405,11 +405,43 @@ def test_an_occupied_folder_is_refused(finished, quick):
 
 def test_a_finished_run_stays_as_it_is(finished):
     before = {path: path.read_bytes() for path in finished.output.iterdir()}
-    with pytest.raises(TrainingError, match="all 9 steps are done"):
-        train(resume=finished.output)
+    assert train(resume=finished.output) == finished
+    assert train("train.max_steps=5", resume=finished.output) == finished
     with pytest.raises(ConfigError, match=r"optimizer\.lr"):
         train("optimizer.lr=0.5", resume=finished.output)
     assert {path: path.read_bytes() for path in finished.output.iterdir()} == before
+
+
+def test_a_longer_run_goes_on_with_the_schedule_of_its_length(quick, tmp_path, interrupt):
+    output = tmp_path / "out"
+    words = (*quick, "train.eval_interval=0")
+    train("yolox-nano", *words, output=output)
+    interrupt(signal.SIGINT, name="evaluate_loader", call=1)
+    with pytest.raises(KeyboardInterrupt):
+        train("train.epochs=4", resume=output)
+    # The length is the run's own from now on.
+    longer = train(resume=output)
+    assert (longer.steps, longer.epochs, longer.stopped_early) == (12, 4, False)
+    whole = train("yolox-nano", *words, "train.epochs=4", output=tmp_path / "whole")
+    ours, theirs = (
+        [(r["step"], r["phase"], r["lr"]) for r in read_log(folder) if r["kind"] == "train"]
+        for folder in (output, whole.output)
+    )
+    assert len(ours) == 12
+    assert ours[9:] == theirs[9:]
+    assert ours[6][1:] != theirs[6][1:]
+    with pytest.raises(ConfigError, match=r"train\.epochs \(4 then, 3 now\)"):
+        train("train.epochs=3", resume=output)
+
+
+def test_a_run_killed_before_its_summary_writes_it(finished, tmp_path):
+    output = tmp_path / "out"
+    shutil.copytree(finished.output, output)
+    (output / "summary.json").unlink()
+    again = train(resume=output)
+    same = {"seconds": 0, "output": tmp_path}
+    assert dataclasses.replace(again, **same) == dataclasses.replace(finished, **same)
+    assert_bit_equal(finished.output / "last.pt", output / "last.pt")
 
 
 def test_a_wrong_class_count_is_refused(quick, tmp_path):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from oculox.cli import options as o
-from oculox.cli.console import print_json, say
+from oculox.cli.console import note, print_json, say
 
 if TYPE_CHECKING:
     from oculox.training.run_folder import TrainSummary
@@ -47,12 +47,18 @@ def train(
     """
     from oculox import api
     from oculox.distributed.launch import is_launched, is_main_process, launch
-    from oculox.training.run_folder import settle_config
+    from oculox.training.run_folder import finished_run, settle_config
 
     words = tuple(overrides or ())
-    if devices > 1 and not is_launched():
-        # What is wrong with the command is said here, before processes start.
-        settle_config(recipe, words, weights=weights, output=output, resume=resume)
+    # What is wrong with the command is said here, before processes start.
+    config = settle_config(recipe, words, weights=weights, output=output, resume=resume)
+    if resume is not None and finished_run(config, resume) is not None:
+        if is_main_process():
+            note(
+                f"{resume}: this run is finished; to go on, raise train.epochs (or train.max_steps "
+                "of a trial), or start a new run from its best.pt with --weights"
+            )
+    elif devices > 1 and not is_launched():
         raise typer.Exit(launch(context.obj, processes=devices))
     summary = api.train(
         recipe, *words, weights=weights, output=output, resume=resume, devices=devices

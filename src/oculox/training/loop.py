@@ -40,6 +40,8 @@ from oculox.training.run_folder import (
     TrainProgress,
     TrainSummary,
     create_folder,
+    finished_run,
+    keep_length,
     restore_run,
     save_last,
     save_run,
@@ -66,12 +68,15 @@ def run_training(
         config: from `settle_config`.
         output: folder of a new run; None for a new one below ``runs/``.
         weights: file to start a new run from.
-        resume: folder of a run to go on with, exactly, from its ``last.pt``.
+        resume: folder of a run to go on with, exactly, from its ``last.pt``; a finished run stays
+            as it is.
 
     Raises:
         OculoxError: for anything wrong with configuration, data, weights or output, and when
             the loss is not finite; what was saved before stays.
     """
+    if resume is not None and (summary := finished_run(config, resume)) is not None:
+        return summary
     train = config.train
     try:
         with open_accelerator(train.device, precision=train.precision) as accelerator:
@@ -95,14 +100,10 @@ def _run(
     torch.backends.cudnn.benchmark = not train.deterministic
     run = build_run(config, accelerator, weights=weights)
     progress = TrainProgress() if resume is None else restore_run(run, resume)
-    if progress.epoch >= run.plan.total or progress.step >= (train.max_steps or math.inf):
-        raise TrainingError(
-            f"{resume}: all {progress.step} steps are done; to go on, set a larger "
-            "train.max_steps (null: to the end), or start a new run from its best.pt "
-            "with --weights"
-        )
     # Last, so that a run that cannot start leaves no folder.
     folder = create_folder(run, output) if resume is None else resume
+    if resume is not None and accelerator.is_main_process:
+        keep_length(config, resume)
     done = progress.step
     with (
         open_trackers(accelerator, config, folder=folder, resume_step=done) as track,
@@ -135,7 +136,8 @@ def _train(
     train, total_steps = run.config.train, run.rate.total_steps
     metrics: CocoMetrics | None = None
     meter = StepMeter(run, log, done=progress.step)
-    for epoch in range(progress.epoch, run.plan.total):
+    # A run that was killed before it wrote its summary still has its last evaluation to do.
+    for epoch in range(min(progress.epoch, run.plan.total - 1), run.plan.total):
         if epoch == run.plan.aug:
             log.message(f"epoch {epoch + 1}: the tail begins, without mosaic and mixup")
         progress = _train_epoch(run, epoch, progress, meter=meter, count_step=count_step, stop=stop)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping, Sequence
 from operator import attrgetter
 from pathlib import Path
@@ -23,6 +24,7 @@ from oculox.errors import CheckpointError, ConfigError, TrainingError, UsageErro
 from oculox.files import free_path, make_folder, write_json, write_text
 from oculox.training.build import Run
 from oculox.training.log import check_trackers
+from oculox.training.schedule import plan_epochs
 from oculox.weights.bundle import Weights
 from oculox.weights.checkpoint import load_training_state, save_checkpoint
 
@@ -127,6 +129,34 @@ def read_summary(folder: Path) -> TrainSummary:
         raise TrainingError(f"{folder / SUMMARY}: no readable summary ({error})") from None
 
 
+def finished_run(config: Config, folder: Path) -> TrainSummary | None:
+    """The summary of a run that has nothing left to do; None where there is something.
+
+    Args:
+        config: with which it would go on.
+        folder: of the run.
+
+    Raises:
+        OculoxError: its summary or its ``last.pt`` cannot be read.
+    """
+    if not (folder / SUMMARY).is_file() or not (folder / LAST).is_file():
+        return None
+    summary, train = read_summary(folder), config.train
+    progress = TrainProgress(**load_training_state(folder / LAST)[1]["progress"])
+    ended = (
+        progress.epoch >= count_epochs(config)
+        or progress.step >= (train.max_steps or math.inf)
+        or 0 < train.early_stop <= progress.evals_without_gain
+    )
+    # Killed between its last checkpoint and its summary, a run evaluates once more.
+    return summary if ended and summary.steps == progress.step else None
+
+
+def count_epochs(config: Config) -> int:
+    """How many epochs a configuration asks for."""
+    return plan_epochs(config.train, warmup_epochs=config.schedule.warmup_epochs).total
+
+
 def settle_config(
     recipe: str | Path | Config | None,
     overrides: Sequence[str] = (),
@@ -213,6 +243,9 @@ def create_folder(run: Run, output: Path | None) -> Path:
 def resumed_config(folder: Path, overrides: Sequence[str] = ()) -> Config:
     """The configuration with which a run goes on: its own, and changes to `FREE_KEYS`.
 
+    ``train.epochs`` may be raised. The learning rate and the phases are then those of a run of
+    the new length, from the step that was reached.
+
     Raises:
         TrainingError: there is no run in the folder, or nothing that it could go on from.
         ConfigError: the changes concern what defines the run; the message names the keys.
@@ -222,17 +255,32 @@ def resumed_config(folder: Path, overrides: Sequence[str] = ()) -> Config:
             raise TrainingError(f"{folder}: no {name}, so there is no run to resume")
     saved, config = load_config(folder / CONFIG), load_config(folder / CONFIG, overrides)
     values = {key: (attrgetter(key)(saved), attrgetter(key)(config)) for key in known_keys()}
+    longer = {"train.epochs"} if count_epochs(config) > count_epochs(saved) else set()
     changed = [
         f"{key} ({before} then, {now} now)"
         for key, (before, now) in values.items()
-        if before != now and key not in FREE_KEYS
+        if before != now and key not in FREE_KEYS | longer
     ]
     if changed:
         raise ConfigError(
             f"{folder}: the run was started with other settings: {', '.join(changed[:4])}; "
-            "resume with the same, or start a new run from its best.pt with --weights"
+            "resume with the same (only train.epochs may be raised), or start a new run from its "
+            "best.pt with --weights"
         )
     return config
+
+
+def keep_length(config: Config, folder: Path) -> None:
+    """Write a raised ``train.epochs`` into ``config.yaml``, for the next resume.
+
+    Raises:
+        OculoxError: when it cannot be written.
+    """
+    saved = load_config(folder / CONFIG)
+    if saved.train.epochs != config.train.epochs:
+        train = saved.train.model_copy(update={"epochs": config.train.epochs})
+        longer = saved.model_copy(update={"train": train})
+        write_text(folder / CONFIG, config_to_yaml(longer))
 
 
 def save_last(run: Run, progress: TrainProgress, *, folder: Path) -> None:
