@@ -214,6 +214,30 @@ def test_a_second_signal_ends_at_once(quick, tmp_path, monkeypatch):
     assert not (tmp_path / "out/last.pt").exists()
 
 
+@pytest.mark.parametrize("again", ["resume", "start"])
+@pytest.mark.parametrize("from_weights", [True, False])
+def test_a_run_killed_before_its_first_checkpoint(
+    finished, quick, tmp_path, interrupt, monkeypatch, again, from_weights
+):
+    output, words = tmp_path / "out", (*quick, "train.max_steps=1")
+    weights = finished.best if from_weights else None
+    whole = train("yolox-nano", *words, weights=weights, output=tmp_path / "whole")
+    monkeypatch.setattr(loop, "_train", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train("yolox-nano", *words, weights=weights, output=output)
+    monkeypatch.undo()
+    assert (output / "config.yaml").exists()
+    if again == "resume":
+        train(resume=output)
+    else:
+        train("yolox-nano", *words, weights=weights, output=output)
+    assert_bit_equal(whole.output / "last.pt", output / "last.pt")
+
+
+def killed(*_, **__):
+    raise KeyboardInterrupt
+
+
 def test_two_processes_train_like_one(quick, shared, tmp_path, capfd):
     # Trained weights: in a fresh network the smallest rounding error grows a thousandfold a step;
     # a low rate, since a cell that changes its object moves the loss by percents.

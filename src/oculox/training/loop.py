@@ -41,6 +41,7 @@ from oculox.training.run_folder import (
     TrainSummary,
     create_folder,
     finished_run,
+    hold_folder,
     keep_length,
     restore_run,
     save_last,
@@ -101,11 +102,12 @@ def _run(
     run = build_run(config, accelerator, weights=weights)
     progress = TrainProgress() if resume is None else restore_run(run, resume)
     # Last, so that a run that cannot start leaves no folder.
-    folder = create_folder(run, output) if resume is None else resume
+    folder = resume or create_folder(run, output, from_weights=weights is not None)
     if resume is not None and accelerator.is_main_process:
         keep_length(config, resume)
     done = progress.step
     with (
+        hold_folder(folder, enabled=accelerator.is_main_process),
         open_trackers(accelerator, config, folder=folder, resume_step=done) as track,
         RunLog(
             folder,

@@ -10,17 +10,20 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Mapping, Sequence
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
 
 from oculox.config import Config, config_to_dict, config_to_yaml, known_keys, load_config
 from oculox.distributed.devices import processes_of
-from oculox.errors import CheckpointError, ConfigError, TrainingError, UsageError
+from oculox.errors import CheckpointError, ConfigError, OculoxError, TrainingError, UsageError
 from oculox.files import free_path, make_folder, write_json, write_text
 from oculox.training.build import Run
 from oculox.training.log import check_trackers
@@ -204,14 +207,73 @@ def settle_config(
 def check_free(folder: Path) -> None:
     """Refuse the folder of another run; one that holds other things is fine.
 
+    So is a run that ended before its first checkpoint: there is nothing of it to lose.
+
     Raises:
         UsageError: it holds a run.
     """
-    if (folder / CONFIG).exists() or (folder / LAST).exists():
+    if (folder / LAST).exists() or (folder / CONFIG).exists():
+        if _is_without_steps(folder) and not _is_held(folder):
+            return
         raise UsageError(
             f"{folder}: holds another run; choose another --output, or go on with it: "
             f"oculox train --resume {folder}"
         )
+
+
+def _is_without_steps(folder: Path) -> bool:
+    """Whether the files are those of a run that has saved no step, and nobody else's."""
+    path = folder / CONFIG
+    try:
+        if (folder / LAST).exists():
+            return bool(load_training_state(folder / LAST)[1]["progress"]["step"] == 0)
+        # A run's own file is complete; one that a person wrote is not, or has other words.
+        return path.read_text("utf-8") == config_to_yaml(load_config(path))
+    except (OSError, UnicodeDecodeError, KeyError, OculoxError):
+        return False
+
+
+@contextmanager
+def hold_folder(folder: Path, *, enabled: bool) -> Iterator[None]:
+    """Keep other processes from training in a folder, where the system has file locks.
+
+    The system lets the folder go when this process ends, however it ends.
+
+    Raises:
+        UsageError: another process trains there.
+    """
+    with (folder / CONFIG).open("rb") as file:
+        # The processes of a run that was killed need a second or two to end.
+        patience = time.monotonic() + 3
+        while enabled and not _lock(file):
+            if time.monotonic() > patience:
+                raise UsageError(
+                    f"{folder}: another process is training this run; wait for its end"
+                )
+            time.sleep(0.1)
+        yield
+
+
+def _is_held(folder: Path) -> bool:
+    if not (folder / CONFIG).exists():
+        return False
+    with (folder / CONFIG).open("rb") as file:
+        return not _lock(file)
+
+
+def _lock(file: BinaryIO) -> bool:
+    if sys.platform == "win32":
+        return True
+    import fcntl
+
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        # A network's file system may have no locks.
+        return True
+    return True
 
 
 def default_folder(config: Config) -> Path:
@@ -219,12 +281,13 @@ def default_folder(config: Config) -> Path:
     return free_path(Path("runs") / config.model.name)
 
 
-def create_folder(run: Run, output: Path | None) -> Path:
+def create_folder(run: Run, output: Path | None, *, from_weights: bool) -> Path:
     """Create the folder of a run that is about to start; all processes get its name.
 
     Args:
         run: all its parts.
         output: the folder asked for; None for `default_folder`.
+        from_weights: whether the network is not the fresh one of the configuration.
 
     Raises:
         OculoxError: it holds another run, or cannot be created.
@@ -234,6 +297,10 @@ def create_folder(run: Run, output: Path | None) -> Path:
         folder = folder or default_folder(run.config)
         check_free(folder)
         make_folder(folder)
+        (folder / LAST).unlink(missing_ok=True)
+        if from_weights:
+            # First: `config.yaml` does not hold the weights that the run starts from.
+            save_last(run, TrainProgress(), folder=folder)
         write_text(folder / CONFIG, config_to_yaml(run.config))
     # The main process's: another one may see its folder already, and number one more.
     first: Path = processes_of(run.parts.accelerator).gather([folder])[0]
@@ -247,12 +314,11 @@ def resumed_config(folder: Path, overrides: Sequence[str] = ()) -> Config:
     the new length, from the step that was reached.
 
     Raises:
-        TrainingError: there is no run in the folder, or nothing that it could go on from.
+        TrainingError: there is no run in the folder.
         ConfigError: the changes concern what defines the run; the message names the keys.
     """
-    for name in (CONFIG, LAST):
-        if not (folder / name).is_file():
-            raise TrainingError(f"{folder}: no {name}, so there is no run to resume")
+    if not (folder / CONFIG).is_file():
+        raise TrainingError(f"{folder}: no {CONFIG}, so there is no run to resume")
     saved, config = load_config(folder / CONFIG), load_config(folder / CONFIG, overrides)
     values = {key: (attrgetter(key)(saved), attrgetter(key)(config)) for key in known_keys()}
     longer = {"train.epochs"} if count_epochs(config) > count_epochs(saved) else set()
@@ -338,10 +404,14 @@ def _save(run: Run, progress: TrainProgress, path: Path) -> None:
 def restore_run(run: Run, folder: Path) -> TrainProgress:
     """Put the state in ``last.pt`` into the parts of a run.
 
+    A run that was ended before it had one starts from its first step.
+
     Raises:
         CheckpointError: when a part is missing or does not fit.
     """
     path, parts = folder / LAST, run.parts
+    if not path.exists():
+        return TrainProgress()
     weights, training = load_training_state(path)
     try:
         parts.network.load_state_dict(training["raw"])
