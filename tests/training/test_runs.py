@@ -20,6 +20,7 @@ from oculox.training.log import read_log
 from oculox.training.loop import run_training
 from oculox.training.stop import RunStopped
 from oculox.weights import load_weights
+from oculox.weights.checkpoint import load_training_state
 
 
 def run_cli(*arguments, **options):
@@ -187,6 +188,20 @@ def test_a_run_stopped_by_a_signal_goes_on_exactly(
     assert [row["epoch"] for row in rows if row["kind"] == "eval"] == [2, 3]
 
 
+@pytest.mark.parametrize("limit", [2, 4])
+def test_a_run_resumed_at_its_limit_trains_no_further(quick, tmp_path, interrupt, limit):
+    interrupt(signal.SIGINT, name="train_step", call=4)
+    output = tmp_path / "out"
+    with pytest.raises(KeyboardInterrupt):
+        train("yolox-nano", *quick, output=output)
+    before = states_of(output / "last.pt")
+    resumed = train(f"train.max_steps={limit}", resume=output)
+    assert resumed.steps == 4
+    assert len(resumed.metrics) == 12
+    after = states_of(output / "last.pt")
+    assert all(torch.equal(after[1][key], value) for key, value in before[1].items())
+
+
 def test_the_handlers_of_a_program_stay_its_own(quick, tmp_path, interrupt):
     got = []
     before = signal.signal(signal.SIGTERM, lambda number, frame: got.append(number))
@@ -335,7 +350,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(quick, tmp_path):
     torch.save(content, poisoned)
     with pytest.raises(TrainingError, match=r"not finite at step 1 .*objectness nan.*images"):
         train("yolox-nano", *settings, weights=poisoned, output=tmp_path / "nan")
-    assert not (tmp_path / "nan/last.pt").exists()
+    assert load_training_state(tmp_path / "nan/last.pt")[1]["progress"]["step"] == 0
     assert (output / "last.pt").read_bytes() == good
 
 

@@ -200,7 +200,7 @@ def _train_epoch(
         epoch, mosaic=not in_tail, start_step=step - epoch * steps_per_epoch
     )
     alone = parts.accelerator.num_processes == 1
-    for batch in islice(meter.timed(batches), limit - step):
+    for batch in islice(meter.timed(batches), max(0, limit - step)):
         size = input_size_at(
             step, seed=config.train.seed, augment=config.augment, native=config.input.size
         )
