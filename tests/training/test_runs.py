@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from oculox import Detector, evaluate, load_config, train
+from oculox.cli.main import main
 from oculox.errors import ConfigError, DataError, TrainingError, UsageError
 from oculox.training import loop
 from oculox.training.log import read_log
@@ -368,6 +369,24 @@ def test_either_phase_alone(finished, quick, tmp_path):
     head = train("yolox-nano", *quick, "train.tail_epochs=0", output=tmp_path / "head")
     rows = [r for r in read_log(head.output) if r["kind"] == "train"]
     assert {r["phase"] for r in rows} == {"aug"}
+
+
+def test_without_an_ap_the_newest_weights_are_the_best(quick, tiny_data, tmp_path, capsys):
+    val = tiny_data / "annotations/instances_val2017.json"
+    content = {**json.loads(val.read_text()), "annotations": []}
+    empty = tmp_path / "empty.json"
+    empty.write_text(json.dumps(content))
+    output = tmp_path / "out"
+    words = (f"data.val.annotations={empty}", f"data.val.images={tiny_data / 'val2017'}")
+    code = main(["train", "yolox-nano", *quick, *words, "--output", str(output)])
+    said = capsys.readouterr()
+    assert code == 0, said.err
+    assert "no AP (the validation split has no objects): best.pt holds the newest" in said.out
+    assert "there is no AP, since the validation split has no objects" in said.err
+    assert all(
+        torch.equal(value, load_weights(output / "last.pt").state[key])
+        for key, value in load_weights(output / "best.pt").state.items()
+    )
 
 
 def test_early_stop(quick, tmp_path):

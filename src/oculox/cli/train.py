@@ -78,10 +78,12 @@ def _say_summary(summary: TrainSummary) -> None:
     if summary.metrics:
         say(metrics_table(summary.metrics))
         say()
-    say(
-        f"best AP {summary.best_ap:.4f} after epoch {summary.best_epoch} of {summary.epochs}, "
-        f"{summary.seconds / 60:.1f} minutes"
+    best = (
+        f"best AP {summary.best_ap:.4f} after epoch {summary.best_epoch} of {summary.epochs}"
+        if summary.best_ap >= 0
+        else "no AP (the validation split has no objects): best.pt holds the newest weights"
     )
+    say(f"{best}, {summary.seconds / 60:.1f} minutes")
     say(f"best checkpoint  {summary.best}")
     say(f"log and curves   {summary.output / 'log.jsonl'}, {summary.output / 'curves.png'}")
     say(f"next             oculox predict {summary.best} YOUR_IMAGES")

@@ -152,8 +152,8 @@ def _train(
                 # A process that ends makes the launcher end the others, which may be saving.
                 run.parts.accelerator.wait_for_everyone()
             metrics = _evaluate(run, epoch, progress, log, stop)
-            improved = metrics.ap > progress.best_ap
             progress = progress.scored(metrics.ap, epoch=epoch + 1)
+            improved = progress.best_epoch == epoch + 1
             stopped = 0 < train.early_stop <= progress.evals_without_gain
         finished = progress.step // run.train_loader.steps_per_epoch
         progress = dataclasses.replace(progress, epoch=finished)
@@ -385,7 +385,9 @@ def _evaluate(
         f"epoch {epoch + 1} evaluation: AP {metrics.ap:.4f} AP50 {metrics.ap50:.4f} "
         f"AP75 {metrics.ap75:.4f} in {format_seconds(result.seconds)}"
     )
-    if metrics.ap <= 0 and (epoch + 1) * 4 >= run.plan.total:
+    if metrics.ap < 0:
+        log.message("there is no AP, since the validation split has no objects: the newest is best")
+    elif metrics.ap == 0 and (epoch + 1) * 4 >= run.plan.total:
         log.message(_why_zero(metrics))
     return metrics
 

@@ -57,7 +57,8 @@ class TrainProgress:
     Attributes:
         epoch: finished epochs, with the evaluation at their end.
         step: finished steps.
-        best_ap: best AP so far, -1 before the first evaluation.
+        best_ap: best AP so far, -1 before the first evaluation and where there is none, since
+            the validation split has no objects.
         best_epoch: epoch (from 1) of the best AP, 0 before.
         evals_without_gain: evaluations since the best one.
     """
@@ -69,8 +70,11 @@ class TrainProgress:
     evals_without_gain: int = 0
 
     def scored(self, ap: float, *, epoch: int) -> TrainProgress:
-        """After an evaluation at the end of an epoch (from 1)."""
-        if ap > self.best_ap:
+        """After an evaluation at the end of an epoch (from 1).
+
+        Without an AP to compare the newest weights are the best.
+        """
+        if ap > self.best_ap or self.best_ap < 0:
             return dataclasses.replace(self, best_ap=ap, best_epoch=epoch, evals_without_gain=0)
         return dataclasses.replace(self, evals_without_gain=self.evals_without_gain + 1)
 
@@ -82,7 +86,7 @@ class TrainSummary:
     Attributes:
         output: its folder.
         metrics: the 12 COCO metrics of the last evaluation by name.
-        best_ap: best AP of all evaluations.
+        best_ap: best AP of all evaluations, -1 where the validation split has no objects.
         best_epoch: its epoch, from 1.
         epochs: epochs done.
         steps: steps done.
