@@ -283,6 +283,19 @@ def test_two_processes_train_like_one(quick, shared, tmp_path, capfd):
     assert capfd.readouterr().out.count("best AP") == 1
 
 
+def test_separate_batch_norms_are_evaluated_as_saved(quick, tmp_path):
+    words = ("train.sync_bn=false", "train.save_on_main_only=false", "train.profile=true")
+    output = tmp_path / "out"
+    summary = train("yolox-nano", *quick, *words, output=output, devices=2)
+    ours, theirs = (load_weights(output / f"{name}.pt").state for name in ("last", "last-rank1"))
+    assert [key for key in ours if not torch.equal(ours[key], theirs[key])] == []
+    again = Detector(output / "last.pt", device="cpu").evaluate()
+    assert summary.metrics == pytest.approx(again.metrics.as_dict(), abs=1e-9)
+    for name in ("profile", "profile-rank1"):
+        assert json.loads((output / f"{name}.json").read_text())["traceEvents"]
+        assert (output / f"{name}.txt").stat().st_size > 0
+
+
 def test_torchrun_works_too(quick, tmp_path):
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
     words = (*quick, "train.max_steps=2", "train.save_on_main_only=false")

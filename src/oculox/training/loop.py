@@ -20,6 +20,7 @@ from oculox.config import Config
 from oculox.config.schema import InputConfig
 from oculox.data.preprocess import to_floats
 from oculox.distributed.devices import open_accelerator, processes_of
+from oculox.distributed.sync_bn import share_buffers
 from oculox.errors import TrainingError
 from oculox.evaluation.evaluate import evaluate_loader
 from oculox.evaluation.metrics import CocoMetrics
@@ -118,7 +119,7 @@ def _run(
         ) as log,
         closing(run.train_loader),
         closing(run.val_loader),
-        step_profiler(folder, enabled=train.profile) as count_step,
+        step_profiler(folder, enabled=train.profile, rank=accelerator.process_index) as count_step,
         StopRequest(folder, tell=log.message) as stop,
     ):
         return _train(run, progress, folder=folder, log=log, count_step=count_step, stop=stop)
@@ -365,6 +366,8 @@ def _evaluate(
     parts, config = run.parts, run.config
     stop.check(progress.step)
     network = parts.network if parts.ema is None else parts.ema.network
+    # With train.sync_bn=false each process has its own statistics; the first one's are saved.
+    share_buffers(network)
     try:
         result = evaluate_loader(
             TorchBackend.from_network(network, run.spec, fused=True),
