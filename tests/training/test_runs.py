@@ -15,7 +15,7 @@ import torch
 
 from oculox import Detector, evaluate, load_config, train
 from oculox.cli.main import main
-from oculox.errors import ConfigError, DataError, TrainingError, UsageError
+from oculox.errors import CheckpointError, ConfigError, DataError, TrainingError, UsageError
 from oculox.training import loop
 from oculox.training.log import read_log
 from oculox.training.loop import run_training
@@ -41,7 +41,11 @@ def states_of(path):
 
 
 def assert_bit_equal(first, second):
-    for ours, theirs in zip(states_of(first), states_of(second), strict=True):
+    assert_equal_states(states_of(first), states_of(second))
+
+
+def assert_equal_states(first, second):
+    for ours, theirs in zip(first, second, strict=True):
         assert ours.keys() == theirs.keys()
         different = [k for k in ours if not torch.equal(ours[k], theirs[k])]
         assert not different
@@ -99,6 +103,23 @@ def test_a_checkpoint_is_usable_and_knows_its_data(finished):
     assert len(detector.names) == 6
     result = detector.evaluate()
     assert result.metrics.as_dict().keys() == finished.metrics.keys()
+
+
+def test_the_best_checkpoint_holds_what_is_used(finished):
+    content = torch.load(finished.best, weights_only=True)
+    assert content["training"].keys() == {"config", "progress"}
+    assert content["training"]["progress"]["step"] in (6, 9)
+    assert finished.best.stat().st_size < 0.4 * (finished.output / "last.pt").stat().st_size
+    with pytest.raises(CheckpointError, match="no training state to resume from"):
+        load_training_state(finished.best)
+    with pytest.raises(UsageError, match=r"takes the folder of a run.*--weights .*best\.pt"):
+        train(resume=finished.best)
+
+
+def test_an_older_best_checkpoint_with_training_state_is_read(finished, tmp_path):
+    path = tmp_path / "best.pt"
+    shutil.copy(finished.output / "last.pt", path)
+    assert Detector(path).evaluate().metrics.as_dict() == finished.metrics
 
 
 def test_workers_do_not_change_the_run(finished, quick, tmp_path):
@@ -181,7 +202,7 @@ def test_a_run_stopped_by_a_signal_goes_on_exactly(
     monkeypatch.undo()
     resumed = train(resume=output)
     assert_bit_equal(finished.output / "last.pt", output / "last.pt")
-    assert_bit_equal(finished.best, resumed.best)
+    assert_equal_states([load_weights(finished.best).state], [load_weights(resumed.best).state])
     same = {"seconds": 0, "output": tmp_path}
     assert dataclasses.replace(resumed, **same) == dataclasses.replace(finished, **same)
     rows = read_log(output)

@@ -1,6 +1,6 @@
 """The folder of a run: its files, who may write there, the state in them, and how to go on.
 
-``config.yaml`` is the whole configuration, ``last.pt`` the newest state, ``best.pt`` the state
+``config.yaml`` is the whole configuration, ``last.pt`` the newest state, ``best.pt`` the weights
 with the best AP, ``epoch-0010.pt`` and so on older states where asked for, ``summary.json`` how
 it ended. `oculox.training.log` and `oculox.training.curves` write the rest.
 """
@@ -318,9 +318,15 @@ def resumed_config(folder: Path, overrides: Sequence[str] = ()) -> Config:
     the new length, from the step that was reached.
 
     Raises:
+        UsageError: it is a file.
         TrainingError: there is no run in the folder.
         ConfigError: the changes concern what defines the run; the message names the keys.
     """
+    if folder.is_file():
+        raise UsageError(
+            f"{folder}: --resume takes the folder of a run, which goes on from its last.pt; to "
+            f"start a new run from these weights: oculox train RECIPE --weights {folder}"
+        )
     if not (folder / CONFIG).is_file():
         raise TrainingError(f"{folder}: no {CONFIG}, so there is no run to resume")
     saved, config = load_config(folder / CONFIG), load_config(folder / CONFIG, overrides)
@@ -378,7 +384,7 @@ def save_run(run: Run, progress: TrainProgress, *, folder: Path, best: bool) -> 
     keep = run.config.train.keep_checkpoints
     if run.parts.accelerator.is_main_process:
         if best:
-            _save(run, progress, folder / BEST)
+            _save(run, progress, folder / BEST, resumable=False)
         if keep:
             _save(run, progress, folder / f"epoch-{progress.epoch:04}.pt")
             trim_checkpoints(folder, keep=keep)
@@ -386,22 +392,25 @@ def save_run(run: Run, progress: TrainProgress, *, folder: Path, best: bool) -> 
     save_last(run, progress, folder=folder)
 
 
-def _save(run: Run, progress: TrainProgress, path: Path) -> None:
+def _save(run: Run, progress: TrainProgress, path: Path, *, resumable: bool = True) -> None:
     parts = run.parts
     scaler = parts.accelerator.scaler
     network = parts.ema.network if parts.ema else parts.network
     weights = Weights(spec=run.spec, state=_on_cpu(network.state_dict()))
-    training = {
+    training: dict[str, Any] = {
         "config": config_to_dict(run.config),
         "progress": dataclasses.asdict(progress),
-        "raw": _on_cpu(parts.network.state_dict()),
-        "ema_updates": parts.ema.updates if parts.ema else 0,
-        "optimizer": parts.optimizer.state_dict(),
-        "scaler": scaler.state_dict() if scaler else None,
-        # Augmentation and input sizes are functions of (seed, epoch, step) and need no state;
-        # this covers what a custom network may draw.
-        "rng": {"cpu": torch.get_rng_state()},
     }
+    if resumable:
+        training |= {
+            "raw": _on_cpu(parts.network.state_dict()),
+            "ema_updates": parts.ema.updates if parts.ema else 0,
+            "optimizer": parts.optimizer.state_dict(),
+            "scaler": scaler.state_dict() if scaler else None,
+            # Augmentation and input sizes are functions of (seed, epoch, step) and need no
+            # state; this covers what a custom network may draw.
+            "rng": {"cpu": torch.get_rng_state()},
+        }
     save_checkpoint(path, weights, training=training)
 
 
