@@ -4,17 +4,16 @@ import pytest
 
 from oculox.config import Config, config_to_yaml, known_keys, load_config
 from oculox.errors import ConfigError, TrainingError, UsageError
+from oculox.training.checkpoints import LAST, trim_checkpoints
 from oculox.training.run_folder import (
     CONFIG,
     FREE_KEYS,
-    LAST,
     check_free,
     default_folder,
     hold_folder,
     read_summary,
     resumed_config,
     settle_config,
-    trim_checkpoints,
 )
 
 

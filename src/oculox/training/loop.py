@@ -27,6 +27,7 @@ from oculox.evaluation.metrics import CocoMetrics
 from oculox.postprocess import DetectSettings
 from oculox.runtime.torch_backend import TorchBackend
 from oculox.training.build import Parts, Run, build_run
+from oculox.training.checkpoints import TrainProgress, restore_run, save_last, save_run
 from oculox.training.curves import write_curves
 from oculox.training.log import (
     RunLog,
@@ -38,15 +39,11 @@ from oculox.training.log import (
 )
 from oculox.training.optim import scale_gradients, set_learning_rate, set_train_mode
 from oculox.training.run_folder import (
-    TrainProgress,
     TrainSummary,
     create_folder,
     finished_run,
     hold_folder,
     keep_length,
-    restore_run,
-    save_last,
-    save_run,
 )
 from oculox.training.schedule import input_size_at, l1_is_on
 from oculox.training.stop import RunStopped, StopRequest, raise_again
