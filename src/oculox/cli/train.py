@@ -53,6 +53,7 @@ def train(
     # What is wrong with the command is said here, before processes start.
     config = settle_config(recipe, words, weights=weights, output=output, resume=resume)
     if resume is not None and finished_run(config, resume) is not None:
+        devices = 1
         if is_main_process():
             note(
                 f"{resume}: this run is finished; to go on, raise train.epochs (or train.max_steps "
