@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 
 from oculox.config import Config, config_to_yaml, known_keys, load_config
 from oculox.distributed.devices import processes_of
-from oculox.errors import ConfigError, OculoxError, TrainingError, UsageError
+from oculox.errors import CheckpointError, ConfigError, OculoxError, TrainingError, UsageError
 from oculox.files import free_path, make_folder, write_json, write_text
 from oculox.training.build import Run
 from oculox.training.checkpoints import BEST, LAST, TrainProgress, save_last
@@ -107,14 +107,14 @@ def finished_run(config: Config, folder: Path) -> TrainSummary | None:
     Args:
         config: with which it would go on.
         folder: of the run.
-
-    Raises:
-        OculoxError: its summary or its ``last.pt`` cannot be read.
     """
-    if not (folder / SUMMARY).is_file() or not (folder / LAST).is_file():
+    try:
+        summary = read_summary(folder)
+        progress = TrainProgress(**load_training_state(folder / LAST)[1]["progress"])
+    except (TrainingError, CheckpointError, KeyError, TypeError):
+        # Going on says what is wrong with last.pt, and writes a new summary.
         return None
-    summary, train = read_summary(folder), config.train
-    progress = TrainProgress(**load_training_state(folder / LAST)[1]["progress"])
+    train = config.train
     ended = (
         progress.epoch >= count_epochs(config)
         or progress.step >= (train.max_steps or math.inf)
