@@ -55,6 +55,18 @@ def test_summary_for_people(train, tmp_path):
     assert "best AP" in out
 
 
+@pytest.mark.parametrize("words", [(), ("--devices", 2)])
+def test_a_finished_run_says_so(train, oculox, tmp_path, words):
+    output = tmp_path / "run"
+    train(output, *ONE_STEP)
+    before = {path: path.read_bytes() for path in output.iterdir()}
+    outcome = oculox("train", "--resume", output, *words)
+    assert outcome.code == 0, outcome.err
+    assert f"{output}: this run is finished" in outcome.err
+    assert f"best checkpoint  {output / 'best.pt'}" in outcome.out
+    assert {path: path.read_bytes() for path in output.iterdir()} == before
+
+
 def test_the_default_folder_is_new_every_time(oculox, quick, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs/yolox-nano").mkdir(parents=True)
@@ -189,33 +201,48 @@ def started(words, output, **options):
 
 
 @pytest.mark.parametrize(
-    ("number", "devices", "whole_group"),
+    ("number", "devices", "to"),
     [
-        (signal.SIGINT, 1, True),
-        (signal.SIGINT, 1, False),
-        (signal.SIGINT, 2, True),
-        (signal.SIGTERM, 2, False),
+        (signal.SIGINT, 1, "group"),
+        (signal.SIGINT, 1, "command"),
+        (signal.SIGINT, 2, "group"),
+        (signal.SIGTERM, 1, "group"),
+        (signal.SIGTERM, 2, "command"),
+        (signal.SIGTERM, 2, "second"),
+        (signal.SIGKILL, 1, "command"),
+        (signal.SIGKILL, 2, "command"),
     ],
 )
-def test_a_signal_ends_all_processes(quick, tmp_path, number, devices, whole_group):
+def test_a_signal_ends_all_processes(quick, tmp_path, number, devices, to):
     output = tmp_path / "run"
     words = (*quick, "data.workers=1", "train.aug_epochs=900", "train.eval_interval=0")
     process = started((*words, "--devices", str(devices)), output)
     children = psutil.Process(process.pid).children(recursive=True)
     assert len(children) >= (1 if devices == 1 else 4)
-    # A terminal sends it to the whole group, a process manager to the one process.
-    send = os.killpg if whole_group else os.kill
-    send(process.pid, number)
-    out, err = process.communicate(timeout=60)
-    _, alive = psutil.wait_procs(children, timeout=10)
+    if to == "group":
+        # As a terminal does.
+        os.killpg(process.pid, number)
+    elif to == "command":
+        process.send_signal(number)
+    else:
+        workers = psutil.Process(process.pid).children()
+        [second] = [worker for worker in workers if worker.environ()["RANK"] == "1"]
+        second.send_signal(number)
+    process.wait(60)
+    _, alive = psutil.wait_procs(children, timeout=4)
     assert not alive
+    out, err = process.communicate(timeout=10)
     assert out == ""
     assert "Traceback" not in err, err
     check_usable(output / "last.pt")
-    if number == signal.SIGTERM:
-        assert process.returncode == -signal.SIGTERM
+    if number == signal.SIGKILL:
         return
-    assert process.returncode == 130, err
-    assert [line for line in err.splitlines() if "epoch" not in line][-1] == "interrupted"
-    assert err.count("interrupted") == 1
+    code = 130 if number == signal.SIGINT else 143 if to == "second" else -number
+    assert process.returncode == code, err
     assert not list(output.glob(".*.part"))
+    lines = [line for line in err.splitlines() if "epoch" not in line]
+    if number == signal.SIGINT:
+        assert lines.pop() == "interrupted"
+    assert lines[-1].startswith(f"stopped by {number.name} after step ")
+    assert lines[-1].endswith(f"oculox train --resume {output}")
+    assert len(read_log(output)) == load_training_state(output / "last.pt")[1]["progress"]["step"]

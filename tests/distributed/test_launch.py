@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import sys
 
 import psutil
@@ -93,3 +94,46 @@ def test_who_is_the_main_process(monkeypatch, variables, launched, main):
         monkeypatch.setenv(name, value)
     assert is_launched() is launched
     assert is_main_process() is main
+
+
+PARENT = """
+import os, signal, sys, time
+from oculox.distributed.launch import follow_parent
+reads, writes = os.pipe()
+child = os.fork()
+if not child:
+    follow_parent(os.getppid(), alone=True)
+    os.write(writes, b"1")
+    time.sleep(60)
+os.read(reads, 1)
+print(child, flush=True)
+sys.stdin.readline()
+os.kill(child, signal.SIGTERM)
+print(os.waitpid(child, 0)[1], flush=True)
+"""
+
+
+@pytest.fixture
+def family():
+    """A process and its child, which follows it alone."""
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", PARENT], **pipes) as parent:
+        yield parent, psutil.Process(int(parent.stdout.readline()))
+        parent.kill()
+
+
+def test_a_process_does_not_outlive_its_parent(family):
+    parent, child = family
+    parent.kill()
+    parent.wait()
+    child.wait(timeout=3)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells who sent a signal")
+def test_a_process_ends_when_its_parent_says_so_and_nobody_else(family):
+    parent, child = family
+    child.terminate()
+    with pytest.raises(psutil.TimeoutExpired):
+        child.wait(timeout=1)
+    print(file=parent.stdin, flush=True)
+    assert parent.stdout.readline() == "0\n"

@@ -4,16 +4,16 @@ import pytest
 
 from oculox.config import Config, config_to_yaml, known_keys, load_config
 from oculox.errors import ConfigError, TrainingError, UsageError
+from oculox.training.checkpoints import LAST, trim_checkpoints
 from oculox.training.run_folder import (
     CONFIG,
     FREE_KEYS,
-    LAST,
     check_free,
     default_folder,
+    hold_folder,
     read_summary,
     resumed_config,
     settle_config,
-    trim_checkpoints,
 )
 
 
@@ -91,13 +91,30 @@ def test_what_defines_a_run_is_not(tmp_path, override, said):
         resumed_config(begun(tmp_path), [override])
 
 
-@pytest.mark.parametrize("missing", [CONFIG, LAST])
-def test_nothing_to_resume(tmp_path, missing):
-    (begun(tmp_path) / missing).unlink()
-    with pytest.raises(TrainingError, match=f"no {missing}, so there is no run to resume"):
+def test_nothing_to_resume(tmp_path):
+    (begun(tmp_path) / CONFIG).unlink()
+    with pytest.raises(TrainingError, match=f"no {CONFIG}, so there is no run to resume"):
         resumed_config(tmp_path)
     with pytest.raises(TrainingError, match=r"no readable summary"):
         read_summary(tmp_path)
+
+
+def test_a_run_without_a_checkpoint_may_be_replaced_unless_it_is_running(tmp_path):
+    (begun(tmp_path) / LAST).unlink()
+    check_free(tmp_path)
+    with hold_folder(tmp_path, enabled=True):
+        with pytest.raises(UsageError, match="holds another run"):
+            check_free(tmp_path)
+        with (
+            pytest.raises(UsageError, match="another process is training"),
+            hold_folder(tmp_path, enabled=True),
+        ):
+            pytest.fail("two runs in one folder")
+    check_free(tmp_path)
+    # A person's own file.
+    (tmp_path / CONFIG).write_text("extends: yolox-s\n")
+    with pytest.raises(UsageError, match="holds another run"):
+        check_free(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,9 @@
 """Whole runs: what they write, resume after a kill, several processes, early ends."""
 
+import dataclasses
+import itertools
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -11,10 +14,14 @@ import pytest
 import torch
 
 from oculox import Detector, evaluate, load_config, train
-from oculox.errors import ConfigError, DataError, TrainingError, UsageError
+from oculox.cli.main import main
+from oculox.errors import CheckpointError, ConfigError, DataError, TrainingError, UsageError
+from oculox.training import loop
 from oculox.training.log import read_log
 from oculox.training.loop import run_training
+from oculox.training.stop import RunStopped
 from oculox.weights import load_weights
+from oculox.weights.checkpoint import load_training_state
 
 
 def run_cli(*arguments, **options):
@@ -34,7 +41,11 @@ def states_of(path):
 
 
 def assert_bit_equal(first, second):
-    for ours, theirs in zip(states_of(first), states_of(second), strict=True):
+    assert_equal_states(states_of(first), states_of(second))
+
+
+def assert_equal_states(first, second):
+    for ours, theirs in zip(first, second, strict=True):
         assert ours.keys() == theirs.keys()
         different = [k for k in ours if not torch.equal(ours[k], theirs[k])]
         assert not different
@@ -94,6 +105,23 @@ def test_a_checkpoint_is_usable_and_knows_its_data(finished):
     assert result.metrics.as_dict().keys() == finished.metrics.keys()
 
 
+def test_the_best_checkpoint_holds_what_is_used(finished):
+    content = torch.load(finished.best, weights_only=True)
+    assert content["training"].keys() == {"config", "progress"}
+    assert content["training"]["progress"]["step"] in (6, 9)
+    assert finished.best.stat().st_size < 0.4 * (finished.output / "last.pt").stat().st_size
+    with pytest.raises(CheckpointError, match="no training state to resume from"):
+        load_training_state(finished.best)
+    with pytest.raises(UsageError, match=r"takes the folder of a run.*--weights .*best\.pt"):
+        train(resume=finished.best)
+
+
+def test_an_older_best_checkpoint_with_training_state_is_read(finished, tmp_path):
+    path = tmp_path / "best.pt"
+    shutil.copy(finished.output / "last.pt", path)
+    assert Detector(path).evaluate().metrics.as_dict() == finished.metrics
+
+
 def test_workers_do_not_change_the_run(finished, quick, tmp_path):
     again = train("yolox-nano", *quick, "data.workers=2", output=tmp_path / "workers")
     assert_bit_equal(finished.output / "last.pt", again.output / "last.pt")
@@ -140,6 +168,130 @@ def test_resume_after_a_kill_equals_uninterrupted(quick, tmp_path):
     assert_bit_equal(whole / "last.pt", killed / "last.pt")
 
 
+@pytest.fixture
+def ctrl_c():
+    """SIGINT as from a terminal: in a background job of a shell it would be ignored from birth."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture
+def interrupt(monkeypatch, ctrl_c):
+    """Sends this process a signal at a call of a function of the loop, numbered from 1."""
+
+    def install(number, *, name, call):
+        real, calls = getattr(loop, name), itertools.count(1)
+
+        def with_signal(*args, **options):
+            if next(calls) == call:
+                os.kill(os.getpid(), number)
+            return real(*args, **options)
+
+        monkeypatch.setattr(loop, name, with_signal)
+
+    return install
+
+
+@pytest.mark.parametrize(
+    ("name", "call", "step"),
+    [
+        ("train_step", 2, 2),
+        # The last of an epoch: without an evaluation, with one, and of the run.
+        ("train_step", 3, 3),
+        ("train_step", 6, 6),
+        ("train_step", 9, 9),
+        ("evaluate_loader", 1, 6),
+        ("evaluate_loader", 2, 9),
+    ],
+)
+def test_a_run_stopped_by_a_signal_goes_on_exactly(
+    finished, quick, tmp_path, interrupt, monkeypatch, name, call, step
+):
+    interrupt(signal.SIGINT, name=name, call=call)
+    output = tmp_path / "out"
+    with pytest.raises(KeyboardInterrupt):
+        train("yolox-nano", *quick, output=output)
+    said = f"stopped by SIGINT after step {step}; last.pt is saved, go on with: oculox train"
+    assert said in (output / "log.txt").read_text()
+    assert not (output / "summary.json").exists()
+    monkeypatch.undo()
+    resumed = train(resume=output)
+    assert_bit_equal(finished.output / "last.pt", output / "last.pt")
+    assert_equal_states([load_weights(finished.best).state], [load_weights(resumed.best).state])
+    same = {"seconds": 0, "output": tmp_path}
+    assert dataclasses.replace(resumed, **same) == dataclasses.replace(finished, **same)
+    rows = read_log(output)
+    assert [row["step"] for row in rows if row["kind"] == "train"] == list(range(1, 10))
+    assert [row["epoch"] for row in rows if row["kind"] == "eval"] == [2, 3]
+
+
+@pytest.mark.parametrize("limit", [2, 4])
+def test_a_run_resumed_at_its_limit_trains_no_further(quick, tmp_path, interrupt, limit):
+    interrupt(signal.SIGINT, name="train_step", call=4)
+    output = tmp_path / "out"
+    with pytest.raises(KeyboardInterrupt):
+        train("yolox-nano", *quick, output=output)
+    before = states_of(output / "last.pt")
+    resumed = train(f"train.max_steps={limit}", resume=output)
+    assert resumed.steps == 4
+    assert len(resumed.metrics) == 12
+    after = states_of(output / "last.pt")
+    assert all(torch.equal(after[1][key], value) for key, value in before[1].items())
+
+
+def test_the_handlers_of_a_program_stay_its_own(quick, tmp_path, interrupt):
+    got = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: got.append(number))
+    try:
+        interrupt(signal.SIGTERM, name="train_step", call=1)
+        with pytest.raises(RunStopped, match="stopped by SIGTERM after step 1"):
+            train("yolox-nano", *quick, output=tmp_path / "out")
+        assert got == [signal.SIGTERM]
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert len(got) == 2
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.usefixtures("ctrl_c")
+def test_a_second_signal_ends_at_once(quick, tmp_path, monkeypatch):
+    def slow_step(*_, **__):
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(1.1)
+        pytest.fail("the step went on")
+
+    monkeypatch.setattr(loop, "train_step", slow_step)
+    with pytest.raises(KeyboardInterrupt):
+        train("yolox-nano", *quick, output=tmp_path / "out")
+    assert not (tmp_path / "out/last.pt").exists()
+
+
+@pytest.mark.parametrize("again", ["resume", "start"])
+@pytest.mark.parametrize("from_weights", [True, False])
+def test_a_run_killed_before_its_first_checkpoint(
+    finished, quick, tmp_path, interrupt, monkeypatch, again, from_weights
+):
+    output, words = tmp_path / "out", (*quick, "train.max_steps=1")
+    weights = finished.best if from_weights else None
+    whole = train("yolox-nano", *words, weights=weights, output=tmp_path / "whole")
+    monkeypatch.setattr(loop, "_train", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train("yolox-nano", *words, weights=weights, output=output)
+    monkeypatch.undo()
+    assert (output / "config.yaml").exists()
+    if again == "resume":
+        train(resume=output)
+    else:
+        train("yolox-nano", *words, weights=weights, output=output)
+    assert_bit_equal(whole.output / "last.pt", output / "last.pt")
+
+
+def killed(*_, **__):
+    raise KeyboardInterrupt
+
+
 def test_two_processes_train_like_one(quick, shared, tmp_path, capfd):
     # Trained weights: in a fresh network the smallest rounding error grows a thousandfold a step;
     # a low rate, since a cell that changes its object moves the loss by percents.
@@ -167,6 +319,19 @@ def test_two_processes_train_like_one(quick, shared, tmp_path, capfd):
     assert losses[1] == pytest.approx(losses[0], rel=1e-3)
     # Of the two processes the main one prints the summary.
     assert capfd.readouterr().out.count("best AP") == 1
+
+
+def test_separate_batch_norms_are_evaluated_as_saved(quick, tmp_path):
+    words = ("train.sync_bn=false", "train.save_on_main_only=false", "train.profile=true")
+    output = tmp_path / "out"
+    summary = train("yolox-nano", *quick, *words, output=output, devices=2)
+    ours, theirs = (load_weights(output / f"{name}.pt").state for name in ("last", "last-rank1"))
+    assert [key for key in ours if not torch.equal(ours[key], theirs[key])] == []
+    again = Detector(output / "last.pt", device="cpu").evaluate()
+    assert summary.metrics == pytest.approx(again.metrics.as_dict(), abs=1e-9)
+    for name in ("profile", "profile-rank1"):
+        assert json.loads((output / f"{name}.json").read_text())["traceEvents"]
+        assert "aten::" in (output / f"{name}.txt").read_text()
 
 
 def test_torchrun_works_too(quick, tmp_path):
@@ -237,7 +402,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(quick, tmp_path):
     torch.save(content, poisoned)
     with pytest.raises(TrainingError, match=r"not finite at step 1 .*objectness nan.*images"):
         train("yolox-nano", *settings, weights=poisoned, output=tmp_path / "nan")
-    assert not (tmp_path / "nan/last.pt").exists()
+    assert load_training_state(tmp_path / "nan/last.pt")[1]["progress"]["step"] == 0
     assert (output / "last.pt").read_bytes() == good
 
 
@@ -255,6 +420,24 @@ def test_either_phase_alone(finished, quick, tmp_path):
     head = train("yolox-nano", *quick, "train.tail_epochs=0", output=tmp_path / "head")
     rows = [r for r in read_log(head.output) if r["kind"] == "train"]
     assert {r["phase"] for r in rows} == {"aug"}
+
+
+def test_without_an_ap_the_newest_weights_are_the_best(quick, tiny_data, tmp_path, capsys):
+    val = tiny_data / "annotations/instances_val2017.json"
+    content = {**json.loads(val.read_text()), "annotations": []}
+    empty = tmp_path / "empty.json"
+    empty.write_text(json.dumps(content))
+    output = tmp_path / "out"
+    words = (f"data.val.annotations={empty}", f"data.val.images={tiny_data / 'val2017'}")
+    code = main(["train", "yolox-nano", *quick, *words, "--output", str(output)])
+    said = capsys.readouterr()
+    assert code == 0, said.err
+    assert "no AP (the validation split has no objects): best.pt holds the newest" in said.out
+    assert "there is no AP, since the validation split has no objects" in said.err
+    assert all(
+        torch.equal(value, load_weights(output / "last.pt").state[key])
+        for key, value in load_weights(output / "best.pt").state.items()
+    )
 
 
 def test_early_stop(quick, tmp_path):
@@ -275,30 +458,6 @@ def test_numbered_checkpoints_are_kept_and_trimmed(quick, tmp_path):
     output = tmp_path / "out"
     train("yolox-nano", *quick, "train.keep_checkpoints=2", output=output)
     assert sorted(p.name for p in output.glob("epoch-*.pt")) == ["epoch-0002.pt", "epoch-0003.pt"]
-
-
-@pytest.mark.parametrize(
-    "setting",
-    [
-        "train.accumulate=2",
-        "optimizer.clip_grad_norm=1",
-        "train.precision=bf16",
-        "ema.enabled=false",
-        "loss.l1=always",
-        "input.size=[64, 96]",
-        "data.cache=ram",
-        "train.freeze=[backbone]",
-        "train.trackers=[tensorboard]",
-        "train.profile=true",
-    ],
-)
-def test_settings_run(quick, tmp_path, setting):
-    summary = train("yolox-nano", *quick, "train.max_steps=9", setting, output=tmp_path / "out")
-    assert summary.steps == 9
-    if "profile" in setting:
-        assert (summary.output / "profile.txt").stat().st_size > 0
-    if "tensorboard" in setting:
-        assert list((summary.output / "trackers/oculox").iterdir())
 
 
 def test_other_class_count_starts_from_all_but_the_predictors(finished, quick, shared, tmp_path):
@@ -331,11 +490,43 @@ def test_an_occupied_folder_is_refused(finished, quick):
 
 def test_a_finished_run_stays_as_it_is(finished):
     before = {path: path.read_bytes() for path in finished.output.iterdir()}
-    with pytest.raises(TrainingError, match="all 9 steps are done"):
-        train(resume=finished.output)
+    assert train(resume=finished.output) == finished
+    assert train("train.max_steps=5", resume=finished.output) == finished
     with pytest.raises(ConfigError, match=r"optimizer\.lr"):
         train("optimizer.lr=0.5", resume=finished.output)
     assert {path: path.read_bytes() for path in finished.output.iterdir()} == before
+
+
+def test_a_longer_run_goes_on_with_the_schedule_of_its_length(quick, tmp_path, interrupt):
+    output = tmp_path / "out"
+    words = (*quick, "train.eval_interval=0")
+    train("yolox-nano", *words, output=output)
+    interrupt(signal.SIGINT, name="evaluate_loader", call=1)
+    with pytest.raises(KeyboardInterrupt):
+        train("train.epochs=4", resume=output)
+    # The length is the run's own from now on.
+    longer = train(resume=output)
+    assert (longer.steps, longer.epochs, longer.stopped_early) == (12, 4, False)
+    whole = train("yolox-nano", *words, "train.epochs=4", output=tmp_path / "whole")
+    ours, theirs = (
+        [(r["step"], r["phase"], r["lr"]) for r in read_log(folder) if r["kind"] == "train"]
+        for folder in (output, whole.output)
+    )
+    assert len(ours) == 12
+    assert ours[9:] == theirs[9:]
+    assert ours[6][1:] != theirs[6][1:]
+    with pytest.raises(ConfigError, match=r"train\.epochs \(4 then, 3 now\)"):
+        train("train.epochs=3", resume=output)
+
+
+def test_a_run_killed_before_its_summary_writes_it(finished, tmp_path):
+    output = tmp_path / "out"
+    shutil.copytree(finished.output, output)
+    (output / "summary.json").unlink()
+    again = train(resume=output)
+    same = {"seconds": 0, "output": tmp_path}
+    assert dataclasses.replace(again, **same) == dataclasses.replace(finished, **same)
+    assert_bit_equal(finished.output / "last.pt", output / "last.pt")
 
 
 def test_a_wrong_class_count_is_refused(quick, tmp_path):

@@ -20,7 +20,7 @@ from oculox.cli.export import export
 from oculox.cli.info import config, models
 from oculox.cli.predict import predict
 from oculox.cli.train import train
-from oculox.distributed.launch import is_launched, is_main_process, one_report
+from oculox.distributed.launch import follow_launcher, is_launched, is_main_process, one_report
 from oculox.errors import OculoxError, RenamedKeyWarning
 from oculox.version import __version__
 
@@ -85,6 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         0 fine, 1 failed, 2 wrong usage, 130 interrupted.
     """
+    follow_launcher()
     try:
         words = list(sys.argv[1:] if arguments is None else arguments)
         with one_report(), warnings.catch_warnings():

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from oculox.cli import options as o
-from oculox.cli.console import print_json, say
+from oculox.cli.console import note, print_json, say
 
 if TYPE_CHECKING:
     from oculox.training.run_folder import TrainSummary
@@ -47,12 +47,19 @@ def train(
     """
     from oculox import api
     from oculox.distributed.launch import is_launched, is_main_process, launch
-    from oculox.training.run_folder import settle_config
+    from oculox.training.run_folder import finished_run, settle_config
 
     words = tuple(overrides or ())
-    if devices > 1 and not is_launched():
-        # What is wrong with the command is said here, before processes start.
-        settle_config(recipe, words, weights=weights, output=output, resume=resume)
+    # What is wrong with the command is said here, before processes start.
+    config = settle_config(recipe, words, weights=weights, output=output, resume=resume)
+    if resume is not None and finished_run(config, resume) is not None:
+        devices = 1
+        if is_main_process():
+            note(
+                f"{resume}: this run is finished; to go on, raise train.epochs (or train.max_steps "
+                "of a trial), or start a new run from its best.pt with --weights"
+            )
+    elif devices > 1 and not is_launched():
         raise typer.Exit(launch(context.obj, processes=devices))
     summary = api.train(
         recipe, *words, weights=weights, output=output, resume=resume, devices=devices
@@ -72,10 +79,12 @@ def _say_summary(summary: TrainSummary) -> None:
     if summary.metrics:
         say(metrics_table(summary.metrics))
         say()
-    say(
-        f"best AP {summary.best_ap:.4f} after epoch {summary.best_epoch} of {summary.epochs}, "
-        f"{summary.seconds / 60:.1f} minutes"
+    best = (
+        f"best AP {summary.best_ap:.4f} after epoch {summary.best_epoch} of {summary.epochs}"
+        if summary.best_ap >= 0
+        else "no AP (the validation split has no objects): best.pt holds the newest weights"
     )
+    say(f"{best}, {summary.seconds / 60:.1f} minutes")
     say(f"best checkpoint  {summary.best}")
     say(f"log and curves   {summary.output / 'log.jsonl'}, {summary.output / 'curves.png'}")
     say(f"next             oculox predict {summary.best} YOUR_IMAGES")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -14,6 +15,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from oculox.data.preprocess import stack_images
+from oculox.distributed.launch import follow_parent
 from oculox.errors import DataError
 from oculox.types import Batch, IntArray, Sample, Targets
 
@@ -194,8 +196,9 @@ def _start_worker(worker: int) -> None:
     """Set up a loader process; `worker` is its number."""
     # As many processes as there are cores for them: more threads would only slow them down.
     cv2.setNumThreads(0)
-    # Ctrl-C is for the main process, which ends these.
+    # Signals to all processes are for the main one, which ends these.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    follow_parent(os.getppid(), alone=True)
     sys.excepthook = _unless_abandoned
 
 

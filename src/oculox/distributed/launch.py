@@ -15,6 +15,9 @@ from pathlib import Path
 
 from oculox.errors import OculoxError
 
+_LAUNCHER = "OCULOX_LAUNCHER"
+"""Tells the processes of `launch` the number of the process that started them."""
+
 
 def is_launched() -> bool:
     """Whether this process is already one of several (torchrun, accelerate launch or `launch`)."""
@@ -30,7 +33,8 @@ def launch(arguments: Sequence[str], *, processes: int) -> int:
     """Run ``python -m oculox ARGUMENTS`` as that many cooperating processes, and wait.
 
     When one fails, or this process gets SIGINT, SIGTERM, SIGHUP or SIGQUIT, all are stopped. The
-    signal then does to this process what it would have done without `launch`.
+    signal then does to this process what it would have done without `launch`. When this process
+    is killed, they end by themselves (`follow_launcher`).
 
     Returns:
         0, or the exit code of the first process that failed (128 and its number for a signal).
@@ -62,6 +66,39 @@ def launch(arguments: Sequence[str], *, processes: int) -> int:
         signal.raise_signal(stopped.sigval)
         return 128 + stopped.sigval
     return 0
+
+
+def follow_launcher() -> None:
+    """In a process that `launch` or torchrun started: end soon after that one, however it ended."""
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        # Asking for the parent here would be too late, were it gone already.
+        follow_parent(int(os.environ.get(_LAUNCHER, os.getppid())))
+
+
+def follow_parent(parent: int, *, alone: bool = False) -> None:
+    """Let this process end within a second of its parent, however that one ended.
+
+    Args:
+        parent: number of the parent process.
+        alone: on Linux, whether SIGTERM ends this process only when it comes from the parent.
+            Launchers and service managers send it to all processes of a run at once, and the
+            parent may need this one until its own work is saved.
+    """
+    own_sender = alone and sys.platform == "linux"
+    if own_sender:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            if not own_sender:
+                time.sleep(0.5)
+            elif (
+                told := signal.sigtimedwait({signal.SIGTERM}, 0.5)
+            ) is not None and told.si_pid == parent:
+                break
+        os._exit(0 if alone else 1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 @contextmanager
@@ -106,6 +143,8 @@ def _prepared(processes: int) -> Iterator[None]:
             share = max(1, (os.cpu_count() or 1) // processes)
             os.environ["OMP_NUM_THREADS"] = str(share)
             undo.callback(os.environ.pop, "OMP_NUM_THREADS")
+        os.environ[_LAUNCHER] = str(os.getpid())
+        undo.callback(os.environ.pop, _LAUNCHER)
         # The process that fails says why: the launcher's own lines would hide it.
         log, silent = logging.getLogger("torch.distributed.elastic"), logging.NullHandler()
         undo.callback(setattr, log, "propagate", log.propagate)

@@ -1,4 +1,4 @@
-"""Batch norm over all processes on a CPU, where PyTorch's own SyncBatchNorm does not run."""
+"""Batch norm over several processes; also on a CPU, where PyTorch's SyncBatchNorm does not run."""
 
 from __future__ import annotations
 
@@ -44,6 +44,13 @@ class CpuSyncBatchNorm(nn.BatchNorm2d):
         self.num_batches_tracked.add_(1)
         self.running_mean.lerp_(mean, self.momentum)
         self.running_var.lerp_(variance, self.momentum)
+
+
+def share_buffers(network: nn.Module) -> None:
+    """Give every process the buffers of the first one, batch-norm statistics among them."""
+    if dist.is_initialized() and dist.get_world_size() > 1:
+        for buffer in network.buffers():
+            dist.broadcast(buffer, src=0)
 
 
 class _SumOverProcesses(torch.autograd.Function):

@@ -29,14 +29,16 @@ from oculox.types import Batch
 LOG_JSONL = "log.jsonl"
 LOG_TEXT = "log.txt"
 TRACKERS = "trackers"
-TRACE = "profile.json"
-TABLE = "profile.txt"
+PROFILE = "profile"
 
 _EXTRAS = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow", "comet_ml": "comet"}
 
 
 class StepLoss(NamedTuple):
-    """The loss of a step over the global batch, normalised as in the paper (plain numbers)."""
+    """The loss of a step over the global batch, normalised as in the paper (plain numbers).
+
+    `stops` is no loss: the number of processes that were asked to stop.
+    """
 
     box: float
     objectness: float
@@ -45,6 +47,7 @@ class StepLoss(NamedTuple):
     positives: float
     objects: float
     gradient_norm: float
+    stops: float = 0.0
 
     @property
     def total(self) -> float:
@@ -333,8 +336,13 @@ def open_trackers(
 
 
 @contextmanager
-def step_profiler(folder: Path, *, enabled: bool) -> Iterator[Callable[[], None]]:
+def step_profiler(folder: Path, *, enabled: bool, rank: int = 0) -> Iterator[Callable[[], None]]:
     """Profile steps 5 to 9 of this call; write a trace (chrome://tracing) and a table.
+
+    Args:
+        folder: of the run.
+        enabled: whether to do anything.
+        rank: number of this process; all but the first add it to the files' names.
 
     Yields:
         A function to call after every step.
@@ -343,10 +351,12 @@ def step_profiler(folder: Path, *, enabled: bool) -> Iterator[Callable[[], None]
         yield lambda: None
         return
 
+    name = f"{PROFILE}-rank{rank}" if rank else PROFILE
+
     def write(result: profile) -> None:
-        result.export_chrome_trace(str(folder / TRACE))
+        result.export_chrome_trace(str(folder / f"{name}.json"))
         table = result.key_averages().table(sort_by="self_cpu_time_total", row_limit=30)
-        write_text(folder / TABLE, table)
+        write_text(folder / f"{name}.txt", table)
 
     activities = [ProfilerActivity.CPU]
     if torch.cuda.is_available():

@@ -8,22 +8,26 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import closing
+from itertools import islice
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from accelerate import Accelerator
 from torch import Tensor
 
 from oculox.config import Config
 from oculox.config.schema import InputConfig
 from oculox.data.preprocess import to_floats
 from oculox.distributed.devices import open_accelerator, processes_of
+from oculox.distributed.sync_bn import share_buffers
 from oculox.errors import TrainingError
 from oculox.evaluation.evaluate import evaluate_loader
 from oculox.evaluation.metrics import CocoMetrics
 from oculox.postprocess import DetectSettings
 from oculox.runtime.torch_backend import TorchBackend
 from oculox.training.build import Parts, Run, build_run
+from oculox.training.checkpoints import TrainProgress, restore_run, save_last, save_run
 from oculox.training.curves import write_curves
 from oculox.training.log import (
     RunLog,
@@ -35,13 +39,14 @@ from oculox.training.log import (
 )
 from oculox.training.optim import scale_gradients, set_learning_rate, set_train_mode
 from oculox.training.run_folder import (
-    TrainProgress,
     TrainSummary,
     create_folder,
-    restore_run,
-    save_run,
+    finished_run,
+    hold_folder,
+    keep_length,
 )
 from oculox.training.schedule import input_size_at, l1_is_on
+from oculox.training.stop import RunStopped, StopRequest, raise_again
 from oculox.types import Batch, LossTerms, Targets
 
 
@@ -54,46 +59,67 @@ def run_training(
 ) -> TrainSummary:
     """Train in this process (one of several, when launched so).
 
+    SIGTERM and SIGINT end the run after a step, with ``last.pt`` saved, and then do what they
+    would have done; a second one does so at once. During an evaluation the state before it is
+    saved already.
+
     Args:
         config: from `settle_config`.
         output: folder of a new run; None for a new one below ``runs/``.
         weights: file to start a new run from.
-        resume: folder of a run to go on with, exactly, from its ``last.pt``.
+        resume: folder of a run to go on with, exactly, from its ``last.pt``; a finished run stays
+            as it is.
 
     Raises:
         OculoxError: for anything wrong with configuration, data, weights or output, and when
             the loss is not finite; what was saved before stays.
     """
+    if resume is not None and (summary := finished_run(config, resume)) is not None:
+        return summary
     train = config.train
-    with open_accelerator(train.device, precision=train.precision) as accelerator:
-        torch.use_deterministic_algorithms(train.deterministic, warn_only=True)
-        # Input sizes repeat, so that trying convolution algorithms once for each pays.
-        torch.backends.cudnn.benchmark = not train.deterministic
-        run = build_run(config, accelerator, weights=weights)
-        progress = TrainProgress() if resume is None else restore_run(run, resume)
-        if progress.step >= (train.max_steps or run.rate.total_steps):
-            raise TrainingError(
-                f"{resume}: all {progress.step} steps are done; to go on, set a larger "
-                "train.max_steps (null: to the end), or start a new run from its best.pt "
-                "with --weights"
-            )
-        # Last, so that a run that cannot start leaves no folder.
-        folder = create_folder(run, output) if resume is None else resume
-        done = progress.step
-        with (
-            open_trackers(accelerator, config, folder=folder, resume_step=done) as track,
-            RunLog(
-                folder,
-                total_steps=run.rate.total_steps,
-                resume_step=done,
-                enabled=accelerator.is_main_process,
-                track=track,
-            ) as log,
-            closing(run.train_loader),
-            closing(run.val_loader),
-            step_profiler(folder, enabled=train.profile) as count_step,
-        ):
-            return _train(run, progress, folder=folder, log=log, count_step=count_step)
+    try:
+        with open_accelerator(train.device, precision=train.precision) as accelerator:
+            return _run(config, accelerator, output=output, weights=weights, resume=resume)
+    except RunStopped as stopped:
+        raise_again(stopped.number)
+        raise
+
+
+def _run(
+    config: Config,
+    accelerator: Accelerator,
+    *,
+    output: Path | None,
+    weights: Path | None,
+    resume: Path | None,
+) -> TrainSummary:
+    train = config.train
+    torch.use_deterministic_algorithms(train.deterministic, warn_only=True)
+    # Input sizes repeat, so that trying convolution algorithms once for each pays.
+    torch.backends.cudnn.benchmark = not train.deterministic
+    run = build_run(config, accelerator, weights=weights)
+    progress = TrainProgress() if resume is None else restore_run(run, resume)
+    # Last, so that a run that cannot start leaves no folder.
+    folder = resume or create_folder(run, output, from_weights=weights is not None)
+    if resume is not None and accelerator.is_main_process:
+        keep_length(config, resume)
+    done = progress.step
+    with (
+        hold_folder(folder, enabled=accelerator.is_main_process),
+        open_trackers(accelerator, config, folder=folder, resume_step=done) as track,
+        RunLog(
+            folder,
+            total_steps=run.rate.total_steps,
+            resume_step=done,
+            enabled=accelerator.is_main_process,
+            track=track,
+        ) as log,
+        closing(run.train_loader),
+        closing(run.val_loader),
+        step_profiler(folder, enabled=train.profile, rank=accelerator.process_index) as count_step,
+        StopRequest(folder, tell=log.message) as stop,
+    ):
+        return _train(run, progress, folder=folder, log=log, count_step=count_step, stop=stop)
 
 
 def _train(
@@ -103,23 +129,32 @@ def _train(
     folder: Path,
     log: RunLog,
     count_step: Callable[[], None],
+    stop: StopRequest,
 ) -> TrainSummary:
     started = time.perf_counter()
     _announce(run, progress, folder, log)
     train, total_steps = run.config.train, run.rate.total_steps
     metrics: CocoMetrics | None = None
     meter = StepMeter(run, log, done=progress.step)
-    for epoch in range(progress.epoch, run.plan.total):
+    # A run that was killed before it wrote its summary still has its last evaluation to do.
+    for epoch in range(min(progress.epoch, run.plan.total - 1), run.plan.total):
         if epoch == run.plan.aug:
             log.message(f"epoch {epoch + 1}: the tail begins, without mosaic and mixup")
-        progress = _train_epoch(run, epoch, progress, meter=meter, count_step=count_step)
+        progress = _train_epoch(run, epoch, progress, meter=meter, count_step=count_step, stop=stop)
         last = epoch + 1 == run.plan.total or progress.step >= (train.max_steps or total_steps)
         improved = stopped = False
-        if last or _evaluation_is_due(run, epoch):
-            metrics = _evaluate(run, epoch, progress, log)
-            improved = metrics.ap > progress.best_ap
+        if stop.agreed or last or _evaluation_is_due(run, epoch):
+            # This epoch counts as finished after its evaluation: a resumed run makes up for it.
+            save_last(run, progress, folder=folder)
+            if stop.agreed:
+                # A process that ends makes the launcher end the others, which may be saving.
+                run.parts.accelerator.wait_for_everyone()
+            metrics = _evaluate(run, epoch, progress, log, stop)
             progress = progress.scored(metrics.ap, epoch=epoch + 1)
+            improved = progress.best_epoch == epoch + 1
             stopped = 0 < train.early_stop <= progress.evals_without_gain
+        finished = progress.step // run.train_loader.steps_per_epoch
+        progress = dataclasses.replace(progress, epoch=finished)
         if last or stopped or improved or (epoch + 1) % train.checkpoint_interval == 0:
             save_run(run, progress, folder=folder, best=improved)
         if stopped:
@@ -149,6 +184,7 @@ def _train_epoch(
     *,
     meter: StepMeter,
     count_step: Callable[[], None],
+    stop: StopRequest,
 ) -> TrainProgress:
     config, parts = run.config, run.parts
     in_tail = run.plan.in_tail(epoch)
@@ -161,7 +197,8 @@ def _train_epoch(
     batches = run.train_loader.iterate(
         epoch, mosaic=not in_tail, start_step=step - epoch * steps_per_epoch
     )
-    for batch in meter.timed(batches):
+    alone = parts.accelerator.num_processes == 1
+    for batch in islice(meter.timed(batches), max(0, limit - step)):
         size = input_size_at(
             step, seed=config.train.seed, augment=config.augment, native=config.input.size
         )
@@ -173,19 +210,28 @@ def _train_epoch(
                 size_hw=size,
                 use_l1=l1_is_on(config.loss, in_tail=in_tail),
                 step=step + 1,
+                stop=stop.number > 0,
             )
         except torch.cuda.OutOfMemoryError as error:
             raise _out_of_memory(run, step + 1, size) from error
         step += 1
         meter.step(step, loss, size_hw=size)
         count_step()
-        if step >= limit:
+        if loss.stops or (alone and stop.number):
+            stop.agree()
             break
-    return dataclasses.replace(progress, epoch=step // steps_per_epoch, step=step)
+    return dataclasses.replace(progress, step=step)
 
 
 def train_step(
-    parts: Parts, batch: Batch, *, rate: float, size_hw: tuple[int, int], use_l1: bool, step: int
+    parts: Parts,
+    batch: Batch,
+    *,
+    rate: float,
+    size_hw: tuple[int, int],
+    use_l1: bool,
+    step: int,
+    stop: bool = False,
 ) -> StepLoss:
     """Train on one batch (this process's part of the global batch).
 
@@ -199,6 +245,7 @@ def train_step(
         size_hw: input size of this step; the batch is resized to it.
         use_l1: whether the L1 term counts.
         step: number of the step, for error messages.
+        stop: whether this process was asked to stop; all learn of it.
 
     Raises:
         TrainingError: when the loss is not finite; nothing was updated.
@@ -211,14 +258,15 @@ def train_step(
         input_config=parts.input_config,
     )
     local = _backward(parts, images, targets, use_l1=use_l1)
+    local = torch.cat((local, local.new_tensor([float(stop)])))
     sums = parts.accelerator.reduce(local, reduction="sum")
     norm = _finish_gradients(parts, sums[4], images=len(images))
     # The one place where a step waits for the device.
-    *values, length = torch.cat((sums, norm[None])).tolist()
+    *values, stops, length = torch.cat((sums, norm[None])).tolist()
     terms = dict(zip(LossTerms._fields, values, strict=True))
     positives = max(terms["positives"], 1.0)
     terms.update({name: terms[name] / positives for name in ("box", "objectness", "classes", "l1")})
-    loss = StepLoss(**terms, gradient_norm=length)
+    loss = StepLoss(**terms, gradient_norm=length, stops=stops)
     # Under fp16 the scaler skips a step whose gradients overflowed; that is not an error.
     suspects = values if parts.accelerator.scaler else [*values, length]
     if not all(map(math.isfinite, suspects)):
@@ -309,24 +357,38 @@ def _evaluation_is_due(run: Run, epoch: int) -> bool:
     return interval > 0 and (epoch + 1) % interval == 0
 
 
-def _evaluate(run: Run, epoch: int, progress: TrainProgress, log: RunLog) -> CocoMetrics:
+def _evaluate(
+    run: Run, epoch: int, progress: TrainProgress, log: RunLog, stop: StopRequest
+) -> CocoMetrics:
+    """Evaluate after an epoch (from 0); a signal ends it at once, since `progress` is saved."""
     parts, config = run.parts, run.config
+    stop.check(progress.step)
     network = parts.network if parts.ema is None else parts.ema.network
-    result = evaluate_loader(
-        TorchBackend.from_network(network, run.spec, fused=True),
-        run.val_loader,
-        settings=DetectSettings(
-            conf=config.eval.conf, iou=config.eval.iou, max_det=config.eval.max_det
-        ),
-        processes=processes_of(parts.accelerator),
-    )
+    # With train.sync_bn=false each process has its own statistics; the first one's are saved.
+    share_buffers(network)
+    try:
+        result = evaluate_loader(
+            TorchBackend.from_network(network, run.spec, fused=True),
+            run.val_loader,
+            settings=DetectSettings(
+                conf=config.eval.conf, iou=config.eval.iou, max_det=config.eval.max_det
+            ),
+            processes=processes_of(parts.accelerator),
+            progress=lambda done, total: stop.check(progress.step),
+        )
+    except RuntimeError:
+        # The others may have stopped while this process waited for what they found.
+        stop.check(progress.step)
+        raise
     metrics = result.metrics
     log.evaluation(epoch=epoch + 1, step=progress.step, metrics=metrics.as_dict())
     log.message(
         f"epoch {epoch + 1} evaluation: AP {metrics.ap:.4f} AP50 {metrics.ap50:.4f} "
         f"AP75 {metrics.ap75:.4f} in {format_seconds(result.seconds)}"
     )
-    if metrics.ap <= 0 and (epoch + 1) * 4 >= run.plan.total:
+    if metrics.ap < 0:
+        log.message("there is no AP, since the validation split has no objects: the newest is best")
+    elif metrics.ap == 0 and (epoch + 1) * 4 >= run.plan.total:
         log.message(_why_zero(metrics))
     return metrics
 

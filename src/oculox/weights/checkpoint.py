@@ -5,7 +5,8 @@ A `.pt` is a mapping of plain values and tensors:
 - ``format`` ``"oculox"``, ``version`` 1
 - ``meta``: the `ModelSpec` as plain values, and ``origin``
 - ``state``: the weights to use, the average where there is one
-- ``training`` (optional): what `oculox.training` needs to go on
+- ``training`` (optional): the configuration and the progress of the run that wrote it, and, in
+  ``last.pt``, what `oculox.training` needs to go on
 
 A `.safetensors` holds the state, and ``format``, ``version`` and ``meta`` (JSON) as metadata.
 """
@@ -94,9 +95,10 @@ def load_training_state(path: Path) -> tuple[Weights, dict[str, Any]]:
         CheckpointError: when the file has no training state.
     """
     content = load_torch(path)
-    if not is_checkpoint(content) or not isinstance(content.get("training"), dict):
+    training = content.get("training") if is_checkpoint(content) else None
+    if not isinstance(training, dict) or "raw" not in training:
         raise CheckpointError(f"{path}: holds no training state to resume from")
-    return weights_from(content, where=str(path)), content["training"]
+    return weights_from(content, where=str(path)), training
 
 
 def training_config(path: Path) -> Mapping[str, Any] | None:

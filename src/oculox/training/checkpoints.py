@@ -1,0 +1,147 @@
+"""The checkpoints of a run: what is in them, when they are written, how a run goes on from one.
+
+``last.pt`` is the newest state, ``best.pt`` the weights with the best AP, ``epoch-0010.pt`` and
+so on older states where asked for.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from oculox.config import config_to_dict
+from oculox.errors import CheckpointError
+from oculox.training.build import Run
+from oculox.weights.bundle import Weights
+from oculox.weights.checkpoint import load_training_state, save_checkpoint
+
+LAST = "last.pt"
+BEST = "best.pt"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainProgress:
+    """How far a run is.
+
+    Attributes:
+        epoch: finished epochs, with the evaluation at their end.
+        step: finished steps.
+        best_ap: best AP so far, -1 before the first evaluation and where there is none, since
+            the validation split has no objects.
+        best_epoch: epoch (from 1) of the best AP, 0 before.
+        evals_without_gain: evaluations since the best one.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    best_ap: float = -1.0
+    best_epoch: int = 0
+    evals_without_gain: int = 0
+
+    def scored(self, ap: float, *, epoch: int) -> TrainProgress:
+        """After an evaluation at the end of an epoch (from 1).
+
+        Without an AP to compare the newest weights are the best.
+        """
+        if ap > self.best_ap or self.best_ap < 0:
+            return dataclasses.replace(self, best_ap=ap, best_epoch=epoch, evals_without_gain=0)
+        return dataclasses.replace(self, evals_without_gain=self.evals_without_gain + 1)
+
+
+def save_last(run: Run, progress: TrainProgress, *, folder: Path) -> None:
+    """Write the state of a run to ``last.pt``, atomically.
+
+    The raw weights and the average are both kept: a run goes on from the former and is
+    evaluated with the latter.
+
+    Raises:
+        OculoxError: when the file cannot be written; the older one stays.
+    """
+    accelerator = run.parts.accelerator
+    if accelerator.is_main_process:
+        _save(run, progress, folder / LAST)
+    elif not run.config.train.save_on_main_only:
+        _save(run, progress, folder / f"last-rank{accelerator.process_index}.pt")
+
+
+def save_run(run: Run, progress: TrainProgress, *, folder: Path, best: bool) -> None:
+    """Write the state of a run after an epoch: ``last.pt``, and what else is due.
+
+    Raises:
+        OculoxError: when a file cannot be written; the older one stays.
+    """
+    keep = run.config.train.keep_checkpoints
+    if run.parts.accelerator.is_main_process:
+        if best:
+            _save(run, progress, folder / BEST, resumable=False)
+        if keep:
+            _save(run, progress, folder / f"epoch-{progress.epoch:04}.pt")
+            trim_checkpoints(folder, keep=keep)
+    # Last, so that a crash while writing the others leaves a resumable run.
+    save_last(run, progress, folder=folder)
+
+
+def _save(run: Run, progress: TrainProgress, path: Path, *, resumable: bool = True) -> None:
+    parts = run.parts
+    scaler = parts.accelerator.scaler
+    network = parts.ema.network if parts.ema else parts.network
+    weights = Weights(spec=run.spec, state=_on_cpu(network.state_dict()))
+    training: dict[str, Any] = {
+        "config": config_to_dict(run.config),
+        "progress": dataclasses.asdict(progress),
+    }
+    if resumable:
+        training |= {
+            "raw": _on_cpu(parts.network.state_dict()),
+            "ema_updates": parts.ema.updates if parts.ema else 0,
+            "optimizer": parts.optimizer.state_dict(),
+            "scaler": scaler.state_dict() if scaler else None,
+            # Augmentation and input sizes are functions of (seed, epoch, step) and need no
+            # state; this covers what a custom network may draw.
+            "rng": {"cpu": torch.get_rng_state()},
+        }
+    save_checkpoint(path, weights, training=training)
+
+
+def restore_run(run: Run, folder: Path) -> TrainProgress:
+    """Put the state in ``last.pt`` into the parts of a run.
+
+    A run that was ended before it had one starts from its first step.
+
+    Raises:
+        CheckpointError: when a part is missing or does not fit.
+    """
+    path, parts = folder / LAST, run.parts
+    if not path.exists():
+        return TrainProgress()
+    weights, training = load_training_state(path)
+    try:
+        parts.network.load_state_dict(training["raw"])
+        if parts.ema is not None:
+            parts.ema.network.load_state_dict(dict(weights.state))
+            parts.ema.updates = int(training["ema_updates"])
+        parts.optimizer.load_state_dict(training["optimizer"])
+        if parts.accelerator.scaler is not None and training["scaler"] is not None:
+            parts.accelerator.scaler.load_state_dict(training["scaler"])
+        torch.set_rng_state(training["rng"]["cpu"])
+        return TrainProgress(**training["progress"])
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        detail = str(error).splitlines()[0]
+        raise CheckpointError(f"{path}: its training state does not fit: {detail}") from None
+
+
+def trim_checkpoints(folder: Path, *, keep: int) -> None:
+    """Delete all but the newest `keep` of the numbered checkpoints."""
+    # Shorter names first: epoch-10000 comes after epoch-9999.
+    paths = sorted(folder.glob("epoch-*.pt"), key=lambda path: (len(path.name), path.name))
+    for path in paths[: max(0, len(paths) - keep)]:
+        path.unlink()
+
+
+def _on_cpu(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {key: value.detach().cpu() for key, value in state.items()}
