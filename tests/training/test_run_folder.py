@@ -108,7 +108,7 @@ def test_nothing_to_resume(tmp_path, missing):
         (Config(), {"resume": True}, "own recipe"),
         (None, {"resume": True, "weights": "x.pt"}, "own recipe"),
         (None, {"resume": True, "output": "new"}, "own recipe"),
-        (Config(), {"overrides": ["train.batch=3"]}, "not with a ready Config"),
+        (Config(), {"overrides": ["train.batch=0"]}, "configuration: train.batch: "),
     ],
 )
 def test_arguments_that_make_no_sense(tmp_path, recipe, options, said):
@@ -116,6 +116,11 @@ def test_arguments_that_make_no_sense(tmp_path, recipe, options, said):
         options = {**options, "resume": begun(tmp_path)}
     with pytest.raises(UsageError, match=said):
         settle_config(recipe, **options)
+
+
+def test_overrides_change_a_ready_configuration():
+    config = settle_config(Config(), ["train.batch=3"])
+    assert config == Config().with_overrides("train.batch=3")
 
 
 @pytest.mark.parametrize(

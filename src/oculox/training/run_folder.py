@@ -159,12 +159,10 @@ def settle_config(
         config = resumed_config(resume, changes)
     elif recipe is None:
         raise UsageError("name a recipe (`oculox models` lists them) or a run to --resume")
-    elif not isinstance(recipe, Config):
-        config = load_config(recipe, overrides)
-    elif overrides:
-        raise UsageError("overrides go with a recipe or file, not with a ready Config")
+    elif isinstance(recipe, Config):
+        config = recipe.with_overrides(*overrides)
     else:
-        config = recipe
+        config = load_config(recipe, overrides)
     if output is not None:
         check_free(output)
     check_trackers(config)
