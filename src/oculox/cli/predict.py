@@ -20,7 +20,7 @@ def predict(
         list[str],
         typer.Argument(
             metavar="SOURCE...",
-            help="Images, folders, patterns, videos, a camera's number or '-' (stdin).",
+            help="Images, folders, patterns, videos, addresses, a camera's number or '-' (stdin).",
         ),
     ],
     output: Annotated[
@@ -39,7 +39,9 @@ def predict(
     recursive: Annotated[
         bool, typer.Option("--recursive", help="Look into folders of folders.")
     ] = False,
-    no_draw: Annotated[bool, typer.Option("--no-draw", help="Write no annotated images.")] = False,
+    no_draw: Annotated[
+        bool, typer.Option("--no-draw", help="Write no annotated images and videos.")
+    ] = False,
     overwrite: o.Overwrite = False,
     max_frames: Annotated[
         int | None, typer.Option(min=1, help="Most frames of a video or camera.")
@@ -48,7 +50,7 @@ def predict(
 ) -> None:
     """Find objects in images and videos.
 
-    Writes annotated copies and predictions.json; videos become videos and JSON lines.
+    Writes annotated copies and predictions.json; of a video an annotated one and JSON lines.
     """
     from oculox.api import Detector
     from oculox.files import free_path
@@ -96,7 +98,8 @@ def _say(summary: PredictSummary) -> None:
     say(f"{summary.images} images, {summary.detections} detections; ms per image: {stages}")
     say(f"images and {summary.predictions.name} in {summary.output}")
     for video in summary.videos:
-        say(f"{video.frames} frames of {video.source}: {video.video}, {video.predictions}")
+        files = ", ".join(str(path) for path in (video.video, video.predictions) if path)
+        say(f"{video.frames} frames of {video.source}: {files}")
 
 
 def _as_dict(summary: PredictSummary) -> dict[str, Any]:
@@ -108,6 +111,15 @@ def _as_dict(summary: PredictSummary) -> dict[str, Any]:
         "unreadable": [
             {"source": u.source.name, "error": str(u.error)} for u in summary.unreadable
         ],
-        "videos": [str(v.video) for v in summary.videos],
+        "videos": [
+            {
+                "source": v.source,
+                "frames": v.frames,
+                "detections": v.detections,
+                "predictions": str(v.predictions),
+                "annotated": None if v.video is None else str(v.video),
+            }
+            for v in summary.videos
+        ],
         "milliseconds": summary.times.milliseconds(),
     }
