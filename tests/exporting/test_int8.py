@@ -4,7 +4,7 @@ import pytest
 
 from oculox.data.coco import load_coco
 from oculox.evaluation.evaluate import evaluate
-from oculox.exporting.calibration import load_calibration
+from oculox.exporting.calibration import find_calibration
 from oculox.exporting.job import ExportOptions, make_job
 from oculox.exporting.parity import check_parity
 from oculox.exporting.run import export_model
@@ -52,7 +52,7 @@ def for_tensorrt():
 
     def make(weights, source, path):
         options = ExportOptions(format="tensorrt", precision="int8", calibration=source)
-        images = load_calibration(source, weights.spec.input, limit=300)
+        images = find_calibration(source, limit=300)
         job = make_job(weights, options, calibration=images)
         onnx.save(source_model(job), path)
         return job, open_model(path, device="cpu")

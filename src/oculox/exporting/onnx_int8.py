@@ -6,7 +6,8 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from oculox.exporting.job import Job, calibration_feeds
+from oculox.exporting.calibration import CalibrationFeeds
+from oculox.exporting.job import Job
 from oculox.extras import require
 from oculox.runtime.exported import METADATA_KEY, Array
 
@@ -22,9 +23,7 @@ _OPTIONS = {"OpTypesToExcludeOutputQuantization": ["Conv"]}
 _SYMMETRIC = {"ActivationSymmetric": True, "QuantizeBias": False}
 
 
-def quantize_onnx(
-    model: onnx.ModelProto, job: Job, *, symmetric: bool = False
-) -> onnx.ModelProto:
+def quantize_onnx(model: onnx.ModelProto, job: Job, *, symmetric: bool = False) -> onnx.ModelProto:
     """A quantised copy of a model from `build_onnx`.
 
     Only convolutions and what lies between them are quantised: the decoding, with its
@@ -82,7 +81,7 @@ def _reader(job: Job) -> Any:
     """Calibration inputs one at a time, as ONNX Runtime asks for them."""
     from onnxruntime.quantization import CalibrationDataReader
 
-    feeds = calibration_feeds(job)
+    feeds = iter(CalibrationFeeds(job))
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]
         """One feed at each call, then None."""

@@ -6,8 +6,6 @@ import importlib.util
 import tempfile
 from pathlib import Path
 
-import numpy as np
-
 from oculox.config.schema import Precision
 from oculox.distributed.devices import usable_device
 from oculox.errors import UsageError
@@ -83,8 +81,7 @@ def open_with(
     weights = load_weights(path)
     options = ExportOptions(format=runtime, size_hw=size_hw)
     target = find_target(options)
-    size = weights.spec.check_size(size_hw)
-    job = make_job(weights, options, calibration=np.empty((0, 3, *size), np.float32))
+    job = make_job(weights, options)
     with tempfile.TemporaryDirectory(prefix="oculox-") as folder:
         converted = Path(folder) / f"model{target.suffix}"
         target.convert(job, converted)
