@@ -68,9 +68,9 @@ class Detector:
         imgsz: input size; the model's own by default.
         device: ``auto`` takes the best present.
         precision: of the network, for PyTorch weights.
-        backend: the runtime for a checkpoint: ``torch``, ``onnx``, ``openvino``, or ``auto`` for
-            the fastest one installed (`self.backend.kind` is its name); exported files have
-            their own.
+        backend: the runtime for a checkpoint: ``torch``, ``onnx``, ``openvino``, or ``auto``: on
+            a CPU the first one installed of ``openvino``, ``onnx`` and ``torch``, else ``torch``
+            (`self.backend.kind` is its name); exported files have their own.
         batch: most images at once.
 
     Raises:
@@ -299,7 +299,7 @@ def evaluate(
     )
     if backend != "auto":
         return result
-    chosen = f"backend {detector.backend.kind}, the fastest one installed"
+    chosen = f"backend {detector.backend.kind}, chosen by auto"
     return dataclasses.replace(result, notes=(*result.notes, chosen))
 
 

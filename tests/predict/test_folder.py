@@ -3,6 +3,7 @@ import http.server
 import io
 import json
 import threading
+import time
 
 import cv2
 import numpy as np
@@ -11,9 +12,11 @@ import pytest
 from oculox.errors import OculoxError, UsageError
 from oculox.predict import sources
 from oculox.predict.folder import predict_to_folder
+from oculox.predict.pipeline import Pipeline
 from oculox.predict.sources import Source, find_sources
 from oculox.predict.video import annotate_video
-from red_images import red_image
+from oculox.runtime.timing import STAGES
+from red_images import RedBackend, red_image
 
 
 @pytest.fixture
@@ -77,9 +80,38 @@ def test_images_and_json(red_pipeline, tmp_path):
     assert (drawn != red_image()).any()
     assert seen[-1] == (2, 2)
     assert sorted(p.name for p in out.iterdir()) == ["a.png", "b.png", "predictions.json"]
-    times = summary.times
-    assert times.images == 2
-    assert min(times.decode, times.preprocess, times.network, times.postprocess) > 0
+    assert summary.speed == {}, "both images were in the batch that warms up"
+
+
+class SlowStart(RedBackend):
+    """Takes its time for the first images, as runtimes do that compile on their first run."""
+
+    started = False
+
+    def predict(self, images):
+        if not self.started:
+            time.sleep(0.3)
+        self.started = True
+        return super().predict(images)
+
+
+@pytest.mark.parametrize("kind", ["images", "video"])
+def test_warming_up_is_no_speed(tmp_path, kind):
+    if kind == "video":
+        found = find_sources([film(tmp_path / "walk.mp4")])
+    else:
+        found = find_sources([save(tmp_path / f"{i}.png") for i in range(3)])
+    pipeline = Pipeline(SlowStart(), batch=1)
+    speed = predict_to_folder(pipeline, found, output=tmp_path / "out").speed
+    assert set(speed) == {*STAGES, "total"}
+    assert all(0 < ms.min <= ms.median <= ms.max for ms in speed.values())
+    assert speed["network"].max < 150
+
+
+def test_one_image_alone_has_no_speed(red_pipeline, tmp_path):
+    source = save(tmp_path / "a.png")
+    summary = predict_to_folder(red_pipeline, find_sources([source]), output=tmp_path / "out")
+    assert summary.speed == {}
 
 
 def test_without_drawing(red_pipeline, tmp_path):
@@ -184,7 +216,7 @@ def test_video(red_pipeline, tmp_path, max_frames, expected):
     assert capture.get(cv2.CAP_PROP_FRAME_COUNT) == expected
     assert capture.get(cv2.CAP_PROP_FPS) == 12
     assert summary.videos[0].frames == expected
-    assert summary.times.images == expected + 1
+    assert len(summary.videos[0].rounds) == expected
     assert summary.detections == expected + 1
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -72,7 +73,7 @@ def predict(
         batch=batch,
     )
     if backend == "auto":
-        note(f"note: backend {detector.backend.kind}, the fastest one installed")
+        note(f"note: backend {detector.backend.kind}, chosen by --backend auto")
     with progress_bar("predicting") as progress:
         summary = predict_to_folder(
             detector.pipeline,
@@ -94,8 +95,12 @@ def predict(
 
 
 def _say(summary: PredictSummary) -> None:
-    stages = milliseconds(summary.times.milliseconds())
-    say(f"{summary.images} images, {summary.detections} detections; ms per image: {stages}")
+    frames = sum(video.frames for video in summary.videos)
+    counts = f"{summary.images} images, " + (f"{frames} video frames, " if frames else "")
+    # Of one image alone the time is that of warming up, which is no speed.
+    stages = milliseconds({stage: ms.median for stage, ms in summary.speed.items()})
+    speed = f"; median ms per image: {stages}" if stages else ""
+    say(f"{counts}{summary.detections} detections{speed}")
     say(f"images and {summary.predictions.name} in {summary.output}")
     for video in summary.videos:
         files = ", ".join(str(path) for path in (video.video, video.predictions) if path)
@@ -121,5 +126,5 @@ def _as_dict(summary: PredictSummary) -> dict[str, Any]:
             }
             for v in summary.videos
         ],
-        "milliseconds": summary.times.milliseconds(),
+        "milliseconds": {stage: dataclasses.asdict(ms) for stage, ms in summary.speed.items()},
     }

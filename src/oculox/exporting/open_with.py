@@ -19,15 +19,15 @@ from oculox.weights.download import locate_weights
 RUNTIMES = ("auto", "torch", "onnx", "openvino")
 """What a checkpoint can be run with."""
 
-# Fastest first, on CPUs; docs/benchmarks.md has the timings.
+# The order of the timings in docs/benchmarks.md; another CPU may have another.
 _PREFERRED: dict[str, tuple[str, ...]] = {
     "openvino": ("openvino", "onnx", "onnxscript"),
     "onnx": ("onnxruntime", "onnx", "onnxscript"),
 }
 
 
-def fastest_runtime(device: str) -> str:
-    """The fastest runtime installed: a compiled one on the CPU, else PyTorch."""
+def preferred_runtime(device: str) -> str:
+    """On a CPU the first one installed of OpenVINO, ONNX Runtime and PyTorch, else PyTorch."""
     if usable_device(device).type == "cpu":
         for name, packages in _PREFERRED.items():
             if all(importlib.util.find_spec(package) for package in packages):
@@ -51,7 +51,7 @@ def open_with(
 
     Args:
         path: a checkpoint, or an exported file.
-        backend: for checkpoints one of `RUNTIMES`, ``auto`` takes `fastest_runtime`; None for
+        backend: for checkpoints one of `RUNTIMES`, ``auto`` takes `preferred_runtime`; None for
             the file's own.
         device: where to run.
         precision: of the network; PyTorch alone takes another than ``fp32``.
@@ -73,7 +73,7 @@ def open_with(
         )
     runtime = backend
     if runtime == "auto":
-        runtime = fastest_runtime(device) if precision == "fp32" else "torch"
+        runtime = preferred_runtime(device) if precision == "fp32" else "torch"
     if runtime == "torch":
         return open_model(path, device=device, precision=precision)
     if precision != "fp32":

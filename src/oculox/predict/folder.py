@@ -17,7 +17,7 @@ from oculox.files import make_folder, require_free, write_atomically, write_json
 from oculox.predict.pipeline import Pipeline
 from oculox.predict.sources import LoadedImage, Source, Unreadable, read_images
 from oculox.predict.video import VideoSummary, annotate_video
-from oculox.runtime.timing import StageTimes, Stopwatch
+from oculox.runtime.timing import Spread, StageTimes, Stopwatch, spread_of
 from oculox.types import ImageArray, Progress
 
 PREDICTIONS = "predictions.json"
@@ -33,7 +33,8 @@ class PredictSummary:
         detections: number of detections in images and videos.
         unreadable: the images and videos that were skipped, with the reason.
         videos: one summary a video or camera.
-        times: seconds by stage, videos included.
+        speed: milliseconds of an image by stage, video frames included; without the first batch
+            or frame, which warms the network up, and so empty where there was no other.
     """
 
     output: Path
@@ -41,7 +42,7 @@ class PredictSummary:
     detections: int
     unreadable: tuple[Unreadable, ...]
     videos: tuple[VideoSummary, ...]
-    times: StageTimes
+    speed: dict[str, Spread]
 
     @property
     def predictions(self) -> Path:
@@ -93,10 +94,12 @@ def predict_to_folder(
     loaded = read_images(sources, stdin=stdin, watch=watch)
     entries: list[dict[str, Any]] = []
     unreadable: list[Unreadable] = []
+    rounds: list[StageTimes] = []
     for chunk in _chunks(loaded, pipeline.batch):
         unreadable += [p for p in chunk if isinstance(p, Unreadable)]
         good = [p for p in chunk if isinstance(p, LoadedImage)]
         entries += _predict_chunk(pipeline, good, names if draw else None, watch)
+        rounds.append(watch.restart())
         report(len(entries) + len(unreadable))
     videos: list[VideoSummary] = []
     for source in sources:
@@ -122,7 +125,7 @@ def predict_to_folder(
         detections=sum(len(e["detections"]) for e in entries) + sum(v.detections for v in videos),
         unreadable=tuple(unreadable),
         videos=tuple(videos),
-        times=sum((v.times for v in videos), watch.times()),
+        speed=spread_of([*rounds, *(frame for v in videos for frame in v.rounds)][1:]),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -29,7 +30,7 @@ class VideoSummary:
         predictions: JSON lines, one per frame: frame, seconds, detections.
         frames: number of frames.
         detections: number of detections in all frames.
-        times: seconds by stage.
+        rounds: seconds by stage of each of the last 1000 frames.
     """
 
     source: str
@@ -37,7 +38,7 @@ class VideoSummary:
     predictions: Path
     frames: int
     detections: int
-    times: StageTimes
+    rounds: tuple[StageTimes, ...]
 
 
 def annotate_video(
@@ -66,8 +67,9 @@ def annotate_video(
         UsageError: when `max_frames` is not positive.
     """
     if max_frames is not None and max_frames < 1:
-        raise UsageError(f"max_frames must be at least 1, got {max_frames}")
+        raise UsageError(f"`max_frames` must be at least 1, got {max_frames}")
     watch = Stopwatch()
+    rounds: deque[StageTimes] = deque(maxlen=1000)
     capture = _open(source)
     fps = capture.get(cv2.CAP_PROP_FPS)
     fps = fps if np.isfinite(fps) and 0 < fps <= 1000 else DEFAULT_FPS
@@ -80,6 +82,7 @@ def annotate_video(
             try:
                 for image in _frames(capture, max_frames, watch):
                     detections = pipeline([image], watch=watch)[0]
+                    rounds.append(watch.restart())
                     if part_video is not None:
                         writer = writer or _writer(part_video, fps, image)
                         writer.write(detections.draw(image))
@@ -113,7 +116,7 @@ def annotate_video(
         predictions=predictions,
         frames=done,
         detections=found,
-        times=watch.times(),
+        rounds=tuple(rounds),
     )
 
 
