@@ -60,7 +60,7 @@ def test_targets_say_what_they_cannot_do(options, message):
     ("options", "message"),
     [
         ({"batch": 0}, "batch must be at least 1"),
-        ({"precision": "int8"}, "--calib"),
+        ({"precision": "int8"}, "pass `calib`"),
         ({"calibration": "x"}, "for int8"),
         ({"preprocess": True, "dynamic_size": True}, "must be fixed"),
     ],

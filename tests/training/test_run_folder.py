@@ -27,7 +27,7 @@ def test_a_folder_with_other_things_may_be_used(tmp_path):
 @pytest.mark.parametrize("name", [CONFIG, LAST])
 def test_another_run_is_never_overwritten(tmp_path, name):
     (tmp_path / name).write_text("mine")
-    with pytest.raises(UsageError, match="holds another run; choose another --output"):
+    with pytest.raises(UsageError, match="holds another run; choose another `output`"):
         settle_config("yolox-s", output=tmp_path)
 
 

@@ -51,16 +51,16 @@ class ExportOptions:
     def __post_init__(self) -> None:
         """Check what no target can do."""
         if self.batch is not None and self.batch < 1:
-            raise UsageError(f"batch must be at least 1 or dynamic, got {self.batch}")
+            raise UsageError(f"batch must be at least 1, got {self.batch}")
         if self.precision == "int8" and self.calibration is None:
             raise UsageError(
-                "int8 needs images to measure activations on; pass --calib with a folder of "
+                "int8 needs images to measure activations on; pass `calib`, a folder of "
                 "images or a dataset"
             )
         if self.precision != "int8" and self.calibration is not None:
-            raise UsageError("calibration images are for int8; pass --precision int8 as well")
+            raise UsageError("calibration images are for int8; set `precision` to int8 as well")
         if self.calibration_images < 1:
-            raise UsageError(f"calib-images must be at least 1, got {self.calibration_images}")
+            raise UsageError(f"`calib_images` must be at least 1, got {self.calibration_images}")
         if self.preprocess and self.dynamic_size:
             raise UsageError(
                 "with preprocessing inside, images of any size are taken already: the size of "

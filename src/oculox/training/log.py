@@ -273,7 +273,7 @@ def _append(file: TextIO, line: str) -> None:
     except OSError as error:
         raise TrainingError(
             f"{file.name}: could not be written ({error.strerror}); make room and go on from the "
-            "last checkpoint with --resume"
+            "last checkpoint with `resume`"
         ) from None
 
 

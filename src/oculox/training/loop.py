@@ -75,7 +75,7 @@ def run_training(
             raise TrainingError(
                 f"{resume}: all {progress.step} steps are done; to go on, set a larger "
                 "train.max_steps (null: to the end), or start a new run from its best.pt "
-                "with --weights"
+                "with `weights`"
             )
         # Last, so that a run that cannot start leaves no folder.
         folder = create_folder(run, output) if resume is None else resume
@@ -334,7 +334,7 @@ def _why_zero(metrics: CocoMetrics) -> str:
     if metrics.detections == 0:
         return (
             "AP is 0: nothing was detected above eval.conf. Train longer, start from weights "
-            "(--weights), or raise the learning rate if the loss hardly falls"
+            "(`weights`), or raise the learning rate if the loss hardly falls"
         )
     return (
         f"AP is 0 with {metrics.detections} detections: none lies on an object of its class. "

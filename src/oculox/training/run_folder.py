@@ -153,12 +153,12 @@ def settle_config(
         changes = [word for word in words if isinstance(word, str) and "=" in word]
         if weights or output or changes != words:
             raise UsageError(
-                "a resumed run has its own recipe, weights and folder: leave them out "
-                "(oculox train --resume RUN_FOLDER [KEY=VALUE]...)"
+                "a resumed run has its own recipe, weights and folder: leave them out; only "
+                "key=value goes with `resume`"
             )
         config = resumed_config(resume, changes)
     elif recipe is None:
-        raise UsageError("name a recipe (`oculox models` lists them) or a run to --resume")
+        raise UsageError("name a recipe (`oculox models` lists them) or a run to `resume`")
     elif isinstance(recipe, Config):
         config = recipe.with_overrides(*overrides)
     else:
@@ -177,8 +177,8 @@ def check_free(folder: Path) -> None:
     """
     if (folder / CONFIG).exists() or (folder / LAST).exists():
         raise UsageError(
-            f"{folder}: holds another run; choose another --output, or go on with it: "
-            f"oculox train --resume {folder}"
+            f"{folder}: holds another run; choose another `output`, or go on with it: "
+            f"`resume` {folder}"
         )
 
 
@@ -228,7 +228,7 @@ def resumed_config(folder: Path, overrides: Sequence[str] = ()) -> Config:
     if changed:
         raise ConfigError(
             f"{folder}: the run was started with other settings: {', '.join(changed[:4])}; "
-            "resume with the same, or start a new run from its best.pt with --weights"
+            "resume with the same, or start a new run from its best.pt with `weights`"
         )
     return config
 
