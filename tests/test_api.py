@@ -248,8 +248,8 @@ def test_training_in_its_three_forms(quick, tiny_data, three_classes_pt, tmp_pat
 
 
 def test_training_calls_that_make_no_sense(quick, tmp_path):
-    with pytest.raises(UsageError, match="not with a ready Config"):
-        train(Config(), "train.batch=3", output=tmp_path)
+    with pytest.raises(UsageError, match="accumulate=2 does not divide batch=3"):
+        train(Config(), "train.batch=3", "train.accumulate=2", output=tmp_path)
     with pytest.raises(UsageError, match="name a recipe"):
         train()
     (tmp_path / "config.yaml").write_text("")

@@ -9,7 +9,7 @@ import supervision as sv
 
 from oculox.config.schema import InputConfig, ModelConfig
 from oculox.errors import CheckpointError
-from oculox.types import Detections, ModelSpec
+from oculox.types import Detection, Detections, ModelSpec
 
 NAMES = ("cat", "dog")
 
@@ -74,7 +74,14 @@ def test_to_dicts_uses_names_and_falls_back_to_numbers():
 
 @pytest.mark.parametrize(
     ("index", "count"),
-    [(slice(0, 1), 1), (np.array([True, False, True]), 2), (np.array([2, 0]), 2), (slice(0, 0), 0)],
+    [
+        (slice(0, 1), 1),
+        (slice(None, None, -1), 3),
+        (np.array([True, False, True]), 2),
+        (np.array([2, 0]), 2),
+        ([2], 1),
+        (slice(0, 0), 0),
+    ],
 )
 def test_selection(index, count):
     part = make(3)[index]
@@ -83,8 +90,35 @@ def test_selection(index, count):
     assert part.names == NAMES
 
 
+def test_iterating_gives_single_detections():
+    assert list(make()) == [
+        Detection(box=(1, 2, 11, 22), score=pytest.approx(0.9), class_id=1, name="dog"),
+        Detection(box=(3.5, 4, 5, 6.25), score=0.5, class_id=0, name="cat"),
+    ]
+    for one in make():
+        assert {type(v) for v in (*one.box, one.score)} == {float}
+
+
+@pytest.mark.parametrize("index", [0, 2, -1, -3, np.int64(1)])
+def test_an_integer_gives_one_detection(index):
+    found = make(3)
+    assert found[index] == list(found)[index]
+
+
+def test_one_detection_without_names_is_called_by_its_number():
+    found = make()
+    assert Detections(found.xyxy, found.scores, found.class_ids)[0].name == "1"
+
+
+@pytest.mark.parametrize("index", [3, -4])
+def test_an_index_that_is_not_there(index):
+    with pytest.raises(IndexError):
+        make(3)[index]
+
+
 def test_empty():
     empty = Detections.empty(NAMES)
+    assert list(empty) == []
     assert len(empty) == 0
     assert empty.to_dicts() == empty.to_coco(1) == []
 

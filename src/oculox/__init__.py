@@ -23,10 +23,11 @@ if TYPE_CHECKING:
         train,
     )
     from oculox.config import Config, load_config
-    from oculox.types import Detections
+    from oculox.types import Detection, Detections
 
 __all__ = [
     "Config",
+    "Detection",
     "Detections",
     "Detector",
     "OculoxError",
@@ -46,7 +47,12 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'oculox' has no attribute {name!r}")
-    light = {"Config": "config", "load_config": "config", "Detections": "types"}
+    light = {
+        "Config": "config",
+        "load_config": "config",
+        "Detection": "types",
+        "Detections": "types",
+    }
     module = importlib.import_module(f"oculox.{light.get(name, 'api')}")
     value = globals()[name] = getattr(module, name)
     return value

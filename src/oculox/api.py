@@ -68,9 +68,9 @@ class Detector:
         imgsz: input size; the model's own by default.
         device: ``auto`` takes the best present.
         precision: of the network, for PyTorch weights.
-        backend: the runtime for a checkpoint: ``torch``, ``onnx``, ``openvino``, or ``auto`` for
-            the fastest one installed (`self.backend.kind` is its name); exported files have
-            their own.
+        backend: the runtime for a checkpoint: ``torch``, ``onnx``, ``openvino``, or ``auto``: on
+            a CPU the first one installed of ``openvino``, ``onnx`` and ``torch``, else ``torch``
+            (`self.backend.kind` is its name); exported files have their own.
         batch: most images at once.
 
     Raises:
@@ -211,7 +211,7 @@ class Detector:
         if self.path is not None and self.path.suffix == ".pt":
             config = training_config(self.path)
         if config is None:
-            raise UsageError("name the data to evaluate on (--data); the model does not know it")
+            raise UsageError("name the data to evaluate on (`data`); the model does not know it")
         return load_split(config_from_dict(config, where=str(self.path)).data, split)
 
 
@@ -299,7 +299,7 @@ def evaluate(
     )
     if backend != "auto":
         return result
-    chosen = f"backend {detector.backend.kind}, the fastest one installed"
+    chosen = f"backend {detector.backend.kind}, chosen by auto"
     return dataclasses.replace(result, notes=(*result.notes, chosen))
 
 
@@ -377,9 +377,9 @@ def export(
     else:
         final = Path(output)
         if final.suffix != suffix:
-            raise UsageError(f"--output {final}: a file of format {format} ends in {suffix}")
+            raise UsageError(f"`output` {final}: a file of format {format} ends in {suffix}")
         if final.exists() and not overwrite:
-            raise UsageError(f"{final} exists; name another --output, or pass --overwrite")
+            raise UsageError(f"{final} exists; name another `output`, or pass `overwrite`")
     return export_model(
         load_weights(weights),
         options,
@@ -474,7 +474,7 @@ def locate_splits(
         folder = path.parent if images is None else Path(images)
         return {"train" if split == "all" else split: (folder, path)}
     if images is not None:
-        raise UsageError(f"--images goes with a COCO JSON file; {data} is not one")
+        raise UsageError(f"`images` goes with a COCO JSON file; {data} is not one")
     return find_splits(path, split)
 
 

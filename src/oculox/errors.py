@@ -3,6 +3,9 @@
 Everything a user can cause (a bad file, a wrong key, a missing extra) is raised as a subclass of
 `OculoxError`; the command line prints its message on one line and exits with `exit_code`.
 Programming mistakes stay ordinary Python exceptions.
+
+A message names an argument in backticks, as in "pass `overwrite`"; the command line shows the
+option of that name in its place (`--overwrite`).
 """
 
 

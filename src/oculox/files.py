@@ -84,7 +84,7 @@ def require_free(target: Path, *, replaceable: bool = False) -> None:
 
     Args:
         target: the folder to write to.
-        replaceable: whether ``--overwrite`` would allow it, for the message.
+        replaceable: whether `overwrite` would allow it, for the message.
 
     Raises:
         UsageError: it is.
@@ -92,7 +92,7 @@ def require_free(target: Path, *, replaceable: bool = False) -> None:
     if target.exists() and not target.is_dir():
         raise UsageError(f"{target}: the output must be a folder, this is a file")
     if target.is_dir() and any(target.iterdir()):
-        choice = ", or pass --overwrite" if replaceable else ""
+        choice = ", or pass `overwrite`" if replaceable else ""
         raise UsageError(f"{target} already holds files; name a new or empty folder{choice}")
 
 

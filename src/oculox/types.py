@@ -14,8 +14,8 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import itertools
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -282,9 +282,29 @@ class LossTerms(NamedTuple):
     objects: Tensor
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Detection:
+    """One found object.
+
+    Attributes:
+        box: left, top, right, bottom in pixels of the original image.
+        score: objectness times class probability.
+        class_id: contiguous class index.
+        name: of the class; its number where names are unknown.
+    """
+
+    box: tuple[float, float, float, float]
+    score: float
+    class_id: int
+    name: str
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Detections:
     """What was found in one image, best score first, in pixels of the original image.
+
+    Iterating gives each `Detection`; an integer index gives one, anything else that numpy takes
+    as an index gives the selected `Detections`.
 
     Attributes:
         xyxy: float32 (D, 4), left, top, right, bottom.
@@ -320,8 +340,31 @@ class Detections:
         """Number of detections."""
         return len(self.xyxy)
 
-    def __getitem__(self, index: npt.NDArray[Any] | slice) -> Detections:
-        """Select by a boolean mask, integer indices or a slice."""
+    def __iter__(self) -> Iterator[Detection]:
+        """Each detection, best score first."""
+        return (self[i] for i in range(len(self)))
+
+    @overload
+    def __getitem__(self, index: int | np.integer[Any]) -> Detection: ...
+    @overload
+    def __getitem__(self, index: npt.NDArray[Any] | Sequence[int] | slice) -> Detections: ...
+    def __getitem__(
+        self, index: int | np.integer[Any] | npt.NDArray[Any] | Sequence[int] | slice
+    ) -> Detection | Detections:
+        """One by its place (negative: from the end); several by a mask, indices or a slice.
+
+        Raises:
+            IndexError: there is no such detection.
+        """
+        if isinstance(index, int | np.integer):
+            left, top, right, bottom = self.xyxy[index].tolist()
+            class_id = int(self.class_ids[index])
+            return Detection(
+                box=(left, top, right, bottom),
+                score=float(self.scores[index]),
+                class_id=class_id,
+                name=self.name(class_id),
+            )
         return Detections(self.xyxy[index], self.scores[index], self.class_ids[index], self.names)
 
     def name(self, class_id: int) -> str:
@@ -330,21 +373,19 @@ class Detections:
 
     def draw(self, image: ImageArray) -> ImageArray:
         """A copy of `image` (uint8 (H, W, 3), BGR) with boxes, names and scores drawn on it."""
-        captions = [
-            f"{self.name(int(c))} {s:.2f}" for c, s in zip(self.class_ids, self.scores, strict=True)
-        ]
+        captions = [f"{one.name} {one.score:.2f}" for one in self]
         return drawing.draw_boxes(image, self.xyxy, self.class_ids, captions=captions)
 
     def to_dicts(self) -> list[dict[str, Any]]:
         """One plain mapping per detection: box (xyxy), score, class_id, name."""
         return [
             {
-                "box": [round(float(v), 3) for v in box],
-                "score": round(float(score), 6),
-                "class_id": int(c),
-                "name": self.name(int(c)),
+                "box": [round(v, 3) for v in one.box],
+                "score": round(one.score, 6),
+                "class_id": one.class_id,
+                "name": one.name,
             }
-            for box, score, c in zip(self.xyxy, self.scores, self.class_ids, strict=True)
+            for one in self
         ]
 
     def to_coco(
@@ -377,7 +418,7 @@ class Detections:
             xyxy=self.xyxy,
             confidence=self.scores,
             class_id=self.class_ids,
-            data={"class_name": np.array([self.name(int(c)) for c in self.class_ids])},
+            data={"class_name": np.array([one.name for one in self])},
         )
 
     @classmethod

@@ -1,5 +1,6 @@
 """One convention for all commands (docs/cli.md), checked by walking through all of them."""
 
+import ast
 import inspect
 import json
 import os
@@ -13,7 +14,10 @@ import typer.main
 
 from oculox import api
 from oculox.cli import options as o
+from oculox.cli.console import with_options
 from oculox.cli.main import app
+from oculox.errors import UsageError
+from oculox.weights.convert import convert_weights
 
 
 def walk(group, words=()):
@@ -287,3 +291,47 @@ def test_shell_completion(typed, expected):
         },
     )
     assert done.stdout.split() == [expected], done.stderr
+
+
+def texts_of_the_library():
+    """(file, text) of every string outside the command line, docstrings left out."""
+    package = Path(api.__file__).parent
+    for path in sorted(package.rglob("*.py")):
+        if path.parent.name == "cli":
+            continue
+        tree = ast.parse(path.read_text("utf-8"))
+        docs = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+        for node in ast.walk(tree):
+            text = node.value if isinstance(node, ast.Constant) else None
+            if isinstance(text, str) and id(node) not in docs:
+                yield path.relative_to(package).as_posix(), text
+
+
+def test_the_library_names_arguments_and_no_options():
+    """A Python program has no options; the words of a command line, such as `--output`, are."""
+    found = [
+        (path, text)
+        for path, text in texts_of_the_library()
+        if re.search(r"(?<![\w-])--[a-z]", text.replace("docker: --shm-size", ""))
+        and not re.fullmatch("--[a-z]+", text)
+    ]
+    assert not found
+
+
+def test_arguments_that_messages_name_are_options_of_commands():
+    known = {option for name in COMMANDS for option in options(name)}
+    named = {
+        with_options(word)
+        for _, text in texts_of_the_library()
+        for word in re.findall("`[a-z_]+`", text)
+    }
+    assert len(named) > 8
+    assert named <= known
+
+
+def test_the_command_line_shows_arguments_as_options(oculox, tmp_path):
+    (tmp_path / "a.pt").write_bytes(b"")
+    outcome = oculox("weights", "convert", tmp_path / "b.pth", tmp_path / "a.pt")
+    assert outcome.error.endswith("a.pt exists; pass --overwrite to replace it")
+    with pytest.raises(UsageError, match="exists; pass `overwrite` to replace it"):
+        convert_weights(tmp_path / "b.pth", tmp_path / "a.pt")

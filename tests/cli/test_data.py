@@ -27,7 +27,7 @@ def test_demo_refuses_then_replaces(tmp_path: Path) -> None:
     assert run("demo", tmp_path / "d", *size).exit_code == 0
     again = run("demo", tmp_path / "d", *size)
     assert isinstance(again.exception, UsageError)
-    assert "--overwrite" in str(again.exception)
+    assert "`overwrite`" in str(again.exception)
     result = run("demo", tmp_path / "d", *size, "--overwrite", "--json", "--seed", 3)
     tree = json.loads(result.stdout)
     assert tree["images"] == {"train": 2, "val": 1}

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import types
@@ -49,7 +50,9 @@ def test_a_folder(predict, images, tmp_path):
 
 def test_for_people(predict, images, tmp_path):
     outcome = predict(images[0])
-    assert outcome.out.startswith("1 images, ")
+    assert re.match(r"1 images, \d+ detections\n", outcome.out), "one image alone has no speed"
+    several = predict(*images, "--overwrite")
+    assert re.match(r"4 images, \d+ detections; median ms per image: decode \d", several.out)
     assert f"predictions.json in {tmp_path / 'out'}" in outcome.out
 
 

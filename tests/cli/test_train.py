@@ -98,7 +98,7 @@ def test_an_occupied_folder_is_wrong_usage(train, tmp_path):
     (tmp_path / "config.yaml").write_text("mine")
     error = train(tmp_path, code=2).error
     assert "holds another run" in error
-    assert f"oculox train --resume {tmp_path}" in error
+    assert f"choose another --output, or go on with it: --resume {tmp_path}" in error
 
 
 def test_neither_a_recipe_nor_a_run(oculox):

@@ -143,6 +143,30 @@ def test_the_last_override_wins_and_nothing_else_changes():
     )
 
 
+def test_a_changed_configuration_is_what_loading_it_so_gives():
+    words = ["train.batch=16", "optimizer.lr=1e-3", "input.size=416", "data.root=2017"]
+    config = load_config("yolox-s", ["data.val.images=a #1"])
+    changed = config.with_overrides(*words)
+    assert changed == load_config("yolox-s", ["data.val.images=a #1", *words])
+    assert config == load_config("yolox-s", ["data.val.images=a #1"])
+    assert config.with_overrides() == config
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("train.batch=0", "configuration: train.batch: .*greater than or equal to 1"),
+        ("train.bach=8", "unknown key 'train.bach'; did you mean 'train.batch'"),
+        ("train=8", "configuration: train: "),
+        ("train.batch", "looks like section.key=value"),
+        ("augment.mosaic_scale=[2, 1]", "must be 0 < low <= high"),
+    ],
+)
+def test_a_changed_configuration_is_validated(override, said):
+    with pytest.raises(ConfigError, match=said):
+        load_config("yolox-s").with_overrides(override)
+
+
 @pytest.mark.parametrize("text", ["", "# nothing\n", "{}\n", "extends: base\n", "train:\n"])
 def test_an_empty_file_is_the_official_recipe(tmp_path, text):
     path = tmp_path / "mine.yaml"

@@ -114,7 +114,7 @@ def test_refuses_a_folder_in_use(tmp_path: Path) -> None:
 def test_overwrite_replaces_a_demo_and_keeps_other_files(tmp_path: Path) -> None:
     write_demo(tmp_path / "d", train=3, val=2, size=(64, 48))
     (tmp_path / "d" / "notes.txt").write_text("keep")
-    with pytest.raises(UsageError, match="--overwrite"):
+    with pytest.raises(UsageError, match="`overwrite`"):
         write_demo(tmp_path / "d", train=1, val=1, size=(64, 48))
     write_demo(tmp_path / "d", train=1, val=1, size=(64, 48), overwrite=True)
     assert [p.name for p in (tmp_path / "d/train2017").iterdir()] == ["000001.jpg"]

@@ -1,20 +1,23 @@
 """Publishing, refusing and what can go wrong on the way."""
 
 import dataclasses
+import shutil
 import sys
 
+import numpy as np
 import pytest
 
 from oculox.config.schema import DataConfig, InputConfig
 from oculox.data.coco import load_split
 from oculox.errors import CheckpointError, DataError, MissingExtraError, OculoxError, UsageError
-from oculox.exporting.calibration import load_calibration
-from oculox.exporting.job import ExportOptions, calibration_feeds, make_job
+from oculox.exporting.calibration import CalibrationFeeds, find_calibration
+from oculox.exporting.job import ExportOptions, make_job
 from oculox.exporting.run import ParityError, export_model
 from oculox.exporting.targets import TARGETS, find_target
 from oculox.predict.pipeline import Pipeline
 from oculox.runtime.exported import InGraphNms
 from oculox.runtime.open_model import open_model
+from specs import with_spec
 
 
 def test_an_export_that_loses_too_much_leaves_the_old_file(tmp_path, lively_weights, tiny_data):
@@ -57,7 +60,7 @@ def test_targets_say_what_they_cannot_do(options, message):
     ("options", "message"),
     [
         ({"batch": 0}, "batch must be at least 1"),
-        ({"precision": "int8"}, "--calib"),
+        ({"precision": "int8"}, "pass `calib`"),
         ({"calibration": "x"}, "for int8"),
         ({"preprocess": True, "dynamic_size": True}, "must be fixed"),
     ],
@@ -155,31 +158,67 @@ def test_exports_keep_their_precision(tmp_path):
         open_model(tmp_path / "m.onnx", precision="bf16")
 
 
+def calibration_job(weights, source, *, limit, **changes):
+    changes = {"format": "onnx", "precision": "int8", **changes}
+    options = ExportOptions(**changes, calibration=source)
+    return make_job(weights, options, calibration=find_calibration(source, limit=limit))
+
+
 @pytest.mark.parametrize("kind", ["folder", "dataset"])
-def test_calibration_images_are_network_inputs(kind, tiny_data, tmp_path):
+def test_calibration_images_are_network_inputs(kind, tiny_data, lively_weights):
     source = tiny_data / "train2017" if kind == "folder" else tiny_data
-    inputs = load_calibration(source, InputConfig(size=(64, 96)), limit=5)
-    assert inputs.shape == (5, 3, 64, 96)
-    assert 1 < inputs.max() <= 255
-    other = InputConfig(size=(64, 96), color="rgb", pixel_max=1)
-    scaled = load_calibration(source, other, limit=5)
-    assert abs(scaled[:, ::-1] * 255 - inputs).max() < 1e-3
+    feeds = list(CalibrationFeeds(calibration_job(lively_weights, source, limit=5)))
+    assert [(feed.shape, feed.dtype) for feed in feeds] == [((1, 3, 64, 64), np.float32)] * 5
+    assert 1 < feeds[0].max() <= 255
+    assert len({feed.tobytes() for feed in feeds}) == 5
+    other = with_spec(lively_weights, input=InputConfig(size=64, color="rgb", pixel_max=1))
+    for feed, scaled in zip(
+        feeds, CalibrationFeeds(calibration_job(other, source, limit=5)), strict=True
+    ):
+        assert abs(scaled[:, ::-1] * 255 - feed).max() < 1e-3
 
 
 def test_calibration_without_images(tmp_path):
     for source, message in ((tmp_path, "no images to calibrate on"), (tmp_path / "x", "no such")):
         with pytest.raises(DataError, match=message):
-            load_calibration(source, InputConfig(size=(64, 64)), limit=3)
+            find_calibration(source, limit=3)
 
 
-def test_feeds_fill_a_fixed_batch_and_turn_into_images(tiny_data, lively_weights):
-    inputs = load_calibration(tiny_data, InputConfig(size=(64, 64)), limit=3)
-    options = ExportOptions(
-        format="onnx", batch=2, precision="int8", calibration=tiny_data, preprocess=True
-    )
-    job = make_job(lively_weights, options, calibration=inputs)
-    feeds = list(calibration_feeds(job))
-    assert [feed.shape for feed in feeds] == [(2, 64, 64, 3)] * 2
-    assert (feeds[1][1] == feeds[0][0]).all()
+@pytest.mark.parametrize("color", ["bgr", "rgb"])
+def test_feeds_fill_a_fixed_batch_and_turn_into_images(tiny_data, lively_weights, color):
+    weights = with_spec(lively_weights, input=InputConfig(size=64, color=color))
+    job = calibration_job(weights, tiny_data, limit=3, batch=2, preprocess=True)
+    feeds = CalibrationFeeds(job)
+    assert len(feeds) == 2
+    first, second = feeds
+    assert first.shape == second.shape == (2, 64, 64, 3)
+    assert first.dtype == np.uint8
+    assert (second[1] == first[0]).all()
     plain = dataclasses.replace(job, metadata=dataclasses.replace(job.metadata, preprocess=False))
-    assert (next(iter(calibration_feeds(plain))) == inputs[:2]).all()
+    floats = next(iter(CalibrationFeeds(plain)))
+    assert (floats[:, :: -1 if color == "rgb" else 1] == first.transpose(0, 3, 1, 2)).all()
+
+
+def test_calibration_images_are_read_when_they_are_fed(tiny_data, lively_weights, tmp_path):
+    folder = tmp_path / "images"
+    shutil.copytree(tiny_data / "train2017", folder)
+    feeds = CalibrationFeeds(calibration_job(lively_weights, folder, limit=4))
+    assert [a.tobytes() for a in feeds] == [a.tobytes() for a in feeds]
+    under_way = iter(feeds)
+    next(under_way)
+    for path in folder.iterdir():
+        path.unlink()
+    with pytest.raises(DataError, match="no such image"):
+        next(under_way)
+
+
+def test_a_calibration_image_that_cannot_be_read_is_named(tiny_data, lively_weights, tmp_path):
+    for package in ("onnxscript", "openvino", "nncf"):
+        pytest.importorskip(package)
+    folder = tmp_path / "images"
+    shutil.copytree(tiny_data / "val2017", folder)
+    sorted(folder.iterdir())[1].write_bytes(b"")
+    options = ExportOptions(format="openvino", precision="int8", calibration=folder)
+    with pytest.raises(DataError, match="the image is empty"):
+        export_model(lively_weights, options, tmp_path / "m.xml")
+    assert not (tmp_path / "m.xml").exists()

@@ -3,9 +3,13 @@
 import pytest
 
 from oculox.data.coco import load_coco
-from oculox.exporting.job import ExportOptions
+from oculox.evaluation.evaluate import evaluate
+from oculox.exporting.calibration import find_calibration
+from oculox.exporting.job import ExportOptions, make_job
+from oculox.exporting.parity import check_parity
 from oculox.exporting.run import export_model
 from oculox.exporting.targets import TARGETS
+from oculox.exporting.to_tensorrt import source_model
 from oculox.runtime.exported import InGraphNms
 from oculox.runtime.open_model import open_model
 from oculox.weights import load_weights
@@ -34,6 +38,55 @@ def test_int8_files_are_smaller_and_pass_the_gate(format_name, lively_weights, t
     quantised = (onnx_quantised if format_name == "onnx" else openvino_quantised)(report.path)
     assert any("backbone" in name for name in quantised)
     assert not [name for name in quantised if "decoding/" in name or "_preds." in name]
+
+
+@pytest.fixture
+def for_tensorrt():
+    """The model that TensorRT gets, as a file for ONNX Runtime: weights, images, path -> backend.
+
+    TensorRT itself needs a GPU; what it would compute is in this model.
+    """
+    onnx = pytest.importorskip("onnx")
+    for package in PACKAGES["onnx"]:
+        pytest.importorskip(package)
+
+    def make(weights, source, path):
+        options = ExportOptions(format="tensorrt", precision="int8", calibration=source)
+        images = find_calibration(source, limit=300)
+        job = make_job(weights, options, calibration=images)
+        onnx.save(source_model(job), path)
+        return job, open_model(path, device="cpu")
+
+    return make
+
+
+def test_int8_for_tensorrt_has_only_what_its_parser_takes(
+    for_tensorrt, lively_weights, tiny_data, tmp_path
+):
+    import onnx
+
+    job, backend = for_tensorrt(lively_weights, tiny_data, tmp_path / "m.onnx")
+    graph = onnx.load(tmp_path / "m.onnx").graph
+    values = {i.name: onnx.numpy_helper.to_array(i) for i in graph.initializer}
+    points = [
+        values[node.input[2]]
+        for node in graph.node
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear")
+    ]
+    assert len(points) > 50
+    assert {point.dtype.name for point in points} == {"int8"}
+    assert not [point for point in points if point.any()]
+    assert all(row.ok for row in check_parity(backend, job.network))
+
+
+@pytest.mark.slow
+def test_int8_for_tensorrt_keeps_its_ap_on_coco(for_tensorrt, shared, tmp_path):
+    coco = shared / "coco_mini"
+    index = load_coco(coco / "annotations" / "instances_val2017.json", coco / "val2017")
+    weights = load_weights(shared / "weights" / "yolox_nano.pth")
+    _, backend = for_tensorrt(weights, coco, tmp_path / "m.onnx")
+    # Half of the range of symmetric values goes unused after SiLU.
+    assert evaluate(backend, index).metrics.ap >= 0.2994 - 0.02
 
 
 def onnx_quantised(path):

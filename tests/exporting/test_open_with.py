@@ -3,7 +3,6 @@
 import importlib.util
 import json
 
-import numpy as np
 import pytest
 
 from oculox.api import Detector
@@ -11,7 +10,7 @@ from oculox.config.schema import InputConfig
 from oculox.errors import UsageError
 from oculox.exporting.benchmark import run_benchmark
 from oculox.exporting.benchmark_report import as_json, as_table, write_plot
-from oculox.exporting.open_with import fastest_runtime, open_with
+from oculox.exporting.open_with import open_with, preferred_runtime
 from oculox.exporting.parity import sample_inputs
 from oculox.runtime.timing import STAGES
 
@@ -36,9 +35,9 @@ def test_a_checkpoint_through_onnx_runtime(lively_pt, scenes):
         Detector(other.backend, imgsz=128)
 
 
-def test_auto_takes_the_quickest_installed():
+def test_auto_takes_the_first_installed():
     expected = "openvino" if HAS_OPENVINO else "onnx" if HAS_ONNX else "torch"
-    assert fastest_runtime("cpu") == expected
+    assert preferred_runtime("cpu") == expected
 
 
 def test_auto_stays_with_pytorch_for_other_precisions(lively_pt):
@@ -73,9 +72,10 @@ def test_a_benchmark_measures_exports_and_says_what_it_skipped(lively_weights, t
     assert exported.parity is not None
     assert 0 <= exported.parity <= 1
     for m in result.measurements:
-        assert m.p95_ms >= m.median_ms > 0
-        assert set(m.stages_ms) == {*STAGES, "total"}
-        assert np.isclose(sum(m.stages_ms[stage] for stage in STAGES), m.stages_ms["total"])
+        assert 0 < m.min_ms <= m.median_ms <= m.max_ms
+        assert m.images_per_second == pytest.approx(1000 / m.median_ms)
+        assert set(m.stages_ms) == set(STAGES)
+        assert all(0 < ms < m.max_ms for ms in m.stages_ms.values())
         assert m.megabytes > 1
     table = as_table(result)
     assert table.count("\n| torch") == 2

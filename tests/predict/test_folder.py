@@ -1,15 +1,51 @@
+import contextlib
+import http.server
 import io
 import json
+import threading
+import time
 
 import cv2
 import numpy as np
 import pytest
 
 from oculox.errors import OculoxError, UsageError
+from oculox.predict import sources
 from oculox.predict.folder import predict_to_folder
+from oculox.predict.pipeline import Pipeline
 from oculox.predict.sources import Source, find_sources
 from oculox.predict.video import annotate_video
-from red_images import red_image
+from oculox.runtime.timing import STAGES
+from red_images import RedBackend, red_image
+
+
+@pytest.fixture
+def web():
+    """Starts servers that answer every path alike: body, content type -> address."""
+    with contextlib.ExitStack() as stack:
+
+        def serve(body, kind, status=200):
+            class Handler(http.server.BaseHTTPRequestHandler):
+                def do_GET(self):
+                    self.send_response(status)
+                    self.send_header("Content-Type", kind)
+                    self.send_header("Content-Length", str(len(body)))
+                    self.end_headers()
+                    with contextlib.suppress(ConnectionError):
+                        self.wfile.write(body)
+
+                def log_message(self, *args):
+                    pass
+
+            server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+            stack.enter_context(server)
+            thread = threading.Thread(target=server.serve_forever)
+            thread.start()
+            stack.callback(thread.join)
+            stack.callback(server.shutdown)
+            return f"http://127.0.0.1:{server.server_port}"
+
+        yield serve
 
 
 def save(path, image=None):
@@ -44,9 +80,38 @@ def test_images_and_json(red_pipeline, tmp_path):
     assert (drawn != red_image()).any()
     assert seen[-1] == (2, 2)
     assert sorted(p.name for p in out.iterdir()) == ["a.png", "b.png", "predictions.json"]
-    times = summary.times
-    assert times.images == 2
-    assert min(times.decode, times.preprocess, times.network, times.postprocess) > 0
+    assert summary.speed == {}, "both images were in the batch that warms up"
+
+
+class SlowStart(RedBackend):
+    """Takes its time for the first images, as runtimes do that compile on their first run."""
+
+    started = False
+
+    def predict(self, images):
+        if not self.started:
+            time.sleep(0.3)
+        self.started = True
+        return super().predict(images)
+
+
+@pytest.mark.parametrize("kind", ["images", "video"])
+def test_warming_up_is_no_speed(tmp_path, kind):
+    if kind == "video":
+        found = find_sources([film(tmp_path / "walk.mp4")])
+    else:
+        found = find_sources([save(tmp_path / f"{i}.png") for i in range(3)])
+    pipeline = Pipeline(SlowStart(), batch=1)
+    speed = predict_to_folder(pipeline, found, output=tmp_path / "out").speed
+    assert set(speed) == {*STAGES, "total"}
+    assert all(0 < ms.min <= ms.median <= ms.max for ms in speed.values())
+    assert speed["network"].max < 150
+
+
+def test_one_image_alone_has_no_speed(red_pipeline, tmp_path):
+    source = save(tmp_path / "a.png")
+    summary = predict_to_folder(red_pipeline, find_sources([source]), output=tmp_path / "out")
+    assert summary.speed == {}
 
 
 def test_without_drawing(red_pipeline, tmp_path):
@@ -57,9 +122,9 @@ def test_without_drawing(red_pipeline, tmp_path):
 
 
 def test_equal_names_do_not_collide(red_pipeline, tmp_path):
-    sources = [save(tmp_path / d / n) for d, n in [("x", "a.png"), ("y", "a.png"), ("z", "A.png")]]
+    given = [save(tmp_path / d / n) for d, n in [("x", "a.png"), ("y", "a.png"), ("z", "A.png")]]
     out = tmp_path / "out"
-    predict_to_folder(red_pipeline, find_sources(sources), output=out)
+    predict_to_folder(red_pipeline, find_sources(given), output=out)
     drawn = [e["annotated"] for e in entries(out)]
     assert drawn == ["a.png", "a-2.png", "A-3.png"]
     assert all((out / name).is_file() for name in drawn)
@@ -151,8 +216,65 @@ def test_video(red_pipeline, tmp_path, max_frames, expected):
     assert capture.get(cv2.CAP_PROP_FRAME_COUNT) == expected
     assert capture.get(cv2.CAP_PROP_FPS) == 12
     assert summary.videos[0].frames == expected
-    assert summary.times.images == expected + 1
+    assert len(summary.videos[0].rounds) == expected
     assert summary.detections == expected + 1
+
+
+def test_a_video_without_drawing(red_pipeline, tmp_path):
+    source = film(tmp_path / "walk.mp4")
+    out = tmp_path / "out"
+    summary = predict_to_folder(red_pipeline, find_sources([source]), output=out, draw=False)
+    assert {p.name for p in out.iterdir()} == {"walk.jsonl", "predictions.json"}
+    (video,) = summary.videos
+    assert (video.video, video.frames, video.detections) == (None, 6, 6)
+    assert len((out / "walk.jsonl").read_text().splitlines()) == 6
+
+
+@pytest.mark.parametrize(
+    ("page", "annotated"),
+    [("/a/photo.jpg?size=1", "photo.jpg"), ("/show", "show.png"), ("/", "image.png")],
+)
+def test_the_address_of_an_image_is_an_image(red_pipeline, tmp_path, web, page, annotated):
+    url = web(cv2.imencode(".png", red_image())[1].tobytes(), "image/png") + page
+    summary = predict_to_folder(red_pipeline, find_sources([url]), output=tmp_path / "out")
+    assert (summary.images, summary.detections, summary.videos) == (1, 1, ())
+    (entry,) = entries(tmp_path / "out")
+    assert (entry["source"], entry["annotated"]) == (url, annotated)
+    assert (tmp_path / "out" / annotated).is_file()
+
+
+def test_the_address_of_a_video_is_a_video(red_pipeline, tmp_path, web):
+    url = web(film(tmp_path / "walk.mp4").read_bytes(), "video/mp4") + "/walk.mp4"
+    summary = predict_to_folder(red_pipeline, find_sources([url]), output=tmp_path / "out")
+    assert summary.images == 0
+    assert [v.frames for v in summary.videos] == [6]
+
+
+@pytest.mark.parametrize(
+    ("body", "limit", "message"),
+    [
+        (b"no image", 99, "not an image"),
+        (bytes(3 << 16), 1 << 16, "larger than"),
+        (b"", 99, "empty"),
+    ],
+)
+def test_addresses_that_give_no_image_are_skipped(
+    red_pipeline, tmp_path, web, monkeypatch, body, limit, message
+):
+    monkeypatch.setattr(sources, "MAX_DOWNLOAD", limit)
+    url = web(body, "image/jpeg") + "/a.jpg"
+    summary = predict_to_folder(red_pipeline, find_sources([url]), output=tmp_path / "out")
+    (skipped,) = summary.unreadable
+    assert message in str(skipped.error)
+    assert str(skipped.error).startswith(f"{url}: ")
+
+
+def test_an_address_that_is_gone_is_skipped(red_pipeline, tmp_path, web):
+    url = web(b"", "image/jpeg", status=404) + "/a.jpg"
+    source = Source(kind="image", name=url, address=url)  # it was there a moment ago
+    summary = predict_to_folder(red_pipeline, [source], output=tmp_path / "out")
+    assert "cannot be downloaded (404" in str(summary.unreadable[0].error)
+    assert find_sources([url])[0].kind == "camera"
 
 
 def test_damaged_video_is_skipped_and_leaves_nothing(red_pipeline, tmp_path):

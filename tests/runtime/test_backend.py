@@ -4,9 +4,11 @@ import torch
 
 from oculox.config.schema import InputConfig, ModelConfig
 from oculox.data.preprocess import to_floats
+from oculox.distributed.devices import own_device
 from oculox.errors import UsageError
 from oculox.postprocess import DetectSettings
 from oculox.runtime.backend import fixed_batches
+from oculox.runtime.onnx_backend import choose_providers
 from oculox.types import ModelSpec
 
 
@@ -110,3 +112,42 @@ def test_to_floats_keeps_channels_last_memory():
     images = np.zeros((2, 8, 6, 3), np.uint8).transpose(0, 3, 1, 2)
     floats = to_floats(images, InputConfig())
     assert floats.is_contiguous(memory_format=torch.channels_last)
+
+
+CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+
+
+@pytest.mark.parametrize(
+    ("usable", "device", "expected"),
+    [
+        ([CPU], "cpu", [CPU]),
+        ([CPU], "auto", [CPU]),
+        ([CUDA, CPU], "cpu", [CPU]),
+        ([CUDA, CPU], "auto", [(CUDA, {"device_id": 0}), CPU]),
+        ([CUDA, CPU], "cuda", [(CUDA, {"device_id": 0}), CPU]),
+        ([CUDA, CPU], "cuda:1", [(CUDA, {"device_id": 1}), CPU]),
+    ],
+)
+def test_onnx_runtime_gets_the_gpu_that_was_named(usable, device, expected):
+    assert choose_providers(usable, device) == expected
+
+
+def test_each_process_of_a_machine_gives_onnx_runtime_a_gpu_of_its_own(monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    assert choose_providers([CUDA, CPU], "auto")[0] == (CUDA, {"device_id": 3})
+    assert choose_providers([CUDA, CPU], own_device("cuda"))[0] == (CUDA, {"device_id": 3})
+    assert choose_providers([CPU], "auto") == [CPU]
+
+
+@pytest.mark.parametrize(
+    ("usable", "device", "message"),
+    [
+        ([CPU], "cuda:1", "runs on CPUExecutionProvider; install onnxruntime-gpu for CUDA"),
+        ([CUDA, CPU], "cuda:x", "'cuda:x': this ONNX Runtime runs on CUDA"),
+        ([CUDA, CPU], "cuda:", "'cuda:': this ONNX Runtime runs on CUDA"),
+        ([CUDA, CPU], "mps", "'mps': this ONNX Runtime runs on CUDA"),
+    ],
+)
+def test_devices_that_onnx_runtime_does_not_have(usable, device, message):
+    with pytest.raises(UsageError, match=message):
+        choose_providers(usable, device)

@@ -2,7 +2,7 @@ import time
 
 import pytest
 
-from oculox.runtime.timing import STAGES, StageTimes, Stopwatch
+from oculox.runtime.timing import STAGES, Spread, StageTimes, Stopwatch, spread_of
 
 
 def test_stopwatch_adds_up_and_counts_what_fails_too():
@@ -32,3 +32,21 @@ def test_milliseconds_and_sum():
 
 def test_nothing_measured():
     assert set(StageTimes().milliseconds().values()) == {0.0}
+
+
+def test_a_watch_begins_again_at_zero():
+    watch = Stopwatch()
+    with watch.stage("decode"):
+        time.sleep(0.01)
+    watch.count(2)
+    assert watch.restart().images == 2
+    assert watch.times() == StageTimes()
+
+
+def test_the_median_of_several_measurements_and_their_range():
+    rounds = [StageTimes(network=n, images=2) for n in (1, 9, 2)]
+    spread = spread_of([*rounds, StageTimes(decode=5)])
+    assert tuple(spread) == (*STAGES, "total")
+    assert spread["network"] == spread["total"] == Spread(median=1000, min=500, max=4500)
+    assert spread["decode"] == Spread(median=0, min=0, max=0)
+    assert spread_of([StageTimes(decode=5)]) == {}

@@ -27,7 +27,7 @@ def test_a_folder_with_other_things_may_be_used(tmp_path):
 @pytest.mark.parametrize("name", [CONFIG, LAST])
 def test_another_run_is_never_overwritten(tmp_path, name):
     (tmp_path / name).write_text("mine")
-    with pytest.raises(UsageError, match="holds another run; choose another --output"):
+    with pytest.raises(UsageError, match="holds another run; choose another `output`"):
         settle_config("yolox-s", output=tmp_path)
 
 
@@ -125,7 +125,7 @@ def test_a_run_without_a_checkpoint_may_be_replaced_unless_it_is_running(tmp_pat
         (Config(), {"resume": True}, "own recipe"),
         (None, {"resume": True, "weights": "x.pt"}, "own recipe"),
         (None, {"resume": True, "output": "new"}, "own recipe"),
-        (Config(), {"overrides": ["train.batch=3"]}, "not with a ready Config"),
+        (Config(), {"overrides": ["train.batch=0"]}, "configuration: train.batch: "),
     ],
 )
 def test_arguments_that_make_no_sense(tmp_path, recipe, options, said):
@@ -133,6 +133,11 @@ def test_arguments_that_make_no_sense(tmp_path, recipe, options, said):
         options = {**options, "resume": begun(tmp_path)}
     with pytest.raises(UsageError, match=said):
         settle_config(recipe, **options)
+
+
+def test_overrides_change_a_ready_configuration():
+    config = settle_config(Config(), ["train.batch=3"])
+    assert config == Config().with_overrides("train.batch=3")
 
 
 @pytest.mark.parametrize(

@@ -113,7 +113,7 @@ def test_a_note_tells_of_other_pixels(tmp_path: Path) -> None:
     (note,) = convert_weights(own, tmp_path / "a.ckpt").notes
     assert "MindYOLO feeds RGB 0-1, centred" in note
     assert "BGR 0-255, top left" in note
-    assert "--adapt-input" in note
+    assert "`adapt_input`" in note
 
 
 def test_a_note_tells_of_fused_norms(shared: Path, tmp_path: Path) -> None:
@@ -137,7 +137,7 @@ def test_the_layout_of_a_ckpt_follows_the_weights(tmp_path: Path) -> None:
         ("w", {}, r"written as \.pt, \.safetensors, \.pth, \.ckpt"),
         ("w.pt", {"layout": "mindyolo"}, r"the layout of \.pt is oculox"),
         ("w.ckpt", {"layout": "tensorflow"}, "mindyolo or modelzoo"),
-        ("own.pt", {}, "--overwrite"),
+        ("own.pt", {}, "`overwrite`"),
         ("w.ckpt", {"layout": "modelzoo"}, "the Model Zoo has no yolox-nano"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +24,11 @@ def say(text: str = "") -> None:
 def note(text: str) -> None:
     """A line on standard error, out of the way of a script that reads the output."""
     typer.echo(text, err=True)
+
+
+def with_options(message: str) -> str:
+    """A message of the library in the command line's words: `` `max_det` `` becomes --max-det."""
+    return re.sub(r"`([a-z_]+)`", lambda m: f"--{m[1].replace('_', '-')}", message)
 
 
 def print_json(value: Any) -> None:

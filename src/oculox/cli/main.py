@@ -13,7 +13,7 @@ from typer.core import TyperGroup
 
 from oculox.cli import data, weights
 from oculox.cli.benchmark import benchmark
-from oculox.cli.console import note
+from oculox.cli.console import note, with_options
 from oculox.cli.demo import demo
 from oculox.cli.evaluate import evaluate
 from oculox.cli.export import export
@@ -97,7 +97,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     except OculoxError as error:
         who = "" if is_main_process() else f" (process {os.environ['RANK']})"
-        print(f"error{who}: {error}", file=sys.stderr)  # noqa: T201 - the one line of an error
+        message = with_options(str(error))
+        print(f"error{who}: {message}", file=sys.stderr)  # noqa: T201 - the one line of an error
         return error.exit_code
     return 0
 

@@ -77,7 +77,11 @@ Precision = Annotated[
 ]
 Backend = Annotated[
     str | None,
-    typer.Option("--backend", help="For checkpoints: torch, onnx, openvino or auto (fastest)."),
+    typer.Option(
+        "--backend",
+        help="For checkpoints: torch, onnx, openvino, or auto: on a CPU the first one installed "
+        "of openvino, onnx and torch, else torch.",
+    ),
 ]
 Batch = Annotated[int, typer.Option("--batch", min=1, help="Images at once.")]
 Workers = Annotated[int, typer.Option("--workers", min=0, help="Loader processes.")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,7 +21,7 @@ def predict(
         list[str],
         typer.Argument(
             metavar="SOURCE...",
-            help="Images, folders, patterns, videos, a camera's number or '-' (stdin).",
+            help="Images, folders, patterns, videos, addresses, a camera's number or '-' (stdin).",
         ),
     ],
     output: Annotated[
@@ -39,7 +40,9 @@ def predict(
     recursive: Annotated[
         bool, typer.Option("--recursive", help="Look into folders of folders.")
     ] = False,
-    no_draw: Annotated[bool, typer.Option("--no-draw", help="Write no annotated images.")] = False,
+    no_draw: Annotated[
+        bool, typer.Option("--no-draw", help="Write no annotated images and videos.")
+    ] = False,
     overwrite: o.Overwrite = False,
     max_frames: Annotated[
         int | None, typer.Option(min=1, help="Most frames of a video or camera.")
@@ -48,7 +51,7 @@ def predict(
 ) -> None:
     """Find objects in images and videos.
 
-    Writes annotated copies and predictions.json; videos become videos and JSON lines.
+    Writes annotated copies and predictions.json; of a video an annotated one and JSON lines.
     """
     from oculox.api import Detector
     from oculox.files import free_path
@@ -70,7 +73,7 @@ def predict(
         batch=batch,
     )
     if backend == "auto":
-        note(f"note: backend {detector.backend.kind}, the fastest one installed")
+        note(f"note: backend {detector.backend.kind}, chosen by --backend auto")
     with progress_bar("predicting") as progress:
         summary = predict_to_folder(
             detector.pipeline,
@@ -92,11 +95,16 @@ def predict(
 
 
 def _say(summary: PredictSummary) -> None:
-    stages = milliseconds(summary.times.milliseconds())
-    say(f"{summary.images} images, {summary.detections} detections; ms per image: {stages}")
+    frames = sum(video.frames for video in summary.videos)
+    counts = f"{summary.images} images, " + (f"{frames} video frames, " if frames else "")
+    # Of one image alone the time is that of warming up, which is no speed.
+    stages = milliseconds({stage: ms.median for stage, ms in summary.speed.items()})
+    speed = f"; median ms per image: {stages}" if stages else ""
+    say(f"{counts}{summary.detections} detections{speed}")
     say(f"images and {summary.predictions.name} in {summary.output}")
     for video in summary.videos:
-        say(f"{video.frames} frames of {video.source}: {video.video}, {video.predictions}")
+        files = ", ".join(str(path) for path in (video.video, video.predictions) if path)
+        say(f"{video.frames} frames of {video.source}: {files}")
 
 
 def _as_dict(summary: PredictSummary) -> dict[str, Any]:
@@ -108,6 +116,15 @@ def _as_dict(summary: PredictSummary) -> dict[str, Any]:
         "unreadable": [
             {"source": u.source.name, "error": str(u.error)} for u in summary.unreadable
         ],
-        "videos": [str(v.video) for v in summary.videos],
-        "milliseconds": summary.times.milliseconds(),
+        "videos": [
+            {
+                "source": v.source,
+                "frames": v.frames,
+                "detections": v.detections,
+                "predictions": str(v.predictions),
+                "annotated": None if v.video is None else str(v.video),
+            }
+            for v in summary.videos
+        ],
+        "milliseconds": {stage: dataclasses.asdict(ms) for stage, ms in summary.speed.items()},
     }

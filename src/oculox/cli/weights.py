@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from oculox.cli import options as o
-from oculox.cli.console import note, print_json, progress_bar, say
+from oculox.cli.console import note, print_json, progress_bar, say, with_options
 
 if TYPE_CHECKING:
     from oculox.weights.catalogue import PublishedWeights
@@ -80,7 +80,7 @@ def convert(
         source, target, layout=layout, adapt_input=adapt_input, overwrite=overwrite
     )
     for text in done.notes:
-        note(f"note: {text}")
+        note(f"note: {with_options(text)}")
     if json:
         print_json({"file": str(target), "layout": done.layout, "notes": list(done.notes)})
         return

@@ -45,10 +45,18 @@ def load_config(source: str | Path, overrides: Sequence[str] = ()) -> Config:
     Raises:
         ConfigError: unknown recipe, unreadable YAML, unknown key or invalid value.
     """
-    tree = _read_tree(str(source), folder=Path())
+    return _overridden(_read_tree(str(source), folder=Path()), overrides, where=str(source))
+
+
+def override_config(config: Config, overrides: Sequence[str]) -> Config:
+    """See `Config.with_overrides`."""
+    return _overridden(config_to_dict(config), overrides, where="configuration")
+
+
+def _overridden(tree: dict[str, Any], overrides: Sequence[str], *, where: str) -> Config:
     for override in overrides:
         _apply_override(tree, override)
-    return config_from_dict(tree, where=str(source))
+    return config_from_dict(tree, where=where)
 
 
 def config_from_dict(tree: Mapping[str, Any], *, where: str) -> Config:

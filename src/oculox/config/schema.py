@@ -307,3 +307,16 @@ class Config(_Section):
     ema: EmaConfig = EmaConfig()
     train: TrainConfig = TrainConfig()
     eval: EvalConfig = EvalConfig()
+
+    def with_overrides(self, *overrides: str) -> Config:
+        """A changed, validated copy; `model_copy` of pydantic does not validate.
+
+        Args:
+            overrides: ``section.key=value``, as on the command line; the value is YAML.
+
+        Raises:
+            ConfigError: an unknown key or an invalid value.
+        """
+        from oculox.config.load import override_config  # which needs this class
+
+        return override_config(self, overrides)

@@ -78,7 +78,7 @@ def open_accelerator(device: str, *, precision: Precision = "fp32") -> Iterator[
     if wanted > 1 and not {"RANK", "LOCAL_RANK", "MASTER_ADDR"} <= os.environ.keys():
         raise ConfigError(
             f"WORLD_SIZE is {wanted}, but this process has no rank; start "
-            "several with --devices, torchrun or accelerate launch"
+            "several with `devices`, torchrun or accelerate launch"
         )
     accelerator = Accelerator(mixed_precision=_MIXED[precision], cpu=on_cpu)
     try:
@@ -86,7 +86,7 @@ def open_accelerator(device: str, *, precision: Precision = "fp32") -> Iterator[
             # Each would train alone into the same folder.
             raise ConfigError(
                 f"WORLD_SIZE is {wanted}, but {accelerator.num_processes} processes found each "
-                "other; start them with --devices, torchrun or accelerate launch"
+                "other; start them with `devices`, torchrun or accelerate launch"
             )
         yield accelerator
     finally:

@@ -6,13 +6,11 @@ import dataclasses
 import os
 import platform
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from oculox.data.coco import CocoIndex
@@ -26,7 +24,7 @@ from oculox.exporting.targets import TARGETS
 from oculox.predict.pipeline import Pipeline
 from oculox.runtime.backend import Backend
 from oculox.runtime.open_model import open_model
-from oculox.runtime.timing import StageTimes, Stopwatch
+from oculox.runtime.timing import Spread, Stopwatch, spread_of
 from oculox.runtime.torch_backend import TorchBackend
 from oculox.version import __version__
 from oculox.weights import Weights
@@ -43,9 +41,10 @@ class Measurement:
         format: its name, ``torch`` for the checkpoint itself, then perhaps ``-int8`` or ``-fp16``.
         megabytes: size of the files.
         median_ms: of an image, from JPEG to detections.
-        p95_ms: what 19 of 20 images stay below.
-        stages_ms: mean milliseconds of each stage and of their ``total``.
-        images_per_second: one image after the other.
+        min_ms: of the quickest image.
+        max_ms: of the slowest one.
+        stages_ms: median of each stage.
+        images_per_second: one image after the other, at the median.
         parity: the largest error against PyTorch as a fraction of what is allowed; None for
             PyTorch itself and where the file cannot be run here.
         ap: COCO AP, where data was given.
@@ -54,7 +53,8 @@ class Measurement:
     format: str
     megabytes: float
     median_ms: float
-    p95_ms: float
+    min_ms: float
+    max_ms: float
     stages_ms: dict[str, float]
     images_per_second: float
     parity: float | None
@@ -124,16 +124,18 @@ def run_benchmark(
             except OculoxError as error:
                 skipped[name] = str(error)
                 continue
-            times, latencies = time_pipeline(made.backend, jpegs, size)
+            spread = time_pipeline(made.backend, jpegs, size)
+            total = spread.pop("total")
             ap = None if data is None else evaluate(made.backend, data, size_hw=size).metrics.ap
             measured.append(
                 Measurement(
                     format=name,
                     megabytes=_size(Path(folder)) / 1e6,
-                    median_ms=float(np.median(latencies)),
-                    p95_ms=float(np.percentile(latencies, 95)),
-                    stages_ms=times.milliseconds(),
-                    images_per_second=1000 / float(latencies.mean()),
+                    median_ms=total.median,
+                    min_ms=total.min,
+                    max_ms=total.max,
+                    stages_ms={stage: one.median for stage, one in spread.items()},
+                    images_per_second=1000 / total.median,
                     parity=made.parity,
                     ap=ap,
                 )
@@ -187,7 +189,7 @@ def _make(
 
 def time_pipeline(
     backend: Backend, jpegs: Sequence[bytes], size_hw: tuple[int, int]
-) -> tuple[StageTimes, npt.NDArray[np.float64]]:
+) -> dict[str, Spread]:
     """Time a backend on encoded images, one after the other.
 
     Args:
@@ -196,20 +198,19 @@ def time_pipeline(
         size_hw: input height and width.
 
     Returns:
-        The sum of the stages, and milliseconds of each image from bytes to detections.
+        Milliseconds of an image, from bytes to detections: of each stage and of the ``total``.
     """
     pipeline = Pipeline(backend, size_hw=size_hw, batch=1)
     for jpeg in jpegs[: max(len(jpegs) // 10, 1)]:
         pipeline([decode_image(jpeg, where="benchmark")])
     watch = Stopwatch()
-    latencies = []
+    rounds = []
     for jpeg in jpegs:
-        start = time.perf_counter()
         with watch.stage("decode"):
             image = decode_image(jpeg, where="benchmark")
         pipeline([image], watch=watch)
-        latencies.append(1000 * (time.perf_counter() - start))
-    return watch.times(), np.array(latencies)
+        rounds.append(watch.restart())
+    return spread_of(rounds)
 
 
 def sample_jpegs(data: CocoIndex | None, count: int) -> list[bytes]:

@@ -15,9 +15,9 @@ _STAGE_COLORS = ("#9aa5b1", "#5b8def", "#1f4e9e", "#f0a33c")
 
 
 def as_table(result: Benchmark) -> str:
-    """Markdown: one line a format, milliseconds per image."""
+    """Markdown: one line a format, median milliseconds per image."""
     head = (
-        "| format | MB | median ms | p95 ms | images/s | decode | preprocess | network "
+        "| format | MB | median ms | min-max ms | images/s | decode | preprocess | network "
         "| postprocess | AP | parity |"
     )
     lines = [head, "|---|" + "---:|" * 10]
@@ -26,8 +26,9 @@ def as_table(result: Benchmark) -> str:
         ap = "" if m.ap is None else f"{m.ap:.4f}"
         parity = "" if m.parity is None else f"{m.parity:.3f}"
         lines.append(
-            f"| {m.format} | {m.megabytes:.1f} | {m.median_ms:.1f} | {m.p95_ms:.1f} | "
-            f"{m.images_per_second:.1f} | {stages} | {ap} | {parity} |"
+            f"| {m.format} | {m.megabytes:.1f} | {m.median_ms:.1f} | "
+            f"{m.min_ms:.1f}-{m.max_ms:.1f} | {m.images_per_second:.1f} | {stages} | "
+            f"{ap} | {parity} |"
         )
     lines += [f"\n{name}: not measured: {why}" for name, why in result.skipped.items()]
     return "\n".join(lines)
@@ -57,9 +58,9 @@ def write_plot(result: Benchmark, path: Path) -> None:
         widths = [m.stages_ms[stage] for m in result.measurements][::-1]
         axes.barh(names, widths, left=left, color=color, label=stage)
         left = [a + b for a, b in zip(left, widths, strict=True)]
-    for y, total in enumerate(left):
-        axes.text(total, y, f" {total:.1f}", va="center")
-    axes.set_xlabel("milliseconds per image")
+    for y, (end, m) in enumerate(zip(left, result.measurements[::-1], strict=True)):
+        axes.text(end, y, f" {m.median_ms:.1f}", va="center")
+    axes.set_xlabel("median milliseconds per image")
     axes.set_title(f"{result.model}, {result.size_hw[0]} x {result.size_hw[1]}")
     axes.legend(loc="lower right", frameon=False)
     axes.spines[["top", "right"]].set_visible(False)

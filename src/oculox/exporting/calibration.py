@@ -2,32 +2,31 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from oculox.config.schema import DataConfig, InputConfig
+from oculox.config.schema import DataConfig
 from oculox.data.coco import load_split
 from oculox.data.image import IMAGE_SUFFIXES, read_image
 from oculox.data.preprocess import preprocess, to_floats
 from oculox.errors import DataError
-from oculox.types import FloatArray
+from oculox.exporting.job import Job
+from oculox.runtime.exported import Array
 
 
-def load_calibration(source: Path, input_config: InputConfig, *, limit: int) -> FloatArray:
-    """Read images and make network inputs of them.
+def find_calibration(source: Path, *, limit: int) -> tuple[Path, ...]:
+    """The images to calibrate on, spread evenly over all there are.
 
     Args:
         source: a dataset in COCO layout, whose training images are used, or a folder of
             images.
-        input_config: of the network.
-        limit: most images, spread evenly over all there are.
-
-    Returns:
-        float32 (n, 3, H, W).
+        limit: most images.
 
     Raises:
-        DataError: when there is no image, or one cannot be read.
+        DataError: when there is no image.
     """
     paths = _images(source)
     if not paths:
@@ -36,9 +35,43 @@ def load_calibration(source: Path, input_config: InputConfig, *, limit: int) -> 
             f"{' '.join(sorted(IMAGE_SUFFIXES))})"
         )
     chosen = np.linspace(0, len(paths) - 1, min(limit, len(paths))).astype(int)
-    # One at a time: all of them decoded at their own size would not fit into memory.
-    batches = (preprocess([read_image(paths[i])], input_config)[0] for i in chosen)
-    return np.concatenate([to_floats(batch, input_config).numpy() for batch in batches])
+    return tuple(paths[i] for i in chosen)
+
+
+@dataclasses.dataclass(frozen=True)
+class CalibrationFeeds:
+    """A job's calibration images as the file's own input, read one batch at a time.
+
+    Iterating again reads them again: at 640 pixels 300 images are 1.5 GB of floats. A fixed batch
+    is filled up by starting again at the first image. Files with the letterbox inside take bytes;
+    letterboxed ones pass their letterbox unchanged.
+
+    Raises:
+        DataError: while iterating, when an image cannot be read.
+    """
+
+    job: Job
+
+    def __len__(self) -> int:
+        """Number of batches."""
+        return -(-len(self.job.calibration) // self._batch)
+
+    def __iter__(self) -> Iterator[Array]:
+        """Float32 (B, 3, H, W); uint8 (B, H, W, 3), BGR, with the letterbox inside."""
+        metadata, paths = self.job.metadata, self.job.calibration
+        for start in range(0, len(self) * self._batch, self._batch):
+            rows = [(start + i) % len(paths) for i in range(self._batch)]
+            images, _ = preprocess(
+                [read_image(paths[row]) for row in rows], metadata.fed_spec.input
+            )
+            if metadata.preprocess:
+                yield np.ascontiguousarray(images.transpose(0, 2, 3, 1))
+            else:
+                yield to_floats(images, metadata.spec.input).contiguous().numpy()
+
+    @property
+    def _batch(self) -> int:
+        return self.job.metadata.spec.batch or 1
 
 
 def _images(source: Path) -> list[Path]:

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 from pathlib import Path
-
-import numpy as np
 
 from oculox.errors import UsageError
 from oculox.exporting.graph import DetectionGraph, for_export
 from oculox.models.yolox import YOLOX
-from oculox.runtime.exported import Array, ExportMetadata, ExportPrecision, InGraphNms
-from oculox.types import FloatArray
+from oculox.runtime.exported import ExportMetadata, ExportPrecision, InGraphNms
 from oculox.version import __version__
 from oculox.weights import Weights, build_network
 
@@ -55,16 +51,16 @@ class ExportOptions:
     def __post_init__(self) -> None:
         """Check what no target can do."""
         if self.batch is not None and self.batch < 1:
-            raise UsageError(f"batch must be at least 1 or dynamic, got {self.batch}")
+            raise UsageError(f"batch must be at least 1, got {self.batch}")
         if self.precision == "int8" and self.calibration is None:
             raise UsageError(
-                "int8 needs images to measure activations on; pass --calib with a folder of "
+                "int8 needs images to measure activations on; pass `calib`, a folder of "
                 "images or a dataset"
             )
         if self.precision != "int8" and self.calibration is not None:
-            raise UsageError("calibration images are for int8; pass --precision int8 as well")
+            raise UsageError("calibration images are for int8; set `precision` to int8 as well")
         if self.calibration_images < 1:
-            raise UsageError(f"calib-images must be at least 1, got {self.calibration_images}")
+            raise UsageError(f"`calib_images` must be at least 1, got {self.calibration_images}")
         if self.preprocess and self.dynamic_size:
             raise UsageError(
                 "with preprocessing inside, images of any size are taken already: the size of "
@@ -79,13 +75,13 @@ class Job:
     Attributes:
         network: in float32, as the weights have it.
         metadata: goes into the file.
-        calibration: float32 (n, 3, H, W), network inputs for int8; empty otherwise.
+        calibration: images for int8; none otherwise.
         opset: of ONNX.
     """
 
     network: YOLOX
     metadata: ExportMetadata
-    calibration: FloatArray
+    calibration: tuple[Path, ...]
     opset: int
 
     def graph(self, *, half: bool = False) -> DetectionGraph:
@@ -102,7 +98,9 @@ class Job:
         ).eval()
 
 
-def make_job(weights: Weights, options: ExportOptions, *, calibration: FloatArray) -> Job:
+def make_job(
+    weights: Weights, options: ExportOptions, *, calibration: tuple[Path, ...] = ()
+) -> Job:
     """Put a job together.
 
     Raises:
@@ -131,23 +129,3 @@ def make_job(weights: Weights, options: ExportOptions, *, calibration: FloatArra
         calibration=calibration,
         opset=options.opset,
     )
-
-
-def calibration_feeds(job: Job) -> Iterator[Array]:
-    """Calibration images as the file's own input, one batch at a time.
-
-    A fixed batch is filled up by starting again at the first image. Files with the letterbox
-    inside take bytes; letterboxed ones pass their letterbox unchanged.
-    """
-    metadata = job.metadata
-    batch = metadata.spec.batch or 1
-    rows = np.arange(-(-len(job.calibration) // batch) * batch) % len(job.calibration)
-    for chunk in rows.reshape(-1, batch):
-        inputs = job.calibration[chunk]
-        if not metadata.preprocess:
-            yield inputs
-            continue
-        pixels = inputs * (255 / metadata.spec.input.pixel_max)
-        if metadata.spec.input.color == "rgb":
-            pixels = pixels[:, ::-1]
-        yield np.ascontiguousarray(pixels.round().astype(np.uint8).transpose(0, 2, 3, 1))

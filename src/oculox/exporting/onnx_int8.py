@@ -6,7 +6,8 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from oculox.exporting.job import Job, calibration_feeds
+from oculox.exporting.calibration import CalibrationFeeds
+from oculox.exporting.job import Job
 from oculox.extras import require
 from oculox.runtime.exported import METADATA_KEY, Array
 
@@ -18,13 +19,21 @@ FLOAT_LAYERS = ("reg_preds", "obj_preds", "cls_preds")
 # Outputs of convolutions stay in float as well: they are inputs of SiLU, which flattens the
 # negative half of their range, and 8 bits over all of it cost YOLOX-Nano 0.09 AP and more.
 _OPTIONS = {"OpTypesToExcludeOutputQuantization": ["Conv"]}
+# TensorRT takes no zero point but 0, and quantised values of 8 bits alone (biases have 32).
+_SYMMETRIC = {"ActivationSymmetric": True, "QuantizeBias": False}
 
 
-def quantize_onnx(model: onnx.ModelProto, job: Job) -> onnx.ModelProto:
+def quantize_onnx(model: onnx.ModelProto, job: Job, *, symmetric: bool = False) -> onnx.ModelProto:
     """A quantised copy of a model from `build_onnx`.
 
     Only convolutions and what lies between them are quantised: the decoding, with its
     exponentials and pixels, and the NMS stay in float.
+
+    Args:
+        model: in float32.
+        job: with calibration images.
+        symmetric: signed activations whose zero point is 0, for TensorRT; else unsigned ones
+            with a zero point of their own, which lose less.
 
     Raises:
         MissingExtraError: when onnxruntime is not installed.
@@ -49,13 +58,13 @@ def quantize_onnx(model: onnx.ModelProto, job: Job) -> onnx.ModelProto:
             after,
             _reader(job),
             quant_format=QuantFormat.QDQ,
-            activation_type=QuantType.QUInt8,
+            activation_type=QuantType.QInt8 if symmetric else QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             per_channel=True,
             op_types_to_quantize=["Conv"],
             nodes_to_exclude=[node.name for node in model.graph.node if _stays_float(node)],
             calibrate_method=CalibrationMethod.MinMax,
-            extra_options=dict(_OPTIONS),
+            extra_options={**_OPTIONS, **(_SYMMETRIC if symmetric else {})},
         )
         quantized: onnx.ModelProto = onnx.load(after)
     onnx.helper.set_model_props(quantized, {METADATA_KEY: job.metadata.to_json()})
@@ -72,7 +81,7 @@ def _reader(job: Job) -> Any:
     """Calibration inputs one at a time, as ONNX Runtime requests them."""
     from onnxruntime.quantization import CalibrationDataReader
 
-    feeds = calibration_feeds(job)
+    feeds = iter(CalibrationFeeds(job))
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]
         """One feed at each call, then None."""

@@ -99,7 +99,7 @@ def _network(job: Job, *, half: bool) -> onnx.ModelProto:
     if versions.get("") != opset:
         raise ExportError(
             f"the converter made operator set {versions.get('')} instead of {opset}; "
-            f"export with --opset {DEFAULT_OPSET}"
+            f"export with `opset` {DEFAULT_OPSET}"
         )
     _tidy(model, metadata)
     return model

@@ -6,8 +6,6 @@ import importlib.util
 import tempfile
 from pathlib import Path
 
-import numpy as np
-
 from oculox.config.schema import Precision
 from oculox.distributed.devices import usable_device
 from oculox.errors import UsageError
@@ -21,15 +19,15 @@ from oculox.weights.download import locate_weights
 RUNTIMES = ("auto", "torch", "onnx", "openvino")
 """What a checkpoint can be run with."""
 
-# Fastest first, on CPUs; docs/benchmarks.md has the timings.
+# The order of the timings in docs/benchmarks.md; another CPU may have another.
 _PREFERRED: dict[str, tuple[str, ...]] = {
     "openvino": ("openvino", "onnx", "onnxscript"),
     "onnx": ("onnxruntime", "onnx", "onnxscript"),
 }
 
 
-def fastest_runtime(device: str) -> str:
-    """The fastest runtime installed: a compiled one on the CPU, else PyTorch."""
+def preferred_runtime(device: str) -> str:
+    """On a CPU the first one installed of OpenVINO, ONNX Runtime and PyTorch, else PyTorch."""
     if usable_device(device).type == "cpu":
         for name, packages in _PREFERRED.items():
             if all(importlib.util.find_spec(package) for package in packages):
@@ -53,7 +51,7 @@ def open_with(
 
     Args:
         path: a checkpoint, or an exported file.
-        backend: for checkpoints one of `RUNTIMES`, ``auto`` takes `fastest_runtime`; None for
+        backend: for checkpoints one of `RUNTIMES`, ``auto`` takes `preferred_runtime`; None for
             the file's own.
         device: where to run.
         precision: of the network; only PyTorch takes another than ``fp32``.
@@ -75,7 +73,7 @@ def open_with(
         )
     runtime = backend
     if runtime == "auto":
-        runtime = fastest_runtime(device) if precision == "fp32" else "torch"
+        runtime = preferred_runtime(device) if precision == "fp32" else "torch"
     if runtime == "torch":
         return open_model(path, device=device, precision=precision)
     if precision != "fp32":
@@ -83,8 +81,7 @@ def open_with(
     weights = load_weights(path)
     options = ExportOptions(format=runtime, size_hw=size_hw)
     target = find_target(options)
-    size = weights.spec.check_size(size_hw)
-    job = make_job(weights, options, calibration=np.empty((0, 3, *size), np.float32))
+    job = make_job(weights, options)
     with tempfile.TemporaryDirectory(prefix="oculox-") as folder:
         converted = Path(folder) / f"model{target.suffix}"
         target.convert(job, converted)

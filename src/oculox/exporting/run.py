@@ -7,12 +7,10 @@ import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import numpy as np
-
 from oculox.data.coco import CocoIndex
 from oculox.errors import ExportError
 from oculox.evaluation.evaluate import OFFICIAL_SETTINGS, evaluate
-from oculox.exporting.calibration import load_calibration
+from oculox.exporting.calibration import find_calibration
 from oculox.exporting.job import ExportOptions, make_job
 from oculox.exporting.parity import ParityRow, check_parity
 from oculox.exporting.targets import Target, find_target
@@ -108,12 +106,9 @@ def export_model(
     target = find_target(options)
     say = progress or (lambda _: None)
     with scratch_beside(output) as scratch:
-        input_config = weights.spec.input.at(weights.spec.check_size(options.size_hw))
-        calibration = np.empty((0, 3, *input_config.size), np.float32)
+        calibration: tuple[Path, ...] = ()
         if options.calibration is not None:
-            calibration = load_calibration(
-                options.calibration, input_config, limit=options.calibration_images
-            )
+            calibration = find_calibration(options.calibration, limit=options.calibration_images)
         job = make_job(weights, options, calibration=calibration)
         say(f"converting to {target.title}")
         draft = scratch / output.name

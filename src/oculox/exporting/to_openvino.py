@@ -6,7 +6,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from oculox.exporting.job import Job, calibration_feeds
+from oculox.exporting.calibration import CalibrationFeeds
+from oculox.exporting.job import Job
 from oculox.exporting.onnx_model import build_onnx, quiet
 from oculox.extras import require
 from oculox.runtime.exported import METADATA_KEY
@@ -48,7 +49,7 @@ def write_openvino(job: Job, path: Path) -> None:
 
 def _quantized(model: Any, job: Job) -> Any:
     nncf = require("nncf", extra="openvino", purpose="an int8 OpenVINO export")
-    feeds = list(calibration_feeds(job))
+    feeds = CalibrationFeeds(job)
     with quiet():
         return nncf.quantize(
             model,

@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
+from urllib.parse import urlsplit
 
 import cv2
 
@@ -16,7 +17,7 @@ from oculox.files import make_folder, require_free, write_atomically, write_json
 from oculox.predict.pipeline import Pipeline
 from oculox.predict.sources import LoadedImage, Source, Unreadable, read_images
 from oculox.predict.video import VideoSummary, annotate_video
-from oculox.runtime.timing import StageTimes, Stopwatch
+from oculox.runtime.timing import Spread, StageTimes, Stopwatch, spread_of
 from oculox.types import ImageArray, Progress
 
 PREDICTIONS = "predictions.json"
@@ -32,7 +33,8 @@ class PredictSummary:
         detections: number of detections in images and videos.
         unreadable: the images and videos that were skipped, with the reason.
         videos: one summary a video or camera.
-        times: seconds by stage, videos included.
+        speed: milliseconds of an image by stage, video frames included; without the first batch
+            or frame, which warms the network up, and so empty where there was no other.
     """
 
     output: Path
@@ -40,7 +42,7 @@ class PredictSummary:
     detections: int
     unreadable: tuple[Unreadable, ...]
     videos: tuple[VideoSummary, ...]
-    times: StageTimes
+    speed: dict[str, Spread]
 
     @property
     def predictions(self) -> Path:
@@ -68,14 +70,14 @@ def predict_to_folder(
 
     `predictions.json` is a list with one entry per image: source, width, height, detections
     (box in xyxy pixels, score, class_id, name), and `annotated`, the annotated file's name, if
-    drawn. A video becomes an MP4 and a file of JSON lines. A source that cannot be read is
-    skipped and reported in the summary.
+    drawn. A video becomes a file of JSON lines and, if drawn, an MP4. A source that cannot be
+    read is skipped and reported in the summary.
 
     Args:
         pipeline: what finds objects.
         sources: from `find_sources`.
         output: folder to write to; made if absent. Sources are never overwritten.
-        draw: write annotated images.
+        draw: write annotated images and videos.
         overwrite: allow a folder that holds something already.
         max_frames: most frames of each video or camera.
         stdin: read for the source ``-``; standard input if None.
@@ -92,16 +94,27 @@ def predict_to_folder(
     loaded = read_images(sources, stdin=stdin, watch=watch)
     entries: list[dict[str, Any]] = []
     unreadable: list[Unreadable] = []
+    rounds: list[StageTimes] = []
     for chunk in _chunks(loaded, pipeline.batch):
         unreadable += [p for p in chunk if isinstance(p, Unreadable)]
         good = [p for p in chunk if isinstance(p, LoadedImage)]
         entries += _predict_chunk(pipeline, good, names if draw else None, watch)
+        rounds.append(watch.restart())
         report(len(entries) + len(unreadable))
     videos: list[VideoSummary] = []
     for source in sources:
         if source.kind in ("video", "camera"):
             try:
-                videos.append(_predict_video(pipeline, source, names, max_frames))
+                target = names.take(source)
+                videos.append(
+                    annotate_video(
+                        pipeline,
+                        source,
+                        video=target if draw else None,
+                        predictions=target.with_suffix(".jsonl"),
+                        max_frames=max_frames,
+                    )
+                )
             except DataError as error:
                 unreadable.append(Unreadable(source=source, error=error))
             report(len(entries) + len(unreadable) + len(videos))
@@ -112,7 +125,7 @@ def predict_to_folder(
         detections=sum(len(e["detections"]) for e in entries) + sum(v.detections for v in videos),
         unreadable=tuple(unreadable),
         videos=tuple(videos),
-        times=sum((v.times for v in videos), watch.times()),
+        speed=spread_of([*rounds, *(frame for v in videos for frame in v.rounds)][1:]),
     )
 
 
@@ -136,19 +149,6 @@ def _predict_chunk(
             entry["annotated"] = target.name
         entries.append(entry)
     return entries
-
-
-def _predict_video(
-    pipeline: Pipeline, source: Source, names: _Names, max_frames: int | None
-) -> VideoSummary:
-    target = names.take(source)
-    return annotate_video(
-        pipeline,
-        source,
-        video=target,
-        predictions=target.with_suffix(".jsonl"),
-        max_frames=max_frames,
-    )
 
 
 def _report(progress: Progress | None, total: int, done: int) -> None:
@@ -205,11 +205,13 @@ class _Names:
     def take(self, source: Source) -> Path:
         if source.kind == "image" and source.path is not None:
             stem, suffix = source.path.stem, _written_suffix(source.path)
+        elif source.kind == "image":
+            page = Path(urlsplit(str(source.address)).path)
+            stem, suffix = _plain(page.stem) or "image", _written_suffix(page)
         elif source.kind == "stdin":
             stem, suffix = source.name, ".jpg"
         else:
-            kept = source.path.stem if source.path else source.name
-            stem, suffix = "".join(c if c.isalnum() or c in "-_. " else "_" for c in kept), ".mp4"
+            stem, suffix = _plain(source.path.stem if source.path else source.name), ".mp4"
         target = self._folder / f"{stem}{suffix}"
         number = 2
         while self._key(target) in self._taken:
@@ -221,6 +223,10 @@ class _Names:
     @staticmethod
     def _key(path: Path) -> str:
         return os.path.realpath(path).lower()
+
+
+def _plain(name: str) -> str:
+    return "".join(c if c.isalnum() or c in "-_. " else "_" for c in name)
 
 
 def _written_suffix(path: Path) -> str:

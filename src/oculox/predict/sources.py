@@ -1,4 +1,4 @@
-"""What to predict on: images, folders, patterns, standard input, videos and cameras.
+"""What to predict on: images, folders, patterns, standard input, addresses, videos and cameras.
 
 Two steps: `find_sources` names everything and fails at once on what does not exist;
 `read_images` then decodes one image after the other.
@@ -14,13 +14,17 @@ from pathlib import Path
 from typing import BinaryIO, Literal
 
 from oculox.data.image import IMAGE_SUFFIXES, decode_image, read_image
-from oculox.errors import DataError, UsageError
+from oculox.errors import DataError, UsageError, first_line
 from oculox.runtime.timing import Stopwatch
 from oculox.types import ImageArray
 
 VIDEO_SUFFIXES = frozenset((".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg"))
-STREAM_PREFIXES = ("rtsp://", "rtmp://", "http://", "https://")
+WEB_PREFIXES = ("http://", "https://")
+STREAM_PREFIXES = ("rtsp://", "rtmp://", *WEB_PREFIXES)
 STDIN = "-"
+MAX_DOWNLOAD = 100 << 20
+"""Most bytes of an image from the web."""
+_TIMEOUT_SECONDS = 10
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,7 +35,7 @@ class Source:
         kind: ``image``, ``stdin`` (one encoded image), ``video`` or ``camera``.
         name: as the user would recognise it.
         path: the file; None for the others.
-        address: camera number or stream address for ``camera``.
+        address: camera number or stream address for ``camera``; of an image on the web.
     """
 
     kind: Literal["image", "stdin", "video", "camera"]
@@ -62,7 +66,7 @@ def find_sources(given: Iterable[str | Path], *, recursive: bool = False) -> tup
     Args:
         given: image or video files; folders; patterns such as ``shots/*.jpg`` (``**`` for any
             depth); ``-`` for one encoded image on standard input; a camera's number; the
-            address of a stream (``rtsp://...``).
+            address of a stream (``rtsp://...``), or of an image on the web.
         recursive: look into the folders of folders as well.
 
     Returns:
@@ -103,10 +107,12 @@ def read_images(
                 if source.kind == "stdin":
                     data = (stdin or sys.stdin.buffer).read()
                     image = decode_image(data, where="standard input")
-                elif source.path is not None and source.kind == "image":
+                elif source.kind != "image":
+                    continue
+                elif source.path is not None:
                     image = read_image(source.path)
                 else:
-                    continue
+                    image = decode_image(_download(str(source.address)), where=source.name)
         except DataError as error:
             yield Unreadable(source=source, error=error)
         else:
@@ -123,6 +129,8 @@ def _resolve(item: str, recursive: bool) -> list[Source]:
         return [_file(path)]
     if item.isdecimal():
         return [Source(kind="camera", name=f"camera-{item}", address=int(item))]
+    if item.startswith(WEB_PREFIXES) and _is_web_image(item):
+        return [Source(kind="image", name=item, address=item)]
     if item.startswith(STREAM_PREFIXES):
         return [Source(kind="camera", name=item, address=item)]
     if glob.has_magic(item):
@@ -139,7 +147,7 @@ def _folder(folder: Path, recursive: bool) -> list[Source]:
     entries = folder.rglob("*") if recursive else folder.iterdir()
     files = sorted(e for e in entries if e.suffix.lower() in IMAGE_SUFFIXES and e.is_file())
     if not files:
-        hint = "" if recursive else " (folders inside it are searched only with --recursive)"
+        hint = "" if recursive else " (folders inside it are searched only with `recursive`)"
         raise DataError(f"{folder}: no images in this folder{hint}")
     return [_file(f) for f in files]
 
@@ -155,3 +163,34 @@ def _file(path: Path) -> Source:
         f"(images: {' '.join(sorted(IMAGE_SUFFIXES))}; videos: "
         f"{' '.join(sorted(VIDEO_SUFFIXES))})"
     )
+
+
+def _is_web_image(url: str) -> bool:
+    """Whether the server says that this is an image; a stream where it cannot be asked."""
+    import requests
+
+    try:
+        with requests.get(url, stream=True, timeout=_TIMEOUT_SECONDS) as response:
+            kind: str = response.headers.get("Content-Type", "")
+            return response.ok and kind.lower().startswith("image/")
+    except requests.RequestException:
+        return False
+
+
+def _download(url: str) -> bytes:
+    import requests
+
+    data = bytearray()
+    try:
+        with requests.get(url, stream=True, timeout=_TIMEOUT_SECONDS) as response:
+            response.raise_for_status()
+            for chunk in response.iter_content(1 << 16):
+                data += chunk
+                if len(data) > MAX_DOWNLOAD:
+                    raise DataError(
+                        f"{url}: the image is larger than {MAX_DOWNLOAD >> 20} MiB; download it "
+                        "and name the file"
+                    )
+    except requests.RequestException as error:
+        raise DataError(f"{url}: the image cannot be downloaded ({first_line(error)})") from None
+    return bytes(data)

@@ -1,9 +1,10 @@
-"""Videos and cameras: frames in, an annotated video and one line of JSON a frame out."""
+"""Videos and cameras: frames in, one line of JSON a frame and an annotated video out."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -25,38 +26,38 @@ class VideoSummary:
 
     Attributes:
         source: its name.
-        video: the annotated MP4.
+        video: the annotated MP4; None where none was wanted.
         predictions: JSON lines, one per frame: frame, seconds, detections.
         frames: number of frames.
         detections: number of detections in all frames.
-        times: seconds by stage.
+        rounds: seconds by stage of each of the last 1000 frames.
     """
 
     source: str
-    video: Path
+    video: Path | None
     predictions: Path
     frames: int
     detections: int
-    times: StageTimes
+    rounds: tuple[StageTimes, ...]
 
 
 def annotate_video(
     pipeline: Pipeline,
     source: Source,
     *,
-    video: Path,
+    video: Path | None,
     predictions: Path,
     max_frames: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> VideoSummary:
-    """Draw what is found in every frame; both files appear only once they are complete.
+    """Write what is found in every frame; files appear only once they are complete.
 
     A camera ends with `max_frames` or an interrupt (Ctrl-C), which keeps what was recorded.
 
     Args:
         pipeline: what finds objects.
         source: of kind ``video`` or ``camera``.
-        video: the MP4 to write.
+        video: the MP4 to draw it to; None for no video.
         predictions: the JSON lines to write.
         max_frames: stop after so many frames.
         progress: called with the number of frames done.
@@ -66,12 +67,13 @@ def annotate_video(
         UsageError: when `max_frames` is not positive.
     """
     if max_frames is not None and max_frames < 1:
-        raise UsageError(f"max_frames must be at least 1, got {max_frames}")
+        raise UsageError(f"`max_frames` must be at least 1, got {max_frames}")
     watch = Stopwatch()
+    rounds: deque[StageTimes] = deque(maxlen=1000)
     capture = _open(source)
     fps = capture.get(cv2.CAP_PROP_FPS)
     fps = fps if np.isfinite(fps) and 0 < fps <= 1000 else DEFAULT_FPS
-    part_video = video.with_name(f".{video.stem}.part.mp4")
+    part_video = None if video is None else video.with_name(f".{video.stem}.part.mp4")
     part_lines = predictions.with_name(f".{predictions.name}.part")
     writer = None
     done = found = 0
@@ -80,9 +82,10 @@ def annotate_video(
             try:
                 for image in _frames(capture, max_frames, watch):
                     detections = pipeline([image], watch=watch)[0]
-                    if writer is None:
-                        writer = _writer(part_video, fps, image)
-                    writer.write(detections.draw(image))
+                    rounds.append(watch.restart())
+                    if part_video is not None:
+                        writer = writer or _writer(part_video, fps, image)
+                        writer.write(detections.draw(image))
                     row = {
                         "frame": done,
                         "seconds": round(done / fps, 3),
@@ -96,22 +99,24 @@ def annotate_video(
             except KeyboardInterrupt:
                 if source.kind != "camera":
                     raise
-        if writer is None:
+        if not done:
             raise DataError(f"{source.name}: the video has no frames that can be read")
-        writer.release()
-        part_video.replace(video)
+        if writer is not None and part_video is not None and video is not None:
+            writer.release()
+            part_video.replace(video)
         part_lines.replace(predictions)
     finally:
         capture.release()
-        part_video.unlink(missing_ok=True)
-        part_lines.unlink(missing_ok=True)
+        for part in (part_video, part_lines):
+            if part is not None:
+                part.unlink(missing_ok=True)
     return VideoSummary(
         source=source.name,
         video=video,
         predictions=predictions,
         frames=done,
         detections=found,
-        times=watch.times(),
+        rounds=tuple(rounds),
     )
 
 

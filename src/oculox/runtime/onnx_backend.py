@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from oculox.distributed.devices import own_device
 from oculox.errors import CheckpointError, UsageError, first_line
 from oculox.extras import existing, require
 from oculox.runtime.exported import METADATA_KEY, Array, ExportedBackend, ExportMetadata
@@ -15,7 +17,7 @@ class OnnxBackend(ExportedBackend):
 
     Args:
         path: the file.
-        device: ``cpu``, ``cuda`` (needs onnxruntime-gpu) or ``auto``.
+        device: ``cpu``, ``cuda`` or ``cuda:1`` (need onnxruntime-gpu), or ``auto``.
         threads: of one operator; None for one per core.
 
     Raises:
@@ -34,10 +36,9 @@ class OnnxBackend(ExportedBackend):
         if threads is not None:
             options.intra_op_num_threads = threads
         state = runtime.capi.onnxruntime_pybind11_state
+        providers = choose_providers(runtime.get_available_providers(), device)
         try:
-            self._session = runtime.InferenceSession(
-                str(path), options, providers=_providers(runtime, device)
-            )
+            self._session = runtime.InferenceSession(str(path), options, providers=providers)
         except (state.Fail, state.InvalidProtobuf) as error:
             raise CheckpointError(
                 f"{path}: damaged, or not an ONNX file ({first_line(error)})"
@@ -52,15 +53,26 @@ class OnnxBackend(ExportedBackend):
         )
 
 
-def _providers(runtime: Any, device: str) -> list[str]:
-    usable = runtime.get_available_providers()
+def choose_providers(usable: Sequence[str], device: str) -> list[Any]:
+    """What ONNX Runtime shall run a model with, best first.
+
+    Args:
+        usable: the providers of this build.
+        device: ``cpu``, ``cuda``, ``cuda:1`` or ``auto``, which takes CUDA where it can be used:
+            the process's own GPU where several processes share a machine.
+
+    Raises:
+        UsageError: when this build has no such device.
+    """
     cpu, cuda = "CPUExecutionProvider", "CUDAExecutionProvider"
-    wants_cuda = device.startswith("cuda")
-    if device == "cpu" or (device == "auto" and cuda not in usable):
+    if device == "auto":
+        device = own_device("cuda") if cuda in usable else "cpu"
+    kind, colon, number = device.partition(":")
+    if device == "cpu":
         return [cpu]
-    if device == "auto" or (wants_cuda and cuda in usable):
-        return [cuda, cpu]
+    if kind == "cuda" and cuda in usable and (number.isdecimal() or not colon):
+        return [(cuda, {"device_id": int(number or 0)}), cpu]
     raise UsageError(
         f"device {device!r}: this ONNX Runtime runs on {', '.join(usable)}"
-        + ("; install onnxruntime-gpu for CUDA" if wants_cuda else "")
+        + ("; install onnxruntime-gpu for CUDA" if kind == "cuda" and cuda not in usable else "")
     )

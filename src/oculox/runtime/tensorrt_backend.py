@@ -32,13 +32,16 @@ class TensorrtBackend(ExportedBackend):
             raise UsageError(f"{path}: TensorRT engines run on NVIDIA GPUs, not on {self._device}")
         beside = existing(path.with_suffix(f"{path.suffix}.{METADATA_KEY}.json"))
         super().__init__(ExportMetadata.from_json(beside.read_text("utf-8"), where=str(beside)))
-        runtime = trt.Runtime(trt.Logger(trt.Logger.ERROR))
-        self._engine = runtime.deserialize_cuda_engine(path.read_bytes())
-        if self._engine is None:
-            raise CheckpointError(
-                f"{path}: damaged, or built for another GPU or version of TensorRT; export it here"
-            )
-        self._context = self._engine.create_execution_context()
+        # TensorRT knows no device of its own: engines belong to the one that is current.
+        with torch.cuda.device(self._device):
+            runtime = trt.Runtime(trt.Logger(trt.Logger.ERROR))
+            self._engine = runtime.deserialize_cuda_engine(path.read_bytes())
+            if self._engine is None:
+                raise CheckpointError(
+                    f"{path}: damaged, or built for another GPU or version of TensorRT; "
+                    "export it here"
+                )
+            self._context = self._engine.create_execution_context()
         self._dtypes = {
             trt.float32: torch.float32,
             trt.float16: torch.float16,
@@ -63,7 +66,9 @@ class TensorrtBackend(ExportedBackend):
             )
             context.set_tensor_address(name, outputs[-1].data_ptr())
         stream = torch.cuda.current_stream(self._device)
-        if not context.execute_async_v3(stream.cuda_stream):
+        with torch.cuda.device(self._device):
+            done = context.execute_async_v3(stream.cuda_stream)
+        if not done:
             raise RuntimeError("TensorRT could not run the engine")
         stream.synchronize()
         return tuple(output.cpu().numpy() for output in outputs)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Literal
 
@@ -52,6 +53,31 @@ class StageTimes:
         )
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Spread:
+    """Milliseconds per image over several measurements."""
+
+    median: float
+    min: float
+    max: float
+
+
+def spread_of(rounds: Iterable[StageTimes]) -> dict[str, Spread]:
+    """The milliseconds per image of each stage and of their `total`; empty without measurements.
+
+    Args:
+        rounds: one measurement each, of an image or a batch.
+    """
+    rows = [one.milliseconds() for one in rounds if one.images]
+    if not rows:
+        return {}
+    columns = {stage: [row[stage] for row in rows] for stage in rows[0]}
+    return {
+        stage: Spread(median=statistics.median(column), min=min(column), max=max(column))
+        for stage, column in columns.items()
+    }
+
+
 class Stopwatch:
     """Adds up the seconds of each stage; `times` gives them as a value."""
 
@@ -71,6 +97,12 @@ class Stopwatch:
     def count(self, images: int) -> None:
         """Say that so many images went through."""
         self._images += images
+
+    def restart(self) -> StageTimes:
+        """What was measured so far; the watch begins again at zero."""
+        times = self.times()
+        self._seconds, self._images = dict.fromkeys(STAGES, 0.0), 0
+        return times
 
     def times(self) -> StageTimes:
         """What was measured so far."""

@@ -276,7 +276,7 @@ def _append(file: TextIO, line: str) -> None:
     except OSError as error:
         raise TrainingError(
             f"{file.name}: could not be written ({error.strerror}); free some space and "
-            "continue from the last checkpoint with --resume"
+            "continue from the last checkpoint with `resume`"
         ) from None
 
 

@@ -155,18 +155,16 @@ def settle_config(
         changes = [word for word in words if isinstance(word, str) and "=" in word]
         if weights or output or changes != words:
             raise UsageError(
-                "a resumed run has its own recipe, weights and folder: leave them out "
-                "(oculox train --resume RUN_FOLDER [KEY=VALUE]...)"
+                "a resumed run has its own recipe, weights and folder: leave them out; only "
+                "key=value goes with `resume`"
             )
         config = resumed_config(resume, changes)
     elif recipe is None:
-        raise UsageError("name a recipe (`oculox models` lists them) or a run to --resume")
-    elif not isinstance(recipe, Config):
-        config = load_config(recipe, overrides)
-    elif overrides:
-        raise UsageError("overrides go with a recipe or file, not with a ready Config")
+        raise UsageError("name a recipe (`oculox models` lists them) or a run to `resume`")
+    elif isinstance(recipe, Config):
+        config = recipe.with_overrides(*overrides)
     else:
-        config = recipe
+        config = load_config(recipe, overrides)
     if output is not None:
         check_free(output)
     check_trackers(config)
@@ -185,8 +183,8 @@ def check_free(folder: Path) -> None:
         if _is_without_steps(folder) and not _is_held(folder):
             return
         raise UsageError(
-            f"{folder}: holds another run; choose another --output, or go on with it: "
-            f"oculox train --resume {folder}"
+            f"{folder}: holds another run; choose another `output`, or go on with it: "
+            f"`resume` {folder}"
         )
 
 
@@ -289,8 +287,8 @@ def resumed_config(folder: Path, overrides: Sequence[str] = ()) -> Config:
     """
     if folder.is_file():
         raise UsageError(
-            f"{folder}: --resume takes the folder of a run, which goes on from its last.pt; to "
-            f"start a new run from these weights: oculox train RECIPE --weights {folder}"
+            f"{folder}: `resume` takes the folder of a run, which goes on from its last.pt; to start a "
+            f"new run from this file, pass it as `weights`"
         )
     if not (folder / CONFIG).is_file():
         raise TrainingError(f"{folder}: no {CONFIG}, so there is no run to resume")
@@ -306,7 +304,7 @@ def resumed_config(folder: Path, overrides: Sequence[str] = ()) -> Config:
         raise ConfigError(
             f"{folder}: the run was started with other settings: {', '.join(changed[:4])}; "
             "resume with the same (only train.epochs may be raised), or start a new run from its "
-            "best.pt with --weights"
+            "best.pt with `weights`"
         )
     return config
 

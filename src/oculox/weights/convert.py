@@ -83,7 +83,7 @@ def convert_weights(
     """
     wanted = _checked_layout(target, layout)
     if target.exists() and not overwrite:
-        raise UsageError(f"{target} exists; pass --overwrite to replace it")
+        raise UsageError(f"{target} exists; pass `overwrite` to replace it")
     weights = load_weights(source)
     if layout is None and len(wanted) > 1:
         wanted = tuple(one for one in wanted if one == weights.origin) or wanted
@@ -180,7 +180,7 @@ def _notes(weights: Weights, layout: Layout, customary: InputConfig) -> tuple[st
         notes.append(
             f"{_PROJECTS[layout]} feeds {_pixels(customary)}, these weights take "
             f"{_pixels(weights.spec.input)}: Oculox reads that from the file, {_PROJECTS[layout]} "
-            "does not; pass --adapt-input to make the weights take what it feeds"
+            "does not; pass `adapt_input` to make the weights take what it feeds"
         )
     if weights.origin == "onnx":
         notes.append(

@@ -118,7 +118,7 @@ def fetch_weights(
     if entry.sha256 is None and not allow_unverified:
         raise UsageError(
             f"{entry.name} is not pinned: no published checksum; if you trust {url}, "
-            "pass --allow-unverified"
+            "pass `allow_unverified`"
         )
     if urlparse(url).scheme not in _SCHEMES:
         raise UsageError(f"{url}: expected a URL with {', '.join(_SCHEMES)}")

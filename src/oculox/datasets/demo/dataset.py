@@ -92,7 +92,7 @@ def _require_free(folder: Path, *, overwrite: bool) -> None:
     if not annotations.is_file() or _MARK.encode() not in annotations.read_bytes()[:200]:
         require_free(folder)
     elif not overwrite:
-        raise UsageError(f"{folder} already holds a demo dataset; pass --overwrite to replace it")
+        raise UsageError(f"{folder} already holds a demo dataset; pass `overwrite` to replace it")
 
 
 def _empty_coco(seed: int) -> dict[str, Any]:

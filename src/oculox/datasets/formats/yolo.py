@@ -110,7 +110,7 @@ def _names(config: Mapping[str, Any], base: Path) -> tuple[str, ...]:
         found = tuple(line.strip() for line in lines if line.strip())
         if found:
             return found
-    raise DataError(f"{base}: no class names; add names to data.yaml, or pass --classes a,b,c")
+    raise DataError(f"{base}: no class names; add names to data.yaml, or pass `classes`")
 
 
 def _images(base: Path, config: Mapping[str, Any], split: str) -> Iterator[tuple[Path, str]]:
