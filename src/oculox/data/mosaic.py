@@ -17,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from oculox.data.preprocess import clip_boxes, letterbox_geometry
-from oculox.data.transforms import Matrix, flip_boxes
-from oculox.types import FloatArray, ImageArray
+from oculox.data.transforms import Matrix, flip_boxes, keep_boxes
+from oculox.types import FloatArray, ImageArray, IntArray
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,10 +69,26 @@ def plan_tiles(
     return tuple(tiles)
 
 
-def tile_boxes(boxes: FloatArray, tile: Tile, size_hw: tuple[int, int]) -> FloatArray:
-    """Boxes (n, 4) of a source image in canvas pixels, clipped to the canvas."""
+def tile_boxes(
+    boxes: FloatArray, labels: IntArray, tile: Tile, size_hw: tuple[int, int]
+) -> tuple[FloatArray, IntArray]:
+    """The part of a source image's boxes that lies in the canvas, and their labels.
+
+    Objects outside the canvas are left out here: clipped, they would be lines on its edge, to
+    which a rotation gives an area again.
+
+    Args:
+        boxes: (n, 4) xyxy, in pixels of the source image.
+        labels: (n,).
+        tile: place of the image.
+        size_hw: size of the input; the canvas is twice that.
+
+    Returns:
+        (m, 4) xyxy in canvas pixels, each with an area, and (m,), in the same order.
+    """
     moved = boxes * np.float32(tile.scale) + np.array(tile.shift_xy * 2, np.float32)
-    return clip_boxes(moved, (2 * size_hw[0], 2 * size_hw[1]))
+    clipped = clip_boxes(moved, (2 * size_hw[0], 2 * size_hw[1]))
+    return keep_boxes(clipped, labels, min_side=0)
 
 
 def draw_tiles(

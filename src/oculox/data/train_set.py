@@ -146,13 +146,11 @@ class TrainSet:
         tiles = plan_tiles([self.index.source_hw(i) for i in members], center, self.size_hw)
         image = np.full((height, width, 3), self.input_config.pad_value, np.uint8)
         draw_tiles(image, tiles, affine, read=[partial(self._images, i) for i in members])
-        boxes = np.concatenate(
-            [
-                tile_boxes(self.index.boxes(i), tile, self.size_hw)
-                for i, tile in zip(members, tiles, strict=True)
-            ]
-        )
-        labels = np.concatenate([self.index.labels(i) for i in members])
+        parts = [
+            tile_boxes(self.index.boxes(i), self.index.labels(i), tile, self.size_hw)
+            for i, tile in zip(members, tiles, strict=True)
+        ]
+        boxes, labels = (np.concatenate(part) for part in zip(*parts, strict=True))
         return image, transform_boxes(boxes, affine, self.size_hw), labels
 
     def _mixup(
