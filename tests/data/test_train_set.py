@@ -156,6 +156,15 @@ def test_images_without_objects_stay_as_background(make_coco: MakeCoco, mosaic: 
         assert sample.image.shape == (*SIZE, 3)
 
 
+def test_a_mosaic_in_which_no_box_survives_is_background(make_coco: MakeCoco) -> None:
+    index = make_coco(boxes=[[(4, 5, 1, 20)]] * 3)
+    small = AugmentConfig(mosaic_scale=(0.3, 0.3), mixup_prob=0, degrees=0, shear=0)
+    for position in range(5):
+        sample = train_set(index, small).sample(0, position, 0, mosaic=True)
+        assert sample.boxes.shape == (0, 4)
+        assert sample.labels.shape == (0,)
+
+
 def test_mixup_gives_up_where_labelled_images_are_too_rare(make_coco: MakeCoco) -> None:
     """One labelled image in many: the mosaic has labels, the draws find no second one."""
     index = make_coco(sizes_hw=[(40, 40)] * 200, boxes=[[(5, 5, 30, 30)]] + [[]] * 199)
