@@ -29,6 +29,8 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 _BARE_MARKERS = frozenset((0x01, *range(0xD0, 0xD9)))
 # SOF0-SOF15 carry the size; C4, C8 and CC in the same range are tables.
 _FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+# What comes before EXIF data in JPEG, PNG and WebP.
+_EXIF_MARKS = (b"Exif\0\0", b"eXIf", b"EXIF")
 
 
 def read_image(path: Path, *, max_pixels: int = MAX_PIXELS) -> ImageArray:
@@ -85,6 +87,27 @@ def decode_image(data: bytes, *, where: str, max_pixels: int = MAX_PIXELS) -> Im
     height, width = image.shape[:2]
     _check_pixels(height, width, where=where, max_pixels=max_pixels)
     return np.asarray(image, np.uint8)
+
+
+def image_size(data: bytes, *, where: str, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+    """Height and width that `decode_image` gives, without decoding where the header is enough.
+
+    It is not enough where EXIF data may turn the image, and for formats without a known header.
+
+    Args:
+        data: the bytes of an image file.
+        where: its name, for error messages.
+        max_pixels: width times height above which the image is refused.
+
+    Raises:
+        DataError: the image is truncated, too large or, where it is decoded, damaged.
+    """
+    size, truncated = read_header(data)
+    if size is None or truncated or any(mark in data for mark in _EXIF_MARKS):
+        height, width = decode_image(data, where=where, max_pixels=max_pixels).shape[:2]
+        return height, width
+    _check_pixels(*size, where=where, max_pixels=max_pixels)
+    return size
 
 
 class ImageHeader(NamedTuple):
