@@ -11,6 +11,7 @@ from oculox.config.schema import InputConfig
 from oculox.data import cache
 from oculox.data.cache import FileImages, available_memory, build_images
 from oculox.data.coco import CocoIndex
+from oculox.data.faults import BadImages
 from oculox.data.preprocess import apply_letterbox, letterbox_geometry
 from oculox.errors import DataError
 
@@ -107,6 +108,21 @@ def test_failed_disk_cache_leaves_nothing(index: CocoIndex, tmp_path: Path) -> N
     with pytest.raises(DataError, match=r"2\.png: not an image"):
         build_images(index, cache="disk", input_config=INPUT, folder=tmp_path / "kept")
     assert [p.suffix for p in (tmp_path / "kept").iterdir()] == [".lock"]
+
+
+@pytest.mark.parametrize("kind", ["ram", "disk"])
+def test_images_that_cannot_be_kept_are_counted(index: CocoIndex, tmp_path: Path, kind) -> None:
+    index.image_path(1).write_bytes(b"no image")
+    bad = BadImages(1, setting="some.key")
+    for _ in range(2):  # filled, and on disk read again
+        images = build_images(index, cache=kind, input_config=INPUT, folder=tmp_path, bad=bad)
+        assert images(0).shape == (21, 32, 3)
+        assert np.array_equal(images(2), FileImages(index)(2))
+        with pytest.raises(DataError, match=r"1\.png: not an image"):
+            images(1)
+    index.image_path(2).write_bytes(b"")
+    with pytest.raises(DataError, match=r"2\.png: .* bad images: 2, and some\.key allows 1"):
+        build_images(index, cache=kind, input_config=INPUT, folder=tmp_path, bad=bad)
 
 
 def test_cache_that_does_not_fit_is_refused(

@@ -93,6 +93,16 @@ def test_truncated_files_are_refused(
         read_image(path)
 
 
+def test_what_there_is_of_a_truncated_photo_is_decoded_where_allowed(photo: np.ndarray) -> None:
+    jpeg = encode(".jpg", np.tile(photo, (8, 8, 1)))
+    image = decode_image(jpeg[: len(jpeg) // 2], where="x", allow_truncated=True)
+    assert image.shape == (8 * HEIGHT, 8 * WIDTH, 3)
+    whole = decode_image(jpeg, where="x")
+    assert np.array_equal(image[: 3 * HEIGHT], whole[: 3 * HEIGHT])
+    with pytest.raises(DataError, match="image x: the image is truncated"):
+        decode_image(jpeg[:100], where="image x", allow_truncated=True)
+
+
 @pytest.mark.parametrize("options", [(), (cv2.IMWRITE_JPEG_PROGRESSIVE, 1)])
 def test_truncated_jpeg_is_found_by_its_missing_end(
     photo: np.ndarray, options: tuple[int, ...]

@@ -96,7 +96,7 @@ def draw_tiles(
     tiles: Sequence[Tile],
     affine: Matrix,
     *,
-    read: Sequence[Callable[[], ImageArray]],
+    read: Sequence[Callable[[], ImageArray | None]],
 ) -> None:
     """Warp the visible tiles into an output; `out` is written in place.
 
@@ -104,7 +104,8 @@ def draw_tiles(
         out: (H, W, 3), already filled with the padding's grey.
         tiles: from `plan_tiles`.
         affine: canvas pixels -> output pixels.
-        read: one reader for each tile, called only where the tile can be seen.
+        read: one reader for each tile, called only where the tile can be seen; None leaves the
+            tile as it is.
     """
     for tile, reader in zip(tiles, read, strict=True):
         x1, y1, x2, y2 = tile.window
@@ -112,7 +113,10 @@ def draw_tiles(
         corners = _corners(left + x1, top + y1, left + x2, top + y2)
         if _covered(corners, affine, out.shape[:2]) is None:
             continue
-        image = _fine_enough(reader(), tile.inner_hw)
+        source = reader()
+        if source is None:
+            continue
+        image = _fine_enough(source, tile.inner_hw)
         placed = _resize_matrix(image.shape[:2], tile.inner_hw, shift_xy=tile.shift_xy)
         height, width = tile.inner_hw
         ratio = np.array([image.shape[1] / width, image.shape[0] / height] * 2)

@@ -31,6 +31,7 @@ class PredictSummary:
         images: number of images predicted on.
         detections: number of detections in images and videos.
         unreadable: the images and videos that were skipped, with the reason.
+        truncated: the images whose files end too early; what could be decoded was predicted on.
         videos: one summary a video or camera.
         times: seconds by stage, videos included.
     """
@@ -39,6 +40,7 @@ class PredictSummary:
     images: int
     detections: int
     unreadable: tuple[Unreadable, ...]
+    truncated: tuple[Source, ...]
     videos: tuple[VideoSummary, ...]
     times: StageTimes
 
@@ -92,9 +94,11 @@ def predict_to_folder(
     loaded = read_images(sources, stdin=stdin, watch=watch)
     entries: list[dict[str, Any]] = []
     unreadable: list[Unreadable] = []
+    truncated: list[Source] = []
     for chunk in _chunks(loaded, pipeline.batch):
         unreadable += [p for p in chunk if isinstance(p, Unreadable)]
         good = [p for p in chunk if isinstance(p, LoadedImage)]
+        truncated += [p.source for p in good if p.truncated]
         entries += _predict_chunk(pipeline, good, names if draw else None, watch)
         report(len(entries) + len(unreadable))
     videos: list[VideoSummary] = []
@@ -111,6 +115,7 @@ def predict_to_folder(
         images=len(entries),
         detections=sum(len(e["detections"]) for e in entries) + sum(v.detections for v in videos),
         unreadable=tuple(unreadable),
+        truncated=tuple(truncated),
         videos=tuple(videos),
         times=sum((v.times for v in videos), watch.times()),
     )

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import closing
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from oculox.evaluation.evaluate import evaluate_loader
 from oculox.evaluation.metrics import CocoMetrics
 from oculox.postprocess import DetectSettings
 from oculox.runtime.torch_backend import TorchBackend
-from oculox.training.build import Parts, Run, build_run
+from oculox.training.build import Parts, Run, build_run, watch_run
 from oculox.training.curves import write_curves
 from oculox.training.log import (
     RunLog,
@@ -92,8 +92,9 @@ def run_training(
             closing(run.train_loader),
             closing(run.val_loader),
             step_profiler(folder, enabled=train.profile) as count_step,
+            watch_run(run, report=log.message) as look,
         ):
-            return _train(run, progress, folder=folder, log=log, count_step=count_step)
+            return _train(run, progress, folder=folder, log=log, count_step=count_step, look=look)
 
 
 def _train(
@@ -103,6 +104,7 @@ def _train(
     folder: Path,
     log: RunLog,
     count_step: Callable[[], None],
+    look: Callable[[Iterable[str]], None],
 ) -> TrainSummary:
     started = time.perf_counter()
     _announce(run, progress, folder, log)
@@ -112,7 +114,7 @@ def _train(
     for epoch in range(progress.epoch, run.plan.total):
         if epoch == run.plan.aug:
             log.message(f"epoch {epoch + 1}: the tail begins, without mosaic and mixup")
-        progress = _train_epoch(run, epoch, progress, meter=meter, count_step=count_step)
+        progress = _train_epoch(run, epoch, progress, meter=meter, count_step=count_step, look=look)
         last = epoch + 1 == run.plan.total or progress.step >= (train.max_steps or total_steps)
         improved = stopped = False
         if last or _evaluation_is_due(run, epoch):
@@ -149,6 +151,7 @@ def _train_epoch(
     *,
     meter: StepMeter,
     count_step: Callable[[], None],
+    look: Callable[[Iterable[str]], None],
 ) -> TrainProgress:
     config, parts = run.config, run.parts
     in_tail = run.plan.in_tail(epoch)
@@ -162,6 +165,7 @@ def _train_epoch(
         epoch, mosaic=not in_tail, start_step=step - epoch * steps_per_epoch
     )
     for batch in meter.timed(batches):
+        look(fault for faults in batch.faults for fault in faults)
         size = input_size_at(
             step, seed=config.train.seed, augment=config.augment, native=config.input.size
         )

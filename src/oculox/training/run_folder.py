@@ -33,14 +33,14 @@ SUMMARY = "summary.json"
 
 # What may differ when a run goes on: where and how it runs, and what it writes, not what it is.
 _FREE = {
-    "data": ("root", "cache", "workers"),
+    "data": ("root", "cache", "workers", "max_bad_images"),
     "data.train": ("images", "annotations"),
     "data.val": ("images", "annotations"),
     "train": (
         *("device", "max_steps", "early_stop", "log_interval", "trackers", "profile"),
         *("checkpoint_interval", "keep_checkpoints", "save_on_main_only"),
     ),
-    "eval": ("batch",),
+    "eval": ("batch", "max_bad_images"),
 }
 FREE_KEYS = frozenset(f"{section}.{key}" for section, keys in _FREE.items() for key in keys)
 
