@@ -102,7 +102,7 @@ def test_stats(demo: Path) -> None:
     result = run("stats", demo)
     assert result.exit_code == 0, result.output
     assert "small / medium / large" in result.output
-    assert "input.size=320 is enough" in result.output
+    assert "is enough: nine of ten objects" in result.output
     tree = json.loads(run("stats", demo, "--json", "--imgsz", "240,320", "--split", "val").stdout)
     assert tree["val"]["images"] == 3
     assert tree["val"]["input_hw"] == [240, 320]
