@@ -3,6 +3,9 @@
 Both caches keep an image no larger than its letterbox at the input size, as the official cache
 does. The plain path then gives the same pixels as without a cache; a mosaic interpolates a
 large image twice instead of once, a difference the eye does not see.
+
+On disk a split has one cache: a new one, of another input size or of changed images, replaces
+those before it, unless a run reads them just then.
 """
 
 from __future__ import annotations
@@ -12,11 +15,12 @@ import itertools
 import json
 import os
 import shutil
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import cv2
 import numpy as np
@@ -34,6 +38,9 @@ from oculox.types import ImageArray, IntArray
 
 _CHUNK = 256
 """Images decoded ahead of the writer of a disk cache."""
+
+_PREFIX = "oculox-cache-"
+"""Of the names of disk caches."""
 
 _RAM_SHARE = 0.8
 """Part of the available memory that a cache may take."""
@@ -91,6 +98,8 @@ class CachedImages:
         self._offsets = _offsets(shapes_hw)
         self._store = store
         self._mapped: npt.NDArray[np.uint8] | None = None
+        if isinstance(store, Path):
+            weakref.finalize(self, os.close, _hold(store))
 
     def __getstate__(self) -> dict[str, object]:
         # A memory map would be pickled as the whole array.
@@ -122,6 +131,7 @@ def build_images(
     folder: Path | None = None,
     processes: int = 1,
     bad: BadImages | None = None,
+    report: Callable[[str], None] | None = None,
 ) -> Images:
     """The reader of a split's images, with its cache filled.
 
@@ -132,6 +142,7 @@ def build_images(
         folder: where a disk cache is kept; beside the annotations by default.
         processes: training processes on this machine, which divide its memory.
         bad: counts the images that cannot be read into a cache; none may be by default.
+        report: gets a line on what a disk cache takes, and on what it replaces.
 
     Raises:
         DataError: too many images cannot be read, or memory or disk space do not suffice.
@@ -145,17 +156,55 @@ def build_images(
         store = _fill_ram(files, shapes, bad, processes=processes)
         return CachedImages(files, shapes, store)
     folder = folder or index.annotations.parent
-    path = folder / f"oculox-cache-{_key(index, shapes)}.npy"
+    split, (height, width) = _split_key(index), input_config.size
+    path = folder / f"{_PREFIX}{split}-{height}x{width}-{_key(index, shapes)}.npy"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with _only_one(path.with_suffix(".lock")):
             if not _is_whole(path, shapes):
+                note = _make_room(path, split, needed=_needed(shapes))
                 _write(path, files, shapes, bad)
+            else:
+                note = f"{path}: {_needed(shapes) / 1e9:.1f} GB, from an earlier run"
+            if report is not None:
+                report(f"data.cache=disk: {note}")
+            return CachedImages(files, shapes, path)
     except OSError as error:
         raise DataError(
             f"{path}: cannot keep the image cache ({error.strerror or error})"
         ) from None
-    return CachedImages(files, shapes, path)
+
+
+class CacheFile(NamedTuple):
+    """A disk cache: the file, its size in bytes, and the input height x width in its name."""
+
+    path: Path
+    size: int
+    input_size: str
+
+
+def find_caches(folder: Path) -> list[CacheFile]:
+    """The disk caches in a folder, by name."""
+    # Names hold split, input size and content; those of before have the last alone.
+    paths = sorted(folder.glob(f"{_PREFIX}*.npy"))
+    sides = [[*p.stem.removeprefix(_PREFIX).split("-"), "unknown"][1] for p in paths]
+    return [CacheFile(p, p.stat().st_size, s) for p, s in zip(paths, sides, strict=True)]
+
+
+def remove_cache(path: Path) -> bool:
+    """Delete a disk cache; false, and nothing done, where a run uses it.
+
+    Raises:
+        DataError: it cannot be deleted.
+    """
+    try:
+        if _is_free(path):
+            path.unlink(missing_ok=True)
+            path.with_suffix(".lock").unlink(missing_ok=True)
+            return True
+    except OSError as error:
+        raise DataError(f"{path}: cannot be deleted ({error.strerror or error})") from None
+    return False
 
 
 def available_memory() -> int | None:
@@ -253,18 +302,64 @@ def _is_whole(path: Path, shapes_hw: IntArray) -> bool:
         return False
 
 
+def _split_key(index: CocoIndex) -> str:
+    """Names a split, whatever is in its files."""
+    places = [str(path.resolve()) for path in (index.annotations, index.image_dir)]
+    return hashlib.sha256(json.dumps(places).encode()).hexdigest()[:8]
+
+
+def _make_room(path: Path, split: str, *, needed: int) -> str:
+    """Delete the caches that `path` replaces; says what it will take.
+
+    Raises:
+        DataError: there is not enough room even without them.
+    """
+    older = [c for c in find_caches(path.parent) if c.path.name.startswith(f"{_PREFIX}{split}-")]
+    free = shutil.disk_usage(path.parent).free
+    room = free + sum(c.size for c in older)
+    if needed > room:
+        raise DataError(
+            f"data.cache=disk: {path.parent} has {room / 1e9:.1f} GB free (older caches of the "
+            f"split counted as free), the images need {needed / 1e9:.1f} GB; free some space or "
+            "use data.cache=none"
+        )
+    removed = sum(remove_cache(c.path) for c in older)
+    return (
+        f"{path}: {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB were free; "
+        f"older caches of the split removed: {removed}"
+    )
+
+
+def _hold(path: Path) -> int:
+    """Open a cache so that `remove_cache` leaves it alone; the descriptor to close."""
+    held = os.open(path, os.O_RDONLY)
+    with suppress(ImportError):  # Windows deletes no open files
+        import fcntl
+
+        fcntl.flock(held, fcntl.LOCK_SH)
+    return held
+
+
+def _is_free(path: Path) -> bool:
+    """Whether no process holds a cache."""
+    try:
+        import fcntl
+    except ImportError:  # Windows: deleting it says so
+        return True
+    with path.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+    return True
+
+
 def _write(path: Path, files: FileImages, shapes_hw: IntArray, bad: BadImages) -> None:
     """Write all images beside `path`, then move them there in one step."""
-    needed, free = _needed(shapes_hw), shutil.disk_usage(path.parent).free
-    if needed > free:
-        raise DataError(
-            f"data.cache=disk: {path.parent} has {free / 1e9:.1f} GB free, the images need "
-            f"{needed / 1e9:.1f} GB; free some space or use data.cache=none"
-        )
     partial = path.with_suffix(".partial")
     try:
         with partial.open("wb") as out:
-            header = {"descr": "|u1", "fortran_order": False, "shape": (needed,)}
+            header = {"descr": "|u1", "fortran_order": False, "shape": (_needed(shapes_hw),)}
             np.lib.format.write_array_header_1_0(out, header)
             kept = bytearray()
             for shape, image in zip(shapes_hw, _decoded(files, shapes_hw, bad), strict=True):

@@ -194,6 +194,7 @@ def build_train_loader(
     world_size: int = 1,
     batch_per_process: int,
     cache_dir: Path | None = None,
+    report: Callable[[str], None] | None = None,
 ) -> TrainLoader:
     """The training loader of a configuration.
 
@@ -204,6 +205,7 @@ def build_train_loader(
         world_size: number of processes.
         batch_per_process: images a step (or micro-batch) for this process.
         cache_dir: folder of a disk cache; beside the annotations by default.
+        report: gets a line on what a disk cache takes.
 
     Raises:
         DataError: the cache does not fit, or too many images cannot be read into it.
@@ -216,6 +218,7 @@ def build_train_loader(
         folder=cache_dir,
         processes=world_size,
         bad=bad,
+        report=report,
     )
     train_set = TrainSet(
         index,

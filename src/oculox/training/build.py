@@ -131,6 +131,7 @@ def build_run(config: Config, accelerator: Accelerator, *, weights: Path | None)
         rank=rank,
         world_size=world_size,
         batch_per_process=config.train.batch // world_size,
+        report=notes.append,
     )
     plan = plan_epochs(config.train, warmup_epochs=config.schedule.warmup_epochs)
     return Run(
