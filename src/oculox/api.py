@@ -155,6 +155,7 @@ class Detector:
         iou: float = 0.65,
         batch: int = 8,
         workers: int = 1,
+        max_bad_images: int = 0,
         progress: Progress | None = None,
     ) -> Evaluation:
         """COCO metrics on a dataset, with the thresholds of the official evaluation.
@@ -170,6 +171,7 @@ class Detector:
             iou: NMS: IoU above which the weaker of two boxes of a class is dropped.
             batch: images at once.
             workers: loader processes.
+            max_bad_images: how many images that cannot be read may be left out.
             progress: called with the numbers of batches done and in all.
 
         Raises:
@@ -186,6 +188,7 @@ class Detector:
                 size_hw=self.size_hw,
                 batch=batch,
                 workers=workers,
+                max_bad_images=max_bad_images,
                 processes=processes,
                 progress=progress,
             )
@@ -268,6 +271,7 @@ def evaluate(
     imgsz: ImageSize | None = None,
     batch: int = 8,
     workers: int = 1,
+    max_bad_images: int = 0,
     device: str = "auto",
     precision: Precision = "fp32",
     backend: str | None = None,
@@ -295,6 +299,7 @@ def evaluate(
         iou=iou,
         batch=batch,
         workers=workers,
+        max_bad_images=max_bad_images,
         progress=progress,
     )
     if backend != "auto":

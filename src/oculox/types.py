@@ -196,6 +196,7 @@ class Sample:
         labels: int64 (n,), contiguous class indices 0..C-1.
         image_id: the dataset's own id, returned untouched.
         source_hw: height and width of the file's image before any resizing.
+        faults: what is wrong with image files that were left out of it, each named.
     """
 
     image: ImageArray
@@ -203,6 +204,7 @@ class Sample:
     labels: IntArray
     image_id: ImageId
     source_hw: tuple[int, int]
+    faults: tuple[str, ...] = ()
 
 
 class Targets(NamedTuple):
@@ -220,13 +222,15 @@ class Batch(NamedTuple):
     """Images and labels of a batch.
 
     images: uint8 (B, 3, H, W), in the colour order of the input section, 0-255, letterboxed;
-    image_ids and source_hw have B entries in the same order.
+    image_ids, source_hw and faults have B entries in the same order. faults: what is wrong with
+    image files that were left out of an image, such as the tile of a mosaic.
     """
 
     images: Tensor
     targets: Targets
     image_ids: tuple[ImageId, ...]
     source_hw: tuple[tuple[int, int], ...]
+    faults: tuple[tuple[str, ...], ...] = ()
 
 
 class RawPredictions(NamedTuple):

@@ -133,15 +133,32 @@ def test_training_meets_a_damaged_image(start, data, damage, workers):
         cv2.imwrite(str(image), np.zeros((20, 30, 3), np.uint8))
     else:
         image.write_bytes(b"" if damage == "empty" else b"this is no image")
-    error = start(f"data.root={data}", f"data.workers={workers}", code=1)
-    assert str(image) in error or image.name in error
+    words = (f"data.root={data}", f"data.workers={workers}", "data.max_bad_images=0")
+    error = start(*words, code=1)
+    assert f"{image}: " in error
+    assert "data.max_bad_images" in error
 
 
 def test_training_meets_a_damaged_validation_image(start, data):
-    truncate(first_image(data, "val2017"))
-    assert "truncated" in start(
-        f"data.root={data}", "train.aug_epochs=0", "train.tail_epochs=1", code=1
-    )
+    """Long before the first evaluation, which comes after hundreds of epochs here."""
+    image = first_image(data, "val2017")
+    truncate(image)
+    words = ("train.aug_epochs=500", "train.eval_interval=0", "train.checkpoint_interval=500")
+    error = start(f"data.root={data}", *words, code=1)
+    assert f"{image}: the image is truncated" in error
+    assert "eval.max_bad_images" in error
+
+
+@pytest.mark.parametrize("cache", ["none", "disk"])
+def test_training_goes_on_without_a_few_damaged_images(oculox, quick, data, tmp_path, cache):
+    for split in ("train2017", "val2017"):
+        truncate(first_image(data, split))
+    settings = (f"data.root={data}", f"data.cache={cache}", "eval.max_bad_images=1")
+    outcome = oculox("train", "yolox-nano", *quick, *settings, "--output", tmp_path / "run")
+    assert outcome.code == 0, outcome.err
+    log = (tmp_path / "run/log.txt").read_text("utf-8")
+    assert log.count(f"{first_image(data)}: the image is truncated") == 1
+    assert "training image left out: " in log
 
 
 ABSENT = next(
@@ -359,6 +376,30 @@ def test_evaluation_meets_a_truncated_image(oculox, eager_pt, data, workers):
     assert f"{image}: the image is truncated" in outcome.error
 
 
+def test_evaluation_leaves_out_as_many_images_as_allowed(oculox, eager_pt, data):
+    images = sorted((data / "val2017").iterdir())
+    truncate(images[0])
+    words = ("eval", eager_pt, "--data", data, "--workers", 0, "--max-bad-images", 1, "--json")
+    outcome = oculox(*words)
+    assert outcome.code == 0, outcome.err
+    assert outcome.json["images"] == 3
+    assert [fault.split(": ")[0] for fault in outcome.json["left_out"]] == [str(images[0])]
+    assert f"warning: left out: {images[0]}: the image is truncated" in outcome.err
+    change(data / VAL, lambda t: t.update(images=t["images"][1:], annotations=objects(t)))
+    assert oculox(*words).json["metrics"] == outcome.json["metrics"]
+    truncate(images[1])
+    truncate(images[2])
+    outcome = oculox(*words)
+    assert outcome.code == 1
+    assert f"{images[1]}: the image is truncated" in outcome.error
+    assert "--max-bad-images" in outcome.error
+
+
+def objects(tree):
+    """Those of all images but the first."""
+    return [a for a in tree["annotations"] if a["image_id"] != tree["images"][0]["id"]]
+
+
 @pytest.mark.parametrize(
     ("sources", "words", "code", "message"),
     [
@@ -394,13 +435,25 @@ def test_prediction_refuses(oculox, eager_pt, data, tmp_path, sources, words, co
     assert contents(tmp_path) == before
 
 
-def test_prediction_goes_on_past_a_truncated_image(oculox, eager_pt, data, tmp_path):
+def test_prediction_goes_on_past_an_image_that_cannot_be_decoded(oculox, eager_pt, data, tmp_path):
     image = first_image(data)
-    truncate(image)
+    image.write_bytes(image.read_bytes()[:100])
     outcome = oculox("predict", eager_pt, data / "train2017", "--output", tmp_path / "out")
     assert outcome.code == 1
     assert f"{image}: the image is truncated" in outcome.error
     assert len(json.loads((tmp_path / "out/predictions.json").read_text())) == 11
+
+
+def test_prediction_takes_what_there_is_of_a_truncated_image(oculox, eager_pt, data, tmp_path):
+    image = first_image(data)
+    truncate(image)
+    words = ("predict", eager_pt, data / "train2017", "--output", tmp_path / "out", "--json")
+    outcome = oculox(*words)
+    assert outcome.code == 0
+    assert f"warning: {image}: the image is truncated" in outcome.err
+    assert outcome.json["truncated"] == [str(image)]
+    assert outcome.json["unreadable"] == []
+    assert len(json.loads((tmp_path / "out/predictions.json").read_text())) == 12
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,9 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from oculox.cli.data import app
+from oculox.config.schema import DataConfig, InputConfig
+from oculox.data.cache import build_images
+from oculox.data.coco import load_split
 from oculox.errors import DataError, OculoxError, UsageError
 
 
@@ -102,7 +105,7 @@ def test_stats(demo: Path) -> None:
     result = run("stats", demo)
     assert result.exit_code == 0, result.output
     assert "small / medium / large" in result.output
-    assert "input.size=320 is enough" in result.output
+    assert "is enough: nine of ten objects" in result.output
     tree = json.loads(run("stats", demo, "--json", "--imgsz", "240,320", "--split", "val").stdout)
     assert tree["val"]["images"] == 3
     assert tree["val"]["input_hw"] == [240, 320]
@@ -132,3 +135,15 @@ def test_refusals_are_for_people(
 @pytest.mark.parametrize("args", [("convert", "a", "b"), ("check",), ("stats", "a", "--no")])
 def test_wrong_usage_exits_with_2(args: tuple[str, ...]) -> None:
     assert run(*args).exit_code == 2
+
+
+def test_cache(demo: Path) -> None:
+    assert run("cache", demo).output == "no image caches\n"
+    index = load_split(DataConfig(root=demo), "train")
+    build_images(index, cache="disk", input_config=InputConfig(size=(64, 96)))
+    (row,) = json.loads(run("cache", demo, "--json").stdout)
+    assert (row["input_size"], row["removed"]) == ("64x96", False)
+    assert Path(row["path"]).stat().st_size == row["bytes"]
+    result = run("cache", demo, "--clear")
+    assert result.output.endswith(" GB, deleted\n")
+    assert not Path(row["path"]).exists()

@@ -82,7 +82,7 @@ def test_overwriting_has_to_be_allowed(predict, images, tmp_path):
 
 def test_unreadable_images_are_reported_in_json_too(predict, images, tmp_path):
     bad = tmp_path / "bad.jpg"
-    bad.write_bytes(images[0].read_bytes()[:500])
+    bad.write_bytes(images[0].read_bytes()[:100])
     summary = predict(bad, images[1], "--json", code=1).json
     assert summary["images"] == 1
     assert [u["source"] for u in summary["unreadable"]] == [str(bad)]

@@ -9,8 +9,15 @@ import pytest
 
 from oculox.config.schema import InputConfig
 from oculox.data import cache
-from oculox.data.cache import FileImages, available_memory, build_images
+from oculox.data.cache import (
+    FileImages,
+    available_memory,
+    build_images,
+    find_caches,
+    remove_cache,
+)
 from oculox.data.coco import CocoIndex
+from oculox.data.faults import BadImages
 from oculox.data.preprocess import apply_letterbox, letterbox_geometry
 from oculox.errors import DataError
 
@@ -90,7 +97,24 @@ def test_changed_images_or_sizes_are_never_served_stale(index: CocoIndex, tmp_pa
     build_images(index, cache="disk", input_config=INPUT, folder=tmp_path)
     larger = build_images(index, cache="disk", input_config=INPUT.at((48, 48)), folder=tmp_path)
     assert larger(0).shape == (32, 48, 3)
-    assert len(files_in(tmp_path)) == 4
+    assert [path.name.split("-")[3] for path in files_in(tmp_path)] == ["48x48"]
+
+
+def test_a_cache_that_a_run_reads_is_kept(index: CocoIndex, tmp_path: Path) -> None:
+    notes: list[str] = []
+    options = {"cache": "disk", "folder": tmp_path, "report": notes.append}
+    used = build_images(index, input_config=INPUT, **options)
+    build_images(index, input_config=INPUT.at((48, 48)), **options)
+    assert [one.input_size for one in find_caches(tmp_path)] == ["32x32", "48x48"]
+    assert not remove_cache(find_caches(tmp_path)[0].path)
+    del used
+    build_images(index, input_config=INPUT.at((64, 64)), **options)
+    assert [one.input_size for one in find_caches(tmp_path)] == ["64x64"]
+    build_images(index, input_config=INPUT.at((64, 64)), **options)
+    assert ["earlier run" in note for note in notes] == [False, False, False, True]
+    assert notes[2].endswith("older caches of the split removed: 2")
+    assert remove_cache(find_caches(tmp_path)[0].path)
+    assert list(tmp_path.glob("oculox-cache-*.npy")) == []
 
 
 def test_damaged_disk_cache_is_rebuilt(index: CocoIndex, tmp_path: Path) -> None:
@@ -107,6 +131,21 @@ def test_failed_disk_cache_leaves_nothing(index: CocoIndex, tmp_path: Path) -> N
     with pytest.raises(DataError, match=r"2\.png: not an image"):
         build_images(index, cache="disk", input_config=INPUT, folder=tmp_path / "kept")
     assert [p.suffix for p in (tmp_path / "kept").iterdir()] == [".lock"]
+
+
+@pytest.mark.parametrize("kind", ["ram", "disk"])
+def test_images_that_cannot_be_kept_are_counted(index: CocoIndex, tmp_path: Path, kind) -> None:
+    index.image_path(1).write_bytes(b"no image")
+    bad = BadImages(1, setting="some.key")
+    for _ in range(2):  # filled, and on disk read again
+        images = build_images(index, cache=kind, input_config=INPUT, folder=tmp_path, bad=bad)
+        assert images(0).shape == (21, 32, 3)
+        assert np.array_equal(images(2), FileImages(index)(2))
+        with pytest.raises(DataError, match=r"1\.png: not an image"):
+            images(1)
+    index.image_path(2).write_bytes(b"")
+    with pytest.raises(DataError, match=r"2\.png: .* bad images: 2, and some\.key allows 1"):
+        build_images(index, cache=kind, input_config=INPUT, folder=tmp_path, bad=bad)
 
 
 def test_cache_that_does_not_fit_is_refused(

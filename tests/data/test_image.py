@@ -1,11 +1,12 @@
 import struct
+import zlib
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
-from oculox.data.image import decode_image, read_header, read_image
+from oculox.data.image import decode_image, image_size, read_header, read_image
 from oculox.errors import DataError
 
 HEIGHT, WIDTH = 48, 80
@@ -27,10 +28,19 @@ def encode(extension: str, image: np.ndarray, *options: int) -> bytes:
     return data.tobytes()
 
 
-def with_exif_orientation(jpeg: bytes, orientation: int) -> bytes:
+def with_exif_orientation(data: bytes, orientation: int) -> bytes:
+    """A JPEG, PNG or WebP of the photo's size that says how it is to be turned."""
     tiff = b"MM\0*\0\0\0\x08" + struct.pack(">H HHIHH I", 1, 0x112, 3, 1, orientation, 0, 0)
+    if data.startswith(b"\x89PNG"):
+        check = struct.pack(">I", zlib.crc32(b"eXIf" + tiff))
+        return data[:33] + struct.pack(">I", len(tiff)) + b"eXIf" + tiff + check + data[33:]
+    if data.startswith(b"RIFF"):
+        sides = (WIDTH - 1).to_bytes(3, "little") + (HEIGHT - 1).to_bytes(3, "little")
+        head = b"WEBPVP8X" + struct.pack("<I", 10) + b"\x08\0\0\0" + sides
+        body = head + data[12:] + b"EXIF" + struct.pack("<I", len(tiff)) + tiff
+        return b"RIFF" + struct.pack("<I", len(body)) + body
     body = b"Exif\0\0" + tiff
-    return jpeg[:2] + b"\xff\xe1" + struct.pack(">H", len(body) + 2) + body + jpeg[2:]
+    return data[:2] + b"\xff\xe1" + struct.pack(">H", len(body) + 2) + body + data[2:]
 
 
 @pytest.mark.parametrize("extension", [".png", ".bmp", ".webp", ".tiff", ".jpg"])
@@ -83,6 +93,16 @@ def test_truncated_files_are_refused(
         read_image(path)
 
 
+def test_what_there_is_of_a_truncated_photo_is_decoded_where_allowed(photo: np.ndarray) -> None:
+    jpeg = encode(".jpg", np.tile(photo, (8, 8, 1)))
+    image = decode_image(jpeg[: len(jpeg) // 2], where="x", allow_truncated=True)
+    assert image.shape == (8 * HEIGHT, 8 * WIDTH, 3)
+    whole = decode_image(jpeg, where="x")
+    assert np.array_equal(image[: 3 * HEIGHT], whole[: 3 * HEIGHT])
+    with pytest.raises(DataError, match="image x: the image is truncated"):
+        decode_image(jpeg[:100], where="image x", allow_truncated=True)
+
+
 @pytest.mark.parametrize("options", [(), (cv2.IMWRITE_JPEG_PROGRESSIVE, 1)])
 def test_truncated_jpeg_is_found_by_its_missing_end(
     photo: np.ndarray, options: tuple[int, ...]
@@ -124,6 +144,17 @@ def test_missing_file_and_folder_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("extension", [".png", ".bmp", ".webp", ".jpg"])
 def test_header_tells_the_size(photo: np.ndarray, extension: str) -> None:
     assert read_header(encode(extension, photo)).size_hw == (HEIGHT, WIDTH)
+
+
+@pytest.mark.parametrize("extension", [".jpg", ".png", ".webp", ".bmp", ".tiff"])
+@pytest.mark.parametrize("orientation", [0, 1, 3, 6])
+def test_the_size_is_that_of_the_decoded_image(
+    photo: np.ndarray, extension: str, orientation: int
+) -> None:
+    data = encode(extension, photo)
+    if orientation and extension in (".jpg", ".png", ".webp"):
+        data = with_exif_orientation(data, orientation)
+    assert image_size(data, where="x") == decode_image(data, where="x").shape[:2]
 
 
 def test_header_of_a_gif() -> None:

@@ -13,6 +13,7 @@ from oculox.config.schema import AugmentConfig, Config, InputConfig
 from oculox.data.batches import collate, order_indices
 from oculox.data.cache import FileImages
 from oculox.data.coco import CocoIndex
+from oculox.data.faults import BadImages
 from oculox.data.loader import (
     EvalLoader,
     TrainLoader,
@@ -175,6 +176,24 @@ def test_bad_image_reaches_the_user_as_its_own_error(index: CocoIndex, workers: 
     assert "\n" not in str(caught.value)
     with pytest.raises(DataError, match=r"3\.png"):
         list(train_loader(index, workers=workers).iterate(0, mosaic=False))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_bad_images_are_left_out_up_to_the_limit(index: CocoIndex, workers: int) -> None:
+    index.image_path(3).write_bytes(b"no image")
+    name = str(index.image_path(3))
+    batches = list(eval_loader(index, workers=workers, max_bad_images=1))
+    (fault,) = batches[1].faults[0]
+    assert fault.startswith(name)
+    assert batches[1].images[0].unique().tolist() == [114]
+    assert [f for b in batches for f in b.faults].count(()) == len(SIZES) - 1
+    loader = train_loader(index, workers=workers, bad=BadImages(1, setting="some.key"))
+    for epoch in range(2):
+        faults = {f for b in loader.iterate(epoch, mosaic=False) for part in b.faults for f in part}
+        assert faults == {fault}
+    index.image_path(5).write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"bad images: 2, and some\.key allows 1"):
+        list(loader.iterate(2, mosaic=False))
 
 
 def test_error_and_close_stop_the_processes_at_once(index: CocoIndex) -> None:

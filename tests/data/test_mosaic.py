@@ -20,7 +20,11 @@ SIZE = (320, 416)
 
 
 def slow_mosaic(images, boxes, center, affine, size):
-    """The two-canvas process: resize, paste into a double canvas, warp the whole of it."""
+    """The two-canvas process: resize, paste into a double canvas, warp the whole of it.
+
+    As the official code does it, but for objects outside the canvas, which are left out: there
+    they become lines on its edge and, warped, labels of nothing.
+    """
     height, width = size
     cx, cy = center
     canvas = np.full((2 * height, 2 * width, 3), 114, np.uint8)
@@ -40,6 +44,8 @@ def slow_mosaic(images, boxes, center, affine, size):
     for x1, y1, x2, y2 in pasted:
         x1, x2 = np.clip([x1, x2], 0, 2 * width)
         y1, y2 = np.clip([y1, y2], 0, 2 * height)
+        if x1 == x2 or y1 == y2:
+            continue
         corners = np.array([[x1, y1, 1], [x2, y1, 1], [x1, y2, 1], [x2, y2, 1]]) @ affine.T
         xs, ys = np.clip(corners[:, 0], 0, width), np.clip(corners[:, 1], 0, height)
         moved.append([xs.min(), ys.min(), xs.max(), ys.max()])
@@ -87,13 +93,26 @@ def test_mosaic_equals_the_two_canvas_process(coco_train: CocoIndex, seed: int) 
     tiles = plan_tiles([i.shape[:2] for i in images], center, SIZE)
     out = np.full((*SIZE, 3), 114, np.uint8)
     draw_tiles(out, tiles, affine, read=[lambda i=i: i for i in images])
-    moved = np.concatenate([tile_boxes(b, t, SIZE) for b, t in zip(boxes, tiles, strict=True)])
+    numbers = [coco_train.labels(i) for i in members]
+    parts = [tile_boxes(*row, SIZE) for row in zip(boxes, numbers, tiles, strict=True)]
+    moved = np.concatenate([part for part, _ in parts])
     np.testing.assert_allclose(transform_boxes(moved, affine, SIZE), expected_boxes, atol=1e-2)
     difference = np.abs(out.astype(int) - expected)
     # The edges of tiles are sharp here and blended there: a small part of the pixels.
     assert (difference > 8).mean() < 0.02
     assert np.median(difference) <= 1
     assert difference.mean() < 1.0
+
+
+def test_objects_outside_the_canvas_are_left_out() -> None:
+    """Four images meet left of and above the middle: those on the left lose their left sides."""
+    tiles = plan_tiles([(100, 100)] * 4, (60, 60), (100, 100))
+    boxes = np.array([[0, 0, 40, 90], [10, 50, 60, 80], [50, 50, 90, 90]], np.float32)
+    kept, labels = tile_boxes(boxes, np.array([5, 6, 7]), tiles[0], (100, 100))
+    assert labels.tolist() == [6, 7]
+    np.testing.assert_allclose(kept, [[0, 10, 20, 40], [10, 10, 50, 50]])
+    found = [tile_boxes(boxes, np.array([5, 6, 7]), t, (100, 100))[1].tolist() for t in tiles]
+    assert found == [[6, 7], [5, 6, 7], [6, 7], [5, 6, 7]]
 
 
 def test_tiles_meet_without_a_seam() -> None:

@@ -9,6 +9,7 @@ from oculox.data.cache import FileImages
 from oculox.data.coco import CocoIndex
 from oculox.data.preprocess import apply_letterbox, letterbox_geometry
 from oculox.data.train_set import TrainSet
+from oculox.errors import DataError
 from oculox.types import Sample
 
 MakeCoco = Callable[..., CocoIndex]
@@ -113,6 +114,28 @@ def test_mosaic_boxes_follow_their_objects(make_coco: MakeCoco, mixup: float) ->
     assert seen > 40
 
 
+def test_every_label_of_a_rotated_mosaic_lies_on_an_object(make_coco: MakeCoco) -> None:
+    """Objects that the canvas cuts off must not come back as labels of nothing."""
+    index = make_coco(sizes_hw=[(90, 90)] * 4, boxes=[[(2, 20, 12, 50), (70, 20, 16, 40)]] * 4)
+    image = np.zeros((90, 90, 3), np.uint8)
+    image[20:70, 2:14] = image[20:60, 70:86] = 255
+    augment = AugmentConfig(
+        hsv_prob=0, flip_prob=0, mixup_prob=0, degrees=30, mosaic_scale=(0.5, 0.5)
+    )
+    samples = train_set(
+        index, augment, images=lambda i: image, input_config=InputConfig(size=SIZE, pad_value=0)
+    )
+    empty = seen = 0
+    for position in range(60):
+        sample = samples.sample(0, position, position % 4, mosaic=True)
+        for x1, y1, x2, y2 in sample.boxes.round().astype(int).tolist():
+            seen += 1
+            empty += bool(sample.image[y1 : y2 + 1, x1 : x2 + 1].max() < 60)
+    assert seen > 200
+    # The box around a rotated object may reach into the output where the object does not.
+    assert empty <= 1
+
+
 def test_the_second_phase_makes_no_mosaics(make_coco: MakeCoco) -> None:
     index = make_coco()
     tail = train_set(index, PLAIN)
@@ -132,6 +155,49 @@ def test_images_without_objects_stay_as_background(make_coco: MakeCoco, mosaic: 
         assert sample.boxes.dtype == np.float32
         assert sample.labels.shape == (0,)
         assert sample.image.shape == (*SIZE, 3)
+
+
+def test_a_mosaic_in_which_no_box_survives_is_background(make_coco: MakeCoco) -> None:
+    index = make_coco(boxes=[[(4, 5, 1, 20)]] * 3)
+    small = AugmentConfig(mosaic_scale=(0.3, 0.3), mixup_prob=0, degrees=0, shear=0)
+    for position in range(5):
+        sample = train_set(index, small).sample(0, position, 0, mosaic=True)
+        assert sample.boxes.shape == (0, 4)
+        assert sample.labels.shape == (0,)
+
+
+def damaged(index: CocoIndex, *bad: int) -> Callable[[int], np.ndarray]:
+    def read(i: int) -> np.ndarray:
+        if i in bad:
+            raise DataError(f"{i}: damaged")
+        return FileImages(index)(i)
+
+    return read
+
+
+def test_the_next_stands_in_for_a_bad_image(make_coco: MakeCoco) -> None:
+    index = make_coco()
+    samples = train_set(index, PLAIN, images=damaged(index, 1, 2))
+    sample = samples.sample(0, 5, 1, mosaic=False)
+    assert sample.faults == ("1: damaged", "2: damaged")
+    assert sample.image_id == 1
+    good = train_set(index, PLAIN).sample(0, 5, 0, mosaic=False)
+    assert np.array_equal(sample.image, good.image)
+    with pytest.raises(DataError, match="1: damaged"):
+        train_set(index, PLAIN, images=damaged(index, 0, 1, 2)).sample(0, 5, 1, mosaic=False)
+
+
+def test_a_bad_tile_of_a_mosaic_stays_grey_without_boxes(make_coco: MakeCoco) -> None:
+    index = make_coco(sizes_hw=[(96, 128)] * 2, boxes=[[(9, 9, 90, 70)], []])
+    augment = AugmentConfig(hsv_prob=0, mosaic_scale=(0.5, 0.5), degrees=0, shear=0)
+    for position in range(8):
+        sample = train_set(index, augment, images=damaged(index, 0)).sample(
+            0, position, 0, mosaic=True
+        )
+        assert sample.faults == ("0: damaged",)
+        assert len(sample.boxes) == 0
+    nothing = train_set(index, augment, images=damaged(index, 0, 1)).sample(0, 0, 0, mosaic=True)
+    assert nothing.image.min() == nothing.image.max() == 114
 
 
 def test_mixup_gives_up_where_labelled_images_are_too_rare(make_coco: MakeCoco) -> None:

@@ -1,4 +1,6 @@
 import json
+import struct
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ import pytest
 
 from oculox.data.coco import load_coco
 from oculox.data.faults import count_faults
+from oculox.data.image import read_image
 from oculox.datasets.demo.dataset import write_demo
 from oculox.datasets.formats.convert import ConvertSummary, convert
 from oculox.datasets.formats.voc import parse_xml
@@ -295,6 +298,19 @@ def test_yolo_refusals(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "data.yaml").write_text(text)
     with pytest.raises(DataError, match=message):
         from_yolo(tmp_path, tmp_path / "out")
+
+
+def test_images_that_exif_turns_are_measured_upright(tmp_path: Path) -> None:
+    """A PNG says in a chunk of its own that it is to be turned by a quarter."""
+    yolo(tmp_path / "yolo", "train", "a", "0 0.5 0.5 0.2 0.1")
+    path = tmp_path / "yolo/images/train/a.png"
+    chunk = b"eXIfMM\0*\0\0\0\x08\0\1\1\x12\0\3\0\0\0\1\0\6\0\0\0\0\0\0"
+    length, check = struct.pack(">I", len(chunk) - 4), struct.pack(">I", zlib.crc32(chunk))
+    data = path.read_bytes()
+    path.write_bytes(data[:33] + length + chunk + check + data[33:])
+    from_yolo(tmp_path / "yolo", tmp_path / "coco", classes=["cat"])
+    (entry,) = coco_tree(tmp_path / "coco")["images"]
+    assert (entry["height"], entry["width"]) == read_image(path).shape[:2]
 
 
 def test_label_path_replaces_the_last_images_folder() -> None:

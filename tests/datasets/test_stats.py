@@ -53,10 +53,13 @@ def test_nothing_labelled(images: int) -> None:
 
 
 HINTS = [
-    (100, (480, 640), "input.size=320 is enough"),
+    (400, (480, 640), "input.size=96 is enough: nine of ten objects measure at least 60 pixels"),
+    (100, (480, 640), "input.size=128 is enough: nine of ten objects measure at least 20 pixels"),
+    (41, (240, 320), "input.size=128 is enough: nine of ten objects measure at least 16 pixels"),
+    (35, (480, 640), "input.size=320 is enough"),
     (25, (480, 640), "input.size=416 is enough"),
     (16, (480, 640), "input.size=640 is enough"),
-    (6, (480, 640), "even at input.size=800 one in ten measures under 8 pixels"),
+    (6, (480, 640), "even at input.size=864 one in ten measures under 8 pixels"),
     (100, (360, 640), "input.size=[352,640]"),
     (100, (640, 360), "input.size=[640,352]"),
 ]

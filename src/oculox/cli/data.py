@@ -1,4 +1,4 @@
-"""``oculox data``: the demo dataset, converters, the check and statistics."""
+"""``oculox data``: the demo dataset, converters, the check, statistics and caches."""
 
 from __future__ import annotations
 
@@ -205,3 +205,37 @@ def stats(
         print_json({name: one.as_dict() for name, one in found.items()})
     else:
         show_stats(found)
+
+
+@app.command()
+def cache(
+    data: o.DataPath,
+    clear: Annotated[
+        bool, typer.Option("--clear", help="Delete those that no run uses just now.")
+    ] = False,
+    json: o.Json = False,
+) -> None:
+    """List the image caches beside a dataset's annotations.
+
+    They are what runs with data.cache=disk leave there.
+    """
+    from oculox.api import locate_splits
+    from oculox.data.cache import find_caches, remove_cache
+
+    folders = dict.fromkeys(a.parent for _, a in locate_splits(data).values())
+    found = [one for folder in folders for one in find_caches(folder)]
+    removed = [clear and remove_cache(one.path) for one in found]
+    rows = list(zip(found, removed, strict=True))
+    if json:
+        print_json(
+            [
+                {"path": str(p), "bytes": size, "input_size": side, "removed": gone}
+                for (p, size, side), gone in rows
+            ]
+        )
+        return
+    for (path, size, side), gone in rows:
+        state = "deleted" if gone else "in use, kept" if clear else f"input {side}"
+        say(f"{path}: {size / 1e9:.3f} GB, {state}")
+    if not rows:
+        say("no image caches")

@@ -36,6 +36,9 @@ def evaluate(
     imgsz: o.ImageSize = None,
     batch: o.Batch = 8,
     workers: o.Workers = 1,
+    max_bad_images: Annotated[
+        int, typer.Option(min=0, help="Unreadable images to leave out; above it, an error.")
+    ] = 0,
     device: o.Device = "auto",
     precision: o.Precision = "fp32",
     backend: o.Backend = None,
@@ -69,6 +72,7 @@ def evaluate(
             imgsz=imgsz,
             batch=batch,
             workers=workers,
+            max_bad_images=max_bad_images,
             device=device,
             precision=precision,
             backend=backend,
@@ -79,6 +83,8 @@ def evaluate(
     if detections is not None:
         write_json(detections, result.results)
         note(f"{len(result.results)} detections in {detections}")
+    for text in result.left_out:
+        note(f"warning: left out: {text}")
     for text in result.notes:
         note(f"note: {text}")
     if json:
@@ -108,6 +114,7 @@ def _as_dict(result: Evaluation) -> dict[str, Any]:
         "classes": classes,
         "confusion": metrics.confusion.tolist(),
         "images": result.images,
+        "left_out": list(result.left_out),
         "images_per_second": result.images_per_second,
         "milliseconds": result.times.milliseconds(),
         "notes": list(result.notes),

@@ -84,6 +84,11 @@ def predict(
             max_frames=max_frames,
             progress=progress,
         )
+    for source in summary.truncated:
+        note(
+            f"warning: {source.name}: the image is truncated (its end is missing); "
+            "predicted on what could be decoded"
+        )
     for skipped in summary.unreadable:
         note(f"error: {skipped.error}")
     if json:
@@ -116,6 +121,7 @@ def _as_dict(summary: PredictSummary) -> dict[str, Any]:
         "unreadable": [
             {"source": u.source.name, "error": str(u.error)} for u in summary.unreadable
         ],
+        "truncated": [source.name for source in summary.truncated],
         "videos": [
             {
                 "source": v.source,

@@ -133,6 +133,8 @@ class DataConfig(_Section):
     """Keep decoded training images: in memory, or in a file beside the annotations."""
     workers: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
     """Loader processes for each training process; auto leaves cores for the network."""
+    max_bad_images: Annotated[int, Field(ge=0)] | None = None
+    """Unusable training images to go on without; null: one in 100 of the split, at least 10."""
 
 
 class AugmentConfig(_Section):
@@ -292,6 +294,8 @@ class EvalConfig(_Section):
     """IoU above which the weaker of two boxes of a class is dropped."""
     max_det: Positive = 1000
     """Most detections kept in an image (COCO counts 100)."""
+    max_bad_images: int = Field(0, ge=0)
+    """Unusable validation images to leave out of the metrics; above it the run ends."""
 
 
 class Config(_Section):

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from oculox.data.faults import BadImages
 from oculox.data.preprocess import stack_images
 from oculox.distributed.launch import follow_parent
 from oculox.errors import DataError
@@ -52,6 +53,7 @@ def collate(samples: Sequence[Sample], *, color: Literal["bgr", "rgb"]) -> Batch
         targets=Targets(*(torch.from_numpy(a) for a in (boxes, labels, mask))),
         image_ids=tuple(s.image_id for s in samples),
         source_hw=tuple(s.source_hw for s in samples),
+        faults=tuple(s.faults for s in samples),
     )
 
 
@@ -150,21 +152,28 @@ def open_loader(
     )
 
 
-def read_batches(loader: Loader) -> Iterator[Batch]:
+def read_batches(loader: Loader, bad: BadImages) -> Iterator[Batch]:
     """One pass over a loader; a new pass ends the one before.
 
+    Args:
+        loader: from `open_loader`.
+        bad: counts the images that were left out.
+
     Raises:
-        DataError: a sample could not be made, or a loader process died.
+        DataError: a sample could not be made, too many images were left out, or a loader process
+            died.
     """
     passing = iter(loader)
     try:
         for item in passing:
             if isinstance(item, DataError):
                 raise item
+            bad.add(fault for faults in item.faults for fault in faults)
             # Page-locking turns plain tuples into lists.
             yield item._replace(
                 image_ids=tuple(item.image_ids),
                 source_hw=tuple((int(h), int(w)) for h, w in item.source_hw),
+                faults=tuple(tuple(faults) for faults in item.faults),
             )
     except (DataError, RuntimeError) as error:
         del passing

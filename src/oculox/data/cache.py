@@ -3,6 +3,9 @@
 Both caches keep an image no larger than its letterbox at the input size, as the official cache
 does. The plain path then gives the same pixels as without a cache; a mosaic interpolates a
 large image twice instead of once, a difference that cannot be seen.
+
+On disk a split has one cache: a new one, of another input size or of changed images, replaces
+those before it, unless a run is reading them.
 """
 
 from __future__ import annotations
@@ -12,11 +15,12 @@ import itertools
 import json
 import os
 import shutil
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import cv2
 import numpy as np
@@ -25,6 +29,7 @@ import torch
 
 from oculox.config.schema import InputConfig
 from oculox.data.coco import CocoIndex
+from oculox.data.faults import BadImages
 from oculox.data.image import read_image
 from oculox.data.preprocess import letterbox_geometry
 from oculox.data.train_set import Images
@@ -33,6 +38,9 @@ from oculox.types import ImageArray, IntArray
 
 _CHUNK = 256
 """Images decoded ahead of the writer of a disk cache."""
+
+_PREFIX = "oculox-cache-"
+"""Of the names of disk caches."""
 
 _RAM_SHARE = 0.8
 """Part of the available memory that a cache may take."""
@@ -70,36 +78,47 @@ class FileImages:
 
 
 class CachedImages:
-    """Images kept decoded in one flat array.
+    """Images kept decoded in one flat array: all pixels, then a byte for each image that is kept.
 
     The array is a tensor in memory or a memory-mapped file: loader processes share either, so
     memory does not grow with their number.
     """
 
-    def __init__(self, shapes_hw: IntArray, store: torch.Tensor | Path) -> None:
+    def __init__(self, files: FileImages, shapes_hw: IntArray, store: torch.Tensor | Path) -> None:
         """Serve images out of a store.
 
         Args:
+            files: asked for images that could not be kept, and says what is wrong with them.
             shapes_hw: int64 (n, 2), sizes of the kept images.
-            store: uint8 tensor of all pixels in a row, or the path of an `.npy` file of them.
+            store: uint8 tensor of all pixels and marks in a row, or the path of an `.npy` file of
+                them.
         """
+        self._files = files
         self._shapes = shapes_hw
         self._offsets = _offsets(shapes_hw)
         self._store = store
         self._mapped: npt.NDArray[np.uint8] | None = None
+        if isinstance(store, Path):
+            weakref.finalize(self, os.close, _hold(store))
 
     def __getstate__(self) -> dict[str, object]:
         # A memory map would be pickled as the whole array.
         return {**self.__dict__, "_mapped": None}
 
     def __call__(self, i: int) -> ImageArray:
-        """Image i: uint8 (h, w, 3), BGR, a view that must not be changed."""
+        """Image i: uint8 (h, w, 3), BGR, a view that must not be changed.
+
+        Raises:
+            DataError: it could not be read when the store was filled, and still cannot.
+        """
         if self._mapped is None:
             self._mapped = (
                 np.load(self._store, mmap_mode="r")
                 if isinstance(self._store, Path)
                 else self._store.numpy()
             )
+        if not self._mapped[self._offsets[-1] + i]:
+            return self._files(i)
         flat = self._mapped[self._offsets[i] : self._offsets[i + 1]]
         return np.asarray(flat).reshape(*self._shapes[i].tolist(), 3)
 
@@ -111,6 +130,8 @@ def build_images(
     input_config: InputConfig,
     folder: Path | None = None,
     processes: int = 1,
+    bad: BadImages | None = None,
+    report: Callable[[str], None] | None = None,
 ) -> Images:
     """The reader of a split's images, with its cache filled.
 
@@ -120,28 +141,70 @@ def build_images(
         input_config: kept images are no larger than their letterbox in this input.
         folder: where a disk cache is kept; beside the annotations by default.
         processes: training processes on this machine, which divide its memory.
+        bad: counts the images that cannot be read into a cache; none may be by default.
+        report: gets a line on what a disk cache takes, and on what it replaces.
 
     Raises:
-        DataError: an image cannot be read, or memory or disk space do not suffice.
+        DataError: too many images cannot be read, or memory or disk space do not suffice.
     """
     files = FileImages(index)
+    bad = bad or BadImages(0, setting="data.max_bad_images")
     if cache == "none":
         return files
     shapes = np.array([_kept_hw(index.source_hw(i), input_config) for i in range(len(index))])
     if cache == "ram":
-        return CachedImages(shapes, _fill_ram(files, shapes, processes=processes))
+        store = _fill_ram(files, shapes, bad, processes=processes)
+        return CachedImages(files, shapes, store)
     folder = folder or index.annotations.parent
-    path = folder / f"oculox-cache-{_key(index, shapes)}.npy"
+    split, (height, width) = _split_key(index), input_config.size
+    path = folder / f"{_PREFIX}{split}-{height}x{width}-{_key(index, shapes)}.npy"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with _only_one(path.with_suffix(".lock")):
             if not _is_whole(path, shapes):
-                _write(path, files, shapes)
+                note = _make_room(path, split, needed=_needed(shapes))
+                _write(path, files, shapes, bad)
+            else:
+                note = f"{path}: {_needed(shapes) / 1e9:.1f} GB, from an earlier run"
+            if report is not None:
+                report(f"data.cache=disk: {note}")
+            return CachedImages(files, shapes, path)
     except OSError as error:
         raise DataError(
             f"{path}: cannot keep the image cache ({error.strerror or error})"
         ) from None
-    return CachedImages(shapes, path)
+
+
+class CacheFile(NamedTuple):
+    """A disk cache: the file, its size in bytes, and the input height x width in its name."""
+
+    path: Path
+    size: int
+    input_size: str
+
+
+def find_caches(folder: Path) -> list[CacheFile]:
+    """The disk caches in a folder, by name."""
+    # Names hold split, input size and content; those of before have the last alone.
+    paths = sorted(folder.glob(f"{_PREFIX}*.npy"))
+    sides = [[*p.stem.removeprefix(_PREFIX).split("-"), "unknown"][1] for p in paths]
+    return [CacheFile(p, p.stat().st_size, s) for p, s in zip(paths, sides, strict=True)]
+
+
+def remove_cache(path: Path) -> bool:
+    """Delete a disk cache; false, and nothing done, where a run uses it.
+
+    Raises:
+        DataError: it cannot be deleted.
+    """
+    try:
+        if _is_free(path):
+            path.unlink(missing_ok=True)
+            path.with_suffix(".lock").unlink(missing_ok=True)
+            return True
+    except OSError as error:
+        raise DataError(f"{path}: cannot be deleted ({error.strerror or error})") from None
+    return False
 
 
 def available_memory() -> int | None:
@@ -170,11 +233,19 @@ def _offsets(shapes_hw: IntArray) -> IntArray:
     return offsets
 
 
-def _decoded(files: FileImages, shapes_hw: IntArray) -> Iterator[ImageArray]:
-    """Every image at its kept size, in order, decoded on all cores a chunk ahead."""
+def _needed(shapes_hw: IntArray) -> int:
+    """Bytes of a store: the pixels, and a mark for each image."""
+    return int(_offsets(shapes_hw)[-1]) + len(shapes_hw)
 
-    def kept(i: int) -> ImageArray:
-        image = files(i)
+
+def _decoded(files: FileImages, shapes_hw: IntArray, bad: BadImages) -> Iterator[ImageArray | None]:
+    """Every image at its kept size, in order, decoded on all cores a chunk ahead; None if bad."""
+
+    def kept(i: int) -> ImageArray | DataError:
+        try:
+            image = files(i)
+        except DataError as error:
+            return error
         height, width = shapes_hw[i].tolist()
         if image.shape[:2] == (height, width):
             return image
@@ -183,12 +254,19 @@ def _decoded(files: FileImages, shapes_hw: IntArray) -> Iterator[ImageArray]:
     with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
         numbers = iter(range(len(shapes_hw)))
         while chunk := list(itertools.islice(numbers, _CHUNK)):
-            yield from pool.map(kept, chunk)
+            for image in pool.map(kept, chunk):
+                if isinstance(image, DataError):
+                    bad.add([str(image)])
+                    yield None
+                else:
+                    yield image
 
 
-def _fill_ram(files: FileImages, shapes_hw: IntArray, *, processes: int) -> torch.Tensor:
+def _fill_ram(
+    files: FileImages, shapes_hw: IntArray, bad: BadImages, *, processes: int
+) -> torch.Tensor:
     offsets = _offsets(shapes_hw)
-    needed, available = int(offsets[-1]), available_memory()
+    needed, available = _needed(shapes_hw), available_memory()
     if available is not None and needed * processes > available * _RAM_SHARE:
         raise DataError(
             f"data.cache=ram: {len(shapes_hw)} images need {needed * processes / 1e9:.1f} GB "
@@ -198,15 +276,17 @@ def _fill_ram(files: FileImages, shapes_hw: IntArray, *, processes: int) -> torc
     # A tensor, not an array: where loader processes are not forked it moves to shared memory.
     store = torch.empty(needed, dtype=torch.uint8)
     flat = store.numpy()
-    for i, image in enumerate(_decoded(files, shapes_hw)):
-        flat[offsets[i] : offsets[i + 1]] = image.reshape(-1)
+    for i, image in enumerate(_decoded(files, shapes_hw, bad)):
+        flat[offsets[-1] + i] = image is not None
+        if image is not None:
+            flat[offsets[i] : offsets[i + 1]] = image.reshape(-1)
     return store
 
 
 def _key(index: CocoIndex, shapes_hw: IntArray) -> str:
     """Changes whenever a kept pixel could: files, sizes, times, target size or decoder."""
     digest = hashlib.sha256(
-        json.dumps([1, cv2.__version__, str(index.image_dir.resolve())]).encode()
+        json.dumps([2, cv2.__version__, str(index.image_dir.resolve())]).encode()
     )
     digest.update(index.sizes_hw.tobytes() + shapes_hw.tobytes())
     for i in range(len(index)):
@@ -217,26 +297,76 @@ def _key(index: CocoIndex, shapes_hw: IntArray) -> str:
 
 def _is_whole(path: Path, shapes_hw: IntArray) -> bool:
     try:
-        return bool(np.load(path, mmap_mode="r").shape == (_offsets(shapes_hw)[-1],))
+        return bool(np.load(path, mmap_mode="r").shape == (_needed(shapes_hw),))
     except (FileNotFoundError, ValueError, EOFError):
         return False
 
 
-def _write(path: Path, files: FileImages, shapes_hw: IntArray) -> None:
-    """Write all images beside `path`, then move them there in one step."""
-    needed, free = int(_offsets(shapes_hw)[-1]), shutil.disk_usage(path.parent).free
-    if needed > free:
+def _split_key(index: CocoIndex) -> str:
+    """Names a split, whatever is in its files."""
+    places = [str(path.resolve()) for path in (index.annotations, index.image_dir)]
+    return hashlib.sha256(json.dumps(places).encode()).hexdigest()[:8]
+
+
+def _make_room(path: Path, split: str, *, needed: int) -> str:
+    """Delete the caches that `path` replaces; says what it will take.
+
+    Raises:
+        DataError: there is not enough room even without them.
+    """
+    older = [c for c in find_caches(path.parent) if c.path.name.startswith(f"{_PREFIX}{split}-")]
+    free = shutil.disk_usage(path.parent).free
+    room = free + sum(c.size for c in older)
+    if needed > room:
         raise DataError(
-            f"data.cache=disk: {path.parent} has {free / 1e9:.1f} GB free, the images need "
-            f"{needed / 1e9:.1f} GB; free some space or use data.cache=none"
+            f"data.cache=disk: {path.parent} has {room / 1e9:.1f} GB free (older caches of the "
+            f"split counted as free), the images need {needed / 1e9:.1f} GB; free some space or "
+            "use data.cache=none"
         )
+    removed = sum(remove_cache(c.path) for c in older)
+    return (
+        f"{path}: {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB were free; "
+        f"older caches of the split removed: {removed}"
+    )
+
+
+def _hold(path: Path) -> int:
+    """Open a cache so that `remove_cache` leaves it alone; the descriptor to close."""
+    held = os.open(path, os.O_RDONLY)
+    with suppress(ImportError):  # Windows deletes no open files
+        import fcntl
+
+        fcntl.flock(held, fcntl.LOCK_SH)
+    return held
+
+
+def _is_free(path: Path) -> bool:
+    """Whether no process holds a cache."""
+    try:
+        import fcntl
+    except ImportError:  # Windows: deleting it says so
+        return True
+    with path.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+    return True
+
+
+def _write(path: Path, files: FileImages, shapes_hw: IntArray, bad: BadImages) -> None:
+    """Write all images beside `path`, then move them there in one step."""
     partial = path.with_suffix(".partial")
     try:
         with partial.open("wb") as out:
-            header = {"descr": "|u1", "fortran_order": False, "shape": (needed,)}
+            header = {"descr": "|u1", "fortran_order": False, "shape": (_needed(shapes_hw),)}
             np.lib.format.write_array_header_1_0(out, header)
-            for image in _decoded(files, shapes_hw):
-                out.write(np.ascontiguousarray(image).data)
+            kept = bytearray()
+            for shape, image in zip(shapes_hw, _decoded(files, shapes_hw, bad), strict=True):
+                kept.append(image is not None)
+                pixels = np.zeros((*shape, 3), np.uint8) if image is None else image
+                out.write(np.ascontiguousarray(pixels).data)
+            out.write(kept)
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)

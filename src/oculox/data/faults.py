@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from oculox.errors import DataError
 from oculox.types import ImageId
 
 Severity = Literal["error", "warning", "info"]
@@ -121,6 +122,52 @@ def check_boxes(
         message = f"box [{shown}] (xyxy) {text.format(image=image)}"
         faults.append(BoxFault(row, code, severity, message))
     return boxes, usable, faults
+
+
+class BadImages:
+    """Counts the images of a split that cannot be used, and refuses too many.
+
+    Training and evaluation leave bad images out: a bad image of a mosaic is a grey tile, in
+    place of a bad plain one the next is taken, an evaluation goes on without it.
+
+    Args:
+        limit: how many may be left out.
+        setting: what sets the limit, for messages.
+    """
+
+    def __init__(self, limit: int, *, setting: str) -> None:
+        self._limit = limit
+        self._setting = setting
+        self._found: set[str] = set()
+
+    def add(self, messages: Iterable[str]) -> list[str]:
+        """Count images, each once, by a message that names it and says what is wrong.
+
+        Returns:
+            The messages that are new.
+
+        Raises:
+            DataError: there are more than the limit.
+        """
+        new = [m for m in dict.fromkeys(messages) if m not in self._found]
+        self._found.update(new)
+        if len(self._found) > self._limit:
+            raise DataError(
+                f"{new[0] if new else min(self._found)}; bad images: {len(self._found)}, and "
+                f"{self._setting} allows {self._limit}; `oculox data check` lists all"
+            )
+        return new
+
+
+def bad_training_images(stated: int | None, *, images: int) -> BadImages:
+    """The count for a training split; without a stated limit a hundredth, at least 10."""
+    limit = max(10, images // 100) if stated is None else stated
+    return BadImages(limit, setting="data.max_bad_images")
+
+
+def bad_evaluation_images(limit: int) -> BadImages:
+    """The count for a split that is evaluated on."""
+    return BadImages(limit, setting="eval.max_bad_images (--max-bad-images)")
 
 
 def stays_inside(name: str) -> bool:

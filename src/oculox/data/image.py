@@ -1,7 +1,7 @@
 """Reading images: one decoder for training, evaluation and prediction.
 
 Damaged images are refused rather than decoded with a grey rest, as a half-empty image with
-full labels silently teaches the network the wrong thing.
+full labels silently teaches the network the wrong thing. Prediction alone takes what there is.
 """
 
 from __future__ import annotations
@@ -24,11 +24,14 @@ MAX_PIXELS = 200_000_000
 """Largest image read by default; a bigger one is far more often an attack than a photo."""
 
 _JPEG = b"\xff\xd8"
+_JPEG_END = b"\xff\xd9"
 _PNG = b"\x89PNG\r\n\x1a\n"
 # Markers without a length field: TEM, RST0-RST7, SOI.
 _BARE_MARKERS = frozenset((0x01, *range(0xD0, 0xD9)))
 # SOF0-SOF15 carry the size; C4, C8 and CC in the same range are tables.
 _FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+# What comes before EXIF data in JPEG, PNG and WebP.
+_EXIF_MARKS = (b"Exif\0\0", b"eXIf", b"EXIF")
 
 
 def read_image(path: Path, *, max_pixels: int = MAX_PIXELS) -> ImageArray:
@@ -45,24 +48,37 @@ def read_image(path: Path, *, max_pixels: int = MAX_PIXELS) -> ImageArray:
     Raises:
         DataError: the file is missing, empty, no image, truncated or too large.
     """
-    # The bytes are read here and not by OpenCV: its own reader prints warnings about missing
-    # files, fails on some path encodings and fills truncated JPEGs with grey.
+    return decode_image(read_file(path), where=str(path), max_pixels=max_pixels)
+
+
+def read_file(path: Path) -> bytes:
+    """The bytes of an image file, for `decode_image`.
+
+    OpenCV's own reader prints warnings about missing files, fails on some path encodings and
+    fills truncated JPEGs with grey.
+
+    Raises:
+        DataError: the file is missing or cannot be read.
+    """
     try:
-        data = path.read_bytes()
+        return path.read_bytes()
     except FileNotFoundError:
         raise DataError(f"{path}: no such image") from None
     except OSError as error:
         raise DataError(f"{path}: cannot read the image ({error.strerror or error})") from None
-    return decode_image(data, where=str(path), max_pixels=max_pixels)
 
 
-def decode_image(data: bytes, *, where: str, max_pixels: int = MAX_PIXELS) -> ImageArray:
+def decode_image(
+    data: bytes, *, where: str, max_pixels: int = MAX_PIXELS, allow_truncated: bool = False
+) -> ImageArray:
     """Decode an image held in memory; see `read_image` for the result and its conversions.
 
     Args:
         data: the bytes of an image file.
         where: its name, for error messages.
         max_pixels: width times height above which the image is refused.
+        allow_truncated: decode as much as there is of a truncated JPEG, the rest is grey; other
+            formats are refused all the same.
 
     Raises:
         DataError: the bytes are empty, no image, truncated or too large.
@@ -70,21 +86,47 @@ def decode_image(data: bytes, *, where: str, max_pixels: int = MAX_PIXELS) -> Im
     if not data:
         raise DataError(f"{where}: the image is empty (0 bytes)")
     header = read_header(data)
-    if header.truncated:
-        raise DataError(
-            f"{where}: the image is truncated (its end is missing); fetch it again or remove it"
-        )
+    truncated = DataError(
+        f"{where}: the image is truncated (its end is missing); fetch it again or remove it"
+    )
+    if header.truncated and not allow_truncated:
+        raise truncated
     if header.size_hw is not None:
         _check_pixels(*header.size_hw, where=where, max_pixels=max_pixels)
+    if header.truncated and data.startswith(_JPEG):
+        data += _JPEG_END  # without it OpenCV waits for more, and gives nothing
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     except cv2.error as error:
         raise DataError(f"{where}: cannot decode the image ({error.err})") from None
+    if image is None and header.truncated:
+        raise truncated
     if image is None or image.dtype != np.uint8:
         raise DataError(f"{where}: not an image that can be decoded (damaged or unknown format)")
     height, width = image.shape[:2]
     _check_pixels(height, width, where=where, max_pixels=max_pixels)
     return np.asarray(image, np.uint8)
+
+
+def image_size(data: bytes, *, where: str, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+    """Height and width that `decode_image` gives, without decoding where the header is enough.
+
+    It is not enough where EXIF data may turn the image, and for formats without a known header.
+
+    Args:
+        data: the bytes of an image file.
+        where: its name, for error messages.
+        max_pixels: width times height above which the image is refused.
+
+    Raises:
+        DataError: the image is truncated, too large or, where it is decoded, damaged.
+    """
+    size, truncated = read_header(data)
+    if size is None or truncated or any(mark in data for mark in _EXIF_MARKS):
+        height, width = decode_image(data, where=where, max_pixels=max_pixels).shape[:2]
+        return height, width
+    _check_pixels(*size, where=where, max_pixels=max_pixels)
+    return size
 
 
 class ImageHeader(NamedTuple):
@@ -153,7 +195,7 @@ def _jpeg_header(data: bytes) -> ImageHeader:
             size = (height, width)
         position += 2 + length
         if marker == 0xDA:  # start of scan: compressed data follows
-            complete = data.endswith(b"\xff\xd9") or data.find(b"\xff\xd9", position) >= 0
+            complete = data.endswith(_JPEG_END) or data.find(_JPEG_END, position) >= 0
             return ImageHeader(size, not complete)
     # The segments end early or are nonsense: only running out of bytes is truncation.
     return ImageHeader(size, position + 4 > len(data))

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
 
 from oculox.config.schema import Config, InputConfig
@@ -25,8 +26,10 @@ from oculox.data.batches import (
 )
 from oculox.data.cache import FileImages, build_images
 from oculox.data.coco import CocoIndex
+from oculox.data.faults import BadImages, bad_evaluation_images, bad_training_images
 from oculox.data.preprocess import apply_letterbox, boxes_to_input, letterbox_geometry
 from oculox.data.train_set import TrainSet
+from oculox.errors import DataError
 from oculox.types import Batch, ImageArray, Sample
 
 _TINY = 64
@@ -50,6 +53,7 @@ class TrainLoader:
         workers: int = 0,
         seed: int = 0,
         pin_memory: bool = False,
+        bad: BadImages | None = None,
     ) -> None:
         """Keep the parts; loader processes start with the first epoch and stay.
 
@@ -61,8 +65,10 @@ class TrainLoader:
             workers: loader processes; 0 makes samples in this process.
             seed: of the order.
             pin_memory: page-locked batches, for copies to a CUDA device.
+            bad: counts the images that cannot be used over all epochs; none may be by default.
         """
         self._set = train_set
+        self._bad = bad or bad_training_images(0, images=len(train_set))
         self._batch, self._rank, self._world_size = batch, rank, world_size
         self._seed = seed
         self._steps = Steps()
@@ -73,6 +79,11 @@ class TrainLoader:
             workers=workers,
             pin_memory=pin_memory,
         )
+
+    @property
+    def index(self) -> CocoIndex:
+        """The split."""
+        return self._set.index
 
     @property
     def steps_per_epoch(self) -> int:
@@ -88,7 +99,7 @@ class TrainLoader:
             start_step: steps of the epoch already done.
 
         Raises:
-            DataError: an image cannot be used, or a loader process died.
+            DataError: too many images cannot be used, or a loader process died.
         """
         share = self._batch * self._world_size
         size = self.steps_per_epoch * share
@@ -100,7 +111,7 @@ class TrainLoader:
             ]
             for low in range(start_step * share + self._rank * self._batch, size, share)
         ]
-        yield from read_batches(self._loader)
+        yield from read_batches(self._loader, self._bad)
 
     def close(self) -> None:
         """Stop the loader processes now; a later pass starts new ones."""
@@ -109,6 +120,8 @@ class TrainLoader:
 
 class EvalLoader:
     """Letterboxed batches of a split in order: every image once over all processes.
+
+    In place of an image that cannot be used comes a grey one, with its fault in `Batch.faults`.
 
     Process r takes every `world_size`-th image from the r-th on; the last batch may be smaller.
     `letterbox_geometry` recovers each image's geometry.
@@ -124,6 +137,7 @@ class EvalLoader:
         rank: int = 0,
         world_size: int = 1,
         pin_memory: bool = False,
+        max_bad_images: int = 0,
     ) -> None:
         """Keep the parts; loader processes start with the first pass and stay.
 
@@ -135,8 +149,10 @@ class EvalLoader:
             rank: number of this process.
             world_size: number of processes.
             pin_memory: page-locked batches, for copies to a CUDA device.
+            max_bad_images: how many images that cannot be used may be in a pass.
         """
         self.index = index
+        self.max_bad_images = max_bad_images
         self.input_config = input_config
         mine = list(range(rank, len(index), world_size))
         steps = Steps()
@@ -161,9 +177,9 @@ class EvalLoader:
         """The batches, from the start; a new pass ends the one before.
 
         Raises:
-            DataError: an image cannot be used, or a loader process died.
+            DataError: too many images cannot be used, or a loader process died.
         """
-        yield from read_batches(self._loader)
+        yield from read_batches(self._loader, bad_evaluation_images(self.max_bad_images))
 
     def close(self) -> None:
         """Stop the loader processes now; a later pass starts new ones."""
@@ -178,6 +194,7 @@ def build_train_loader(
     world_size: int = 1,
     batch_per_process: int,
     cache_dir: Path | None = None,
+    report: Callable[[str], None] | None = None,
 ) -> TrainLoader:
     """The training loader of a configuration.
 
@@ -188,16 +205,20 @@ def build_train_loader(
         world_size: number of processes.
         batch_per_process: images a step (or micro-batch) for this process.
         cache_dir: folder of a disk cache; beside the annotations by default.
+        report: gets a line on what a disk cache takes.
 
     Raises:
-        DataError: the cache does not fit, or an image cannot be read into it.
+        DataError: the cache does not fit, or too many images cannot be read into it.
     """
+    bad = bad_training_images(config.data.max_bad_images, images=len(index))
     images = build_images(
         index,
         cache=config.data.cache,
         input_config=config.input,
         folder=cache_dir,
         processes=world_size,
+        bad=bad,
+        report=report,
     )
     train_set = TrainSet(
         index,
@@ -215,6 +236,7 @@ def build_train_loader(
         workers=choose_workers(config.data.workers, image_count=len(index), world_size=world_size),
         seed=config.train.seed,
         pin_memory=_wants_pinned(config),
+        bad=bad,
     )
 
 
@@ -230,6 +252,7 @@ def build_eval_loader(
         rank=rank,
         world_size=world_size,
         pin_memory=_wants_pinned(config),
+        max_bad_images=config.eval.max_bad_images,
     )
 
 
@@ -264,10 +287,17 @@ def _eval_sample(
 ) -> Sample:
     source_hw = index.source_hw(key.image_index)
     fit = letterbox_geometry(source_hw, input_config.size, input_config.placement)
+    faults: tuple[str, ...] = ()
+    try:
+        image = apply_letterbox(images(key.image_index), fit, pad_value=input_config.pad_value)
+    except DataError as error:
+        image = np.full((*input_config.size, 3), input_config.pad_value, np.uint8)
+        faults = (str(error),)
     return Sample(
-        image=apply_letterbox(images(key.image_index), fit, pad_value=input_config.pad_value),
+        image=image,
         boxes=boxes_to_input(index.boxes(key.image_index), fit),
         labels=index.labels(key.image_index),
         image_id=index.image_id(key.image_index),
         source_hw=source_hw,
+        faults=faults,
     )

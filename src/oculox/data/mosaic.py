@@ -17,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from oculox.data.preprocess import clip_boxes, letterbox_geometry
-from oculox.data.transforms import Matrix, flip_boxes
-from oculox.types import FloatArray, ImageArray
+from oculox.data.transforms import Matrix, flip_boxes, keep_boxes
+from oculox.types import FloatArray, ImageArray, IntArray
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,10 +69,26 @@ def plan_tiles(
     return tuple(tiles)
 
 
-def tile_boxes(boxes: FloatArray, tile: Tile, size_hw: tuple[int, int]) -> FloatArray:
-    """Boxes (n, 4) of a source image in canvas pixels, clipped to the canvas."""
+def tile_boxes(
+    boxes: FloatArray, labels: IntArray, tile: Tile, size_hw: tuple[int, int]
+) -> tuple[FloatArray, IntArray]:
+    """The part of a source image's boxes that lies in the canvas, and their labels.
+
+    Objects outside the canvas are left out here: clipped, they would be lines on its edge, to
+    which a rotation gives an area again.
+
+    Args:
+        boxes: (n, 4) xyxy, in pixels of the source image.
+        labels: (n,).
+        tile: place of the image.
+        size_hw: size of the input; the canvas is twice that.
+
+    Returns:
+        (m, 4) xyxy in canvas pixels, each with an area, and (m,), in the same order.
+    """
     moved = boxes * np.float32(tile.scale) + np.array(tile.shift_xy * 2, np.float32)
-    return clip_boxes(moved, (2 * size_hw[0], 2 * size_hw[1]))
+    clipped = clip_boxes(moved, (2 * size_hw[0], 2 * size_hw[1]))
+    return keep_boxes(clipped, labels, min_side=0)
 
 
 def draw_tiles(
@@ -80,7 +96,7 @@ def draw_tiles(
     tiles: Sequence[Tile],
     affine: Matrix,
     *,
-    read: Sequence[Callable[[], ImageArray]],
+    read: Sequence[Callable[[], ImageArray | None]],
 ) -> None:
     """Warp the visible tiles into an output; `out` is written in place.
 
@@ -88,7 +104,8 @@ def draw_tiles(
         out: (H, W, 3), already filled with the padding's grey.
         tiles: from `plan_tiles`.
         affine: canvas pixels -> output pixels.
-        read: one reader for each tile, called only where the tile can be seen.
+        read: one reader for each tile, called only where the tile can be seen; None leaves the
+            tile as it is.
     """
     for tile, reader in zip(tiles, read, strict=True):
         x1, y1, x2, y2 = tile.window
@@ -96,7 +113,10 @@ def draw_tiles(
         corners = _corners(left + x1, top + y1, left + x2, top + y2)
         if _covered(corners, affine, out.shape[:2]) is None:
             continue
-        image = _fine_enough(reader(), tile.inner_hw)
+        source = reader()
+        if source is None:
+            continue
+        image = _fine_enough(source, tile.inner_hw)
         placed = _resize_matrix(image.shape[:2], tile.inner_hw, shift_xy=tile.shift_xy)
         height, width = tile.inner_hw
         ratio = np.array([image.shape[1] / width, image.shape[0] / height] * 2)

@@ -31,6 +31,7 @@ from oculox.data.transforms import (
     random_affine,
     transform_boxes,
 )
+from oculox.errors import DataError
 from oculox.types import FloatArray, ImageArray, IntArray, Sample
 
 Images = Callable[[int], ImageArray]
@@ -39,13 +40,32 @@ Images = Callable[[int], ImageArray]
 _MIXUP_DRAWS = 10
 """Draws of a second image with objects; without a bound an unlabelled set would hang."""
 
+_STAND_INS = 10
+"""Images tried in place of one that cannot be read; more in a row are no accident."""
+
+
+class _Reader:
+    """Reads the images of one sample; those that cannot be read are None, and noted."""
+
+    def __init__(self, images: Images) -> None:
+        self._images = images
+        self.faults: dict[int, str] = {}
+
+    def __call__(self, i: int) -> ImageArray | None:
+        try:
+            return self._images(i)
+        except DataError as error:
+            self.faults[i] = str(error)
+            return None
+
 
 class TrainSet:
     """Images and labels of a split, augmented as in the official recipe.
 
     First phase: mosaic (with probability `mosaic_prob`), then perhaps mixup; else the plain
     image. Then in both phases colour jitter, mirror, letterbox, and boxes of at most one pixel
-    go. An image left without boxes stays, as background.
+    go. An image left without boxes stays, as background. A tile of a mosaic whose image cannot
+    be read stays grey, mixup takes another image, and for a plain one the next stands in.
 
     Source: official `mosaicdetection.py` and `TrainTransform`.
     """
@@ -93,18 +113,20 @@ class TrainSet:
             mosaic: true in the first phase: mosaic and mixup are allowed.
 
         Raises:
-            DataError: an image cannot be read or has not the size its annotations state.
+            DataError: neither the image nor those after it can be read, or they have not the
+                sizes that their annotations state.
         """
         rng = np.random.default_rng(np.random.SeedSequence((self._seed, 1, epoch, position)))
         fit: Letterbox | None = None
+        read = _Reader(self._images)
         if mosaic and rng.random() < self._augment.mosaic_prob:
-            image, boxes, labels = self._mosaic(index, rng)
+            image, boxes, labels = self._mosaic(index, rng, read)
             # The official code mixes only mosaics that have labels.
             if len(labels) and rng.random() < self._augment.mixup_prob:
-                image, boxes, labels = self._mixup(image, boxes, labels, rng)
+                image, boxes, labels = self._mixup(image, boxes, labels, rng, read)
             width = self.size_hw[1]
         else:
-            image = self._images(index)
+            index, image = self._first_readable(index, read)
             boxes, labels = self.index.boxes(index), self.index.labels(index)
             source_hw = self.index.source_hw(index)
             fit = letterbox_geometry(source_hw, self.size_hw, self.input_config.placement)
@@ -123,10 +145,25 @@ class TrainSet:
             labels=labels,
             image_id=self.index.image_id(index),
             source_hw=self.index.source_hw(index),
+            faults=tuple(read.faults.values()),
         )
 
+    def _first_readable(self, index: int, read: _Reader) -> tuple[int, ImageArray]:
+        """An image, or the next one that can be read."""
+        for ahead in range(min(_STAND_INS, len(self))):
+            chosen = (index + ahead) % len(self)
+            image = read(chosen)
+            if image is not None:
+                return chosen, image
+        raise DataError(read.faults[index])
+
+    def _objects(self, i: int, read: _Reader) -> tuple[FloatArray, IntArray]:
+        """Boxes and labels of an image; none where it could not be read."""
+        count = 0 if i in read.faults else None
+        return self.index.boxes(i)[:count], self.index.labels(i)[:count]
+
     def _mosaic(
-        self, index: int, rng: np.random.Generator
+        self, index: int, rng: np.random.Generator, read: _Reader
     ) -> tuple[ImageArray, FloatArray, IntArray]:
         """Four images around a random centre, through one random affine, into the input."""
         height, width = self.size_hw
@@ -145,29 +182,34 @@ class TrainSet:
         )
         tiles = plan_tiles([self.index.source_hw(i) for i in members], center, self.size_hw)
         image = np.full((height, width, 3), self.input_config.pad_value, np.uint8)
-        draw_tiles(image, tiles, affine, read=[partial(self._images, i) for i in members])
-        boxes = np.concatenate(
-            [
-                tile_boxes(self.index.boxes(i), tile, self.size_hw)
-                for i, tile in zip(members, tiles, strict=True)
-            ]
-        )
-        labels = np.concatenate([self.index.labels(i) for i in members])
+        draw_tiles(image, tiles, affine, read=[partial(read, i) for i in members])
+        parts = [
+            tile_boxes(*self._objects(i, read), tile, self.size_hw)
+            for i, tile in zip(members, tiles, strict=True)
+        ]
+        boxes, labels = (np.concatenate(part) for part in zip(*parts, strict=True))
         return image, transform_boxes(boxes, affine, self.size_hw), labels
 
     def _mixup(
-        self, image: ImageArray, boxes: FloatArray, labels: IntArray, rng: np.random.Generator
+        self,
+        image: ImageArray,
+        boxes: FloatArray,
+        labels: IntArray,
+        rng: np.random.Generator,
+        read: _Reader,
     ) -> tuple[ImageArray, FloatArray, IntArray]:
         """Mix in one more image that has objects; unchanged where none turns up."""
         draws = rng.integers(0, len(self.index), _MIXUP_DRAWS).tolist()
-        other = next((i for i in draws if self.index.num_objects(i)), None)
-        if other is None:
+        # Lazily: only the images up to the first good one are read.
+        labelled = ((i, read(i)) for i in draws if self.index.num_objects(i))
+        other, other_image = next(((i, p) for i, p in labelled if p is not None), (0, None))
+        if other_image is None:
             return image, boxes, labels
         plan = draw_mixup_plan(self.size_hw, self._augment.mixup_scale, rng=rng)
         other_hw = self.index.source_hw(other)
         mixed = mix_image(
             image,
-            self._images(other),
+            other_image,
             plan,
             other_hw=other_hw,
             pad_value=self.input_config.pad_value,

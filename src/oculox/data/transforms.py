@@ -20,11 +20,11 @@ Matrix = npt.NDArray[np.float64]
 
 
 def keep_boxes(
-    boxes: FloatArray, labels: IntArray, *, max_labels: int, min_side: float = 1.0
+    boxes: FloatArray, labels: IntArray, *, max_labels: int | None = None, min_side: float = 1.0
 ) -> tuple[FloatArray, IntArray]:
     """The first `max_labels` boxes whose shorter side exceeds `min_side` pixels, and their labels.
 
-    Source: official `TrainTransform`.
+    All of them where `max_labels` is None. Source: official `TrainTransform`.
     """
     sides = np.minimum(boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1])
     kept = np.flatnonzero(sides > min_side)[:max_labels]

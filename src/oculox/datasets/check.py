@@ -21,7 +21,7 @@ import numpy.typing as npt
 from oculox.data.coco import Split, missing_files
 from oculox.data.coco_scan import CocoScan, scan_coco
 from oculox.data.faults import Fault, check_boxes, count_faults
-from oculox.data.image import decode_image, read_header
+from oculox.data.image import decode_image, image_size
 from oculox.datasets.stats import SplitStats, split_stats
 from oculox.errors import DataError
 
@@ -206,18 +206,16 @@ def look_at(path: Path, *, decode: bool = False) -> ImageFacts:
         return ImageFacts(f"no such image: {path}", missing=True)
     except OSError as error:
         return ImageFacts(f"{path}: cannot be read ({error.strerror or error})")
-    header = read_header(data)
-    # An EXIF turn swaps the sides, and some formats state no size: then only decoding knows.
-    sure = header.size_hw is not None and b"Exif\0\0" not in data[:65536]
     try:
-        if decode or header.truncated or not sure:
+        if decode:
             height, width = decode_image(data, where=str(path)).shape[:2]
-            size = height, width
         else:
-            size = header.size_hw or (0, 0)
+            height, width = image_size(data, where=str(path))
     except DataError as error:
         return ImageFacts(str(error).removeprefix(f"{path}: "))
-    return ImageFacts(hw=size, digest=hashlib.sha256(data).hexdigest() if decode else None)
+    return ImageFacts(
+        hw=(height, width), digest=hashlib.sha256(data).hexdigest() if decode else None
+    )
 
 
 def _examine(

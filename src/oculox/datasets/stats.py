@@ -15,7 +15,8 @@ from oculox.types import FloatArray, IntArray
 SMALL, MEDIUM = 32.0**2, 96.0**2
 """COCO's limits of small and medium objects, in square pixels."""
 _CELL = 8.0
-_SIZES = (320, 416, 512, 640, 800, 960, 1280)
+# What networks take; below 96 their coarsest level has fewer than 3 x 3 cells.
+_SIZES = range(96, 1281, 32)
 _MAX_LABELS = 120
 
 
@@ -183,7 +184,10 @@ def _hints(
 
 
 def _size_hint(extent: float, longest: float) -> str:
-    """The smallest usual input at which nine objects of ten measure 16 pixels or more."""
+    """The smallest input at which nine objects of ten measure 16 pixels or more.
+
+    An object's measure is the root of its area, as that of COCO's sizes.
+    """
     # Enlarging images far beyond their own size adds cost and no detail.
     useful = [s for s in _SIZES if s <= max(320.0, longest * 1.35)]
     enough = [s for s in useful if extent * s >= 16]

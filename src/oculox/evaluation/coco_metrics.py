@@ -7,8 +7,9 @@ its crowd regions and areas decide which detections and objects are ignored.
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import hotcoco
@@ -16,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from oculox.data.coco import CocoIndex
+from oculox.data.coco_scan import GroundTruth
 from oculox.errors import DataError
 from oculox.evaluation.metrics import METRICS, ClassMetrics, CocoMetrics
 from oculox.types import ImageId, IntArray
@@ -33,6 +35,7 @@ def evaluate_boxes(
     results: Sequence[Mapping[str, Any]],
     *,
     confusion_conf: float = CONFUSION_CONF,
+    left_out: Collection[ImageId] = (),
 ) -> CocoMetrics:
     """COCO metrics of detections.
 
@@ -41,6 +44,8 @@ def evaluate_boxes(
         results: COCO results: image_id, category_id, bbox (x, y, width, height), score. Ids of
             images are the file's own, numbers or texts.
         confusion_conf: lowest score that counts in the confusion matrix.
+        left_out: ids of images that could not be read; their objects do not count, and there
+            are no results of them.
 
     Raises:
         DataError: a result names an image or category that the index does not have, or its box
@@ -51,6 +56,8 @@ def evaluate_boxes(
     ordered = sorted(ids, key=lambda i: (isinstance(i, str), i))
     numbers: dict[ImageId, int] = {image_id: n for n, image_id in enumerate(ordered, start=1)}
     rows = _result_rows(results, numbers, index)
+    if left_out:
+        index = _without_objects(index, [image_id in left_out for image_id in ids])
     gt = hotcoco.COCO(_truth(index, [numbers[image_id] for image_id in ids]))
     evaluator = hotcoco.COCOeval(gt, gt.load_res(rows), "bbox")
     evaluator.evaluate()
@@ -62,9 +69,16 @@ def evaluate_boxes(
         classes=_class_metrics(evaluator.eval, index),
         confusion=_confusion(evaluator, index, confusion_conf),
         confusion_conf=confusion_conf,
-        images=len(index),
+        images=len(index) - len(left_out),
         detections=len(rows),
     )
+
+
+def _without_objects(index: CocoIndex, of: Sequence[bool]) -> CocoIndex:
+    """The index without the objects of some images."""
+    kept = ~np.array(of, np.bool_)[index.truth.owners]
+    truth = {name: column[kept] for name, column in vars(index.truth).items()}
+    return dataclasses.replace(index, truth=GroundTruth(**truth))
 
 
 def _truth(index: CocoIndex, numbers: Sequence[int]) -> dict[str, Any]:

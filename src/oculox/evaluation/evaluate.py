@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from oculox.data.coco import CocoIndex
+from oculox.data.faults import bad_evaluation_images
 from oculox.data.loader import EvalLoader
 from oculox.data.preprocess import boxes_to_source, letterbox_geometry
 from oculox.distributed.devices import Processes
@@ -17,7 +18,7 @@ from oculox.evaluation.metrics import CocoMetrics
 from oculox.postprocess import DetectSettings
 from oculox.runtime.backend import Backend
 from oculox.runtime.timing import StageTimes, Stopwatch
-from oculox.types import Batch, Detections, ModelSpec, Progress
+from oculox.types import Batch, Detections, ImageId, ModelSpec, Progress
 
 OFFICIAL_SETTINGS = DetectSettings(conf=0.01, iou=0.65, max_det=1000)
 """Thresholds of the official evaluation; it has no limit, and COCO counts 100 detections."""
@@ -34,7 +35,8 @@ class Evaluation:
         results: all detections as COCO results, in the dataset's image and category ids.
         times: seconds by stage over all processes; `decode` is the wait for the loader.
         seconds: wall time of the slowest process, without the counting of metrics.
-        images: number of images.
+        images: number of images that could be read.
+        left_out: what is wrong with each of the others, which do not count.
         notes: what a reader of the metrics should know, in sentences.
     """
 
@@ -43,6 +45,7 @@ class Evaluation:
     times: StageTimes
     seconds: float
     images: int
+    left_out: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
     @property
@@ -59,6 +62,7 @@ def evaluate(
     size_hw: tuple[int, int] | None = None,
     batch: int = 8,
     workers: int = 0,
+    max_bad_images: int = 0,
     processes: Processes = ALONE,
     progress: Progress | None = None,
 ) -> Evaluation:
@@ -73,12 +77,13 @@ def evaluate(
         size_hw: input height and width; None for the network's own.
         batch: images at once.
         workers: loader processes.
+        max_bad_images: how many images that cannot be read may be left out.
         processes: those that share the images.
         progress: called with the numbers of batches done and in all, of this process.
 
     Raises:
-        DataError: when the network predicts another number of classes than the data has, or an
-            image cannot be read.
+        DataError: when the network predicts another number of classes than the data has, or more
+            images cannot be read than allowed.
         UsageError: when the network does not take that size.
     """
     if batch < 1:
@@ -90,6 +95,7 @@ def evaluate(
         workers=workers,
         rank=processes.rank,
         world_size=processes.world_size,
+        max_bad_images=max_bad_images,
     )
     return evaluate_loader(
         backend, loader, settings=settings, processes=processes, progress=progress
@@ -128,12 +134,15 @@ def evaluate_loader(
     shares = processes.gather([share])
     results = [row for s in shares for row in s.results]
     times = sum((s.times for s in shares), StageTimes())
+    left_out = {image_id: fault for s in shares for image_id, fault in s.left_out.items()}
+    faults = bad_evaluation_images(loader.max_bad_images).add(left_out.values())
     return Evaluation(
-        metrics=evaluate_boxes(index, results),
+        metrics=evaluate_boxes(index, results, left_out=left_out),
         results=results,
         times=times,
         seconds=max(s.seconds for s in shares),
-        images=times.images,
+        images=times.images - len(left_out),
+        left_out=tuple(faults),
         notes=notes,
     )
 
@@ -143,6 +152,7 @@ class _Share:
     """What one process found."""
 
     results: list[dict[str, Any]]
+    left_out: dict[ImageId, str]
     times: StageTimes
     seconds: float
 
@@ -156,6 +166,7 @@ def _evaluate_share(
 ) -> _Share:
     watch = Stopwatch()
     results: list[dict[str, Any]] = []
+    left_out: dict[ImageId, str] = {}
     start = time.perf_counter()
     batches = iter(loader)
     done = 0
@@ -167,11 +178,14 @@ def _evaluate_share(
         found = backend.detect(batch.images, settings, watch=watch)
         with watch.stage("postprocess"):
             results += _coco_rows(batch, found, loader, categories)
+        bad = zip(batch.image_ids, batch.faults, strict=True)
+        left_out.update({image_id: faults[0] for image_id, faults in bad if faults})
         watch.count(len(found))
         done += 1
         if progress is not None:
             progress(done, len(loader))
-    return _Share(results=results, times=watch.times(), seconds=time.perf_counter() - start)
+    seconds = time.perf_counter() - start
+    return _Share(results=results, left_out=left_out, times=watch.times(), seconds=seconds)
 
 
 def _coco_rows(
@@ -182,7 +196,10 @@ def _coco_rows(
 ) -> list[dict[str, Any]]:
     to = loader.input_config
     rows: list[dict[str, Any]] = []
-    for result, image_id, source_hw in zip(found, batch.image_ids, batch.source_hw, strict=True):
+    described = zip(found, batch.image_ids, batch.source_hw, batch.faults, strict=True)
+    for result, image_id, source_hw, faults in described:
+        if faults:
+            continue
         geometry = letterbox_geometry(source_hw, to.size, to.placement)
         boxes = boxes_to_source(result.xyxy, geometry, clip=False)
         rows += dataclasses.replace(result, xyxy=boxes).to_coco(image_id, categories)

@@ -32,6 +32,7 @@ class PredictSummary:
         images: number of images predicted on.
         detections: number of detections in images and videos.
         unreadable: the images and videos that were skipped, with the reason.
+        truncated: the images whose files end too early; what could be decoded was predicted on.
         videos: one summary a video or camera.
         speed: milliseconds of an image by stage, video frames included; without the first batch
             or frame, which warms the network up, and so empty where there was no other.
@@ -41,6 +42,7 @@ class PredictSummary:
     images: int
     detections: int
     unreadable: tuple[Unreadable, ...]
+    truncated: tuple[Source, ...]
     videos: tuple[VideoSummary, ...]
     speed: dict[str, Spread]
 
@@ -95,9 +97,11 @@ def predict_to_folder(
     entries: list[dict[str, Any]] = []
     unreadable: list[Unreadable] = []
     rounds: list[StageTimes] = []
+    truncated: list[Source] = []
     for chunk in _chunks(loaded, pipeline.batch):
         unreadable += [p for p in chunk if isinstance(p, Unreadable)]
         good = [p for p in chunk if isinstance(p, LoadedImage)]
+        truncated += [p.source for p in good if p.truncated]
         entries += _predict_chunk(pipeline, good, names if draw else None, watch)
         rounds.append(watch.restart())
         report(len(entries) + len(unreadable))
@@ -124,6 +128,7 @@ def predict_to_folder(
         images=len(entries),
         detections=sum(len(e["detections"]) for e in entries) + sum(v.detections for v in videos),
         unreadable=tuple(unreadable),
+        truncated=tuple(truncated),
         videos=tuple(videos),
         speed=spread_of([*rounds, *(frame for v in videos for frame in v.rounds)][1:]),
     )

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, Literal
 
-from oculox.data.image import IMAGE_SUFFIXES, decode_image, read_image
+from oculox.data.image import IMAGE_SUFFIXES, decode_image, read_file, read_header
 from oculox.errors import DataError, UsageError, first_line
 from oculox.runtime.timing import Stopwatch
 from oculox.types import ImageArray
@@ -46,10 +46,17 @@ class Source:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LoadedImage:
-    """A decoded image: uint8 (H, W, 3), BGR, upright."""
+    """A decoded image.
+
+    Attributes:
+        source: where it came from.
+        image: uint8 (H, W, 3), BGR, upright.
+        truncated: whether the end of its file is missing, and with it a part of the pixels.
+    """
 
     source: Source
     image: ImageArray
+    truncated: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -98,25 +105,27 @@ def read_images(
         watch: counts decoding.
 
     Yields:
-        An image, or what is wrong with it, for each source.
+        An image, or what is wrong with it, for each source. Of a truncated JPEG comes what
+        can be decoded.
     """
     watch = watch or Stopwatch()
     for source in sources:
         try:
             with watch.stage("decode"):
                 if source.kind == "stdin":
-                    data = (stdin or sys.stdin.buffer).read()
-                    image = decode_image(data, where="standard input")
+                    data, where = (stdin or sys.stdin.buffer).read(), "standard input"
                 elif source.kind != "image":
                     continue
                 elif source.path is not None:
-                    image = read_image(source.path)
+                    data, where = read_file(source.path), str(source.path)
                 else:
-                    image = decode_image(_download(str(source.address)), where=source.name)
+                    data, where = _download(str(source.address)), source.name
+                image = decode_image(data, where=where, allow_truncated=True)
         except DataError as error:
             yield Unreadable(source=source, error=error)
         else:
-            yield LoadedImage(source=source, image=image)
+            truncated = read_header(data).truncated
+            yield LoadedImage(source=source, image=image, truncated=truncated)
 
 
 def _resolve(item: str, recursive: bool) -> list[Source]:

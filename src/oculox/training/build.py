@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import torch
@@ -12,6 +14,8 @@ from torch import nn
 from oculox.config import Config
 from oculox.config.schema import InputConfig
 from oculox.data.coco import CocoIndex, load_split
+from oculox.data.faults import bad_evaluation_images, bad_training_images
+from oculox.data.image_watch import watch_images
 from oculox.data.loader import EvalLoader, TrainLoader, build_eval_loader, build_train_loader
 from oculox.distributed.sync_bn import to_sync_batch_norm
 from oculox.errors import ConfigError, DataError
@@ -130,6 +134,7 @@ def build_run(config: Config, accelerator: Accelerator, *, weights: Path | None)
         rank=rank,
         world_size=world_size,
         batch_per_process=config.train.batch // world_size,
+        report=notes.append,
     )
     plan = plan_epochs(config.train, warmup_epochs=config.schedule.warmup_epochs)
     return Run(
@@ -153,6 +158,19 @@ def build_run(config: Config, accelerator: Accelerator, *, weights: Path | None)
         plan=plan,
         rate=build_learning_rate(config, plan, steps_per_epoch=train_loader.steps_per_epoch),
         notes=(*notes, *plan.notes),
+    )
+
+
+def watch_run(
+    run: Run, *, report: Callable[[str], None]
+) -> AbstractContextManager[Callable[[Iterable[str]], None]]:
+    """`watch_images` for a run; the main process looks at the files."""
+    data, index, val = run.config.data, run.train_loader.index, run.val_loader.index
+    return watch_images(
+        (index, bad_training_images(data.max_bad_images, images=len(index))),
+        (val, bad_evaluation_images(run.config.eval.max_bad_images)),
+        report=report,
+        ahead=run.parts.accelerator.is_main_process,
     )
 
 

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
@@ -26,7 +26,7 @@ from oculox.evaluation.evaluate import evaluate_loader
 from oculox.evaluation.metrics import CocoMetrics
 from oculox.postprocess import DetectSettings
 from oculox.runtime.torch_backend import TorchBackend
-from oculox.training.build import Parts, Run, build_run
+from oculox.training.build import Parts, Run, build_run, watch_run
 from oculox.training.checkpoints import TrainProgress, restore_run, save_last, save_run
 from oculox.training.curves import write_curves
 from oculox.training.log import (
@@ -48,6 +48,18 @@ from oculox.training.run_folder import (
 from oculox.training.schedule import input_size_at, l1_is_on
 from oculox.training.stop import RunStopped, StopRequest, raise_again
 from oculox.types import Batch, LossTerms, Targets
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Tools:
+    """What is open while a run trains: its folder, the log, and what each step calls."""
+
+    folder: Path
+    log: RunLog
+    meter: StepMeter
+    count_step: Callable[[], None]
+    look: Callable[[Iterable[str]], None]
+    stop: StopRequest
 
 
 def run_training(
@@ -117,30 +129,27 @@ def _run(
         closing(run.train_loader),
         closing(run.val_loader),
         step_profiler(folder, enabled=train.profile, rank=accelerator.process_index) as count_step,
+        watch_run(run, report=log.message) as look,
         StopRequest(folder, tell=log.message) as stop,
     ):
-        return _train(run, progress, folder=folder, log=log, count_step=count_step, stop=stop)
+        meter = StepMeter(run, log, done=done)
+        tools = _Tools(
+            folder=folder, log=log, meter=meter, count_step=count_step, look=look, stop=stop
+        )
+        return _train(run, progress, tools)
 
 
-def _train(
-    run: Run,
-    progress: TrainProgress,
-    *,
-    folder: Path,
-    log: RunLog,
-    count_step: Callable[[], None],
-    stop: StopRequest,
-) -> TrainSummary:
+def _train(run: Run, progress: TrainProgress, tools: _Tools) -> TrainSummary:
     started = time.perf_counter()
+    folder, log, stop = tools.folder, tools.log, tools.stop
     _announce(run, progress, folder, log)
     train, total_steps = run.config.train, run.rate.total_steps
     metrics: CocoMetrics | None = None
-    meter = StepMeter(run, log, done=progress.step)
     # A run that was killed before it wrote its summary still has its last evaluation to do.
     for epoch in range(min(progress.epoch, run.plan.total - 1), run.plan.total):
         if epoch == run.plan.aug:
             log.message(f"epoch {epoch + 1}: the tail begins, without mosaic and mixup")
-        progress = _train_epoch(run, epoch, progress, meter=meter, count_step=count_step, stop=stop)
+        progress = _train_epoch(run, epoch, progress, tools)
         last = epoch + 1 == run.plan.total or progress.step >= (train.max_steps or total_steps)
         improved = stopped = False
         if stop.agreed or last or _evaluation_is_due(run, epoch):
@@ -177,20 +186,12 @@ def _train(
     return summary
 
 
-def _train_epoch(
-    run: Run,
-    epoch: int,
-    progress: TrainProgress,
-    *,
-    meter: StepMeter,
-    count_step: Callable[[], None],
-    stop: StopRequest,
-) -> TrainProgress:
-    config, parts = run.config, run.parts
+def _train_epoch(run: Run, epoch: int, progress: TrainProgress, tools: _Tools) -> TrainProgress:
+    config, parts, stop = run.config, run.parts, tools.stop
     in_tail = run.plan.in_tail(epoch)
     set_train_mode(parts.model, ())
     set_train_mode(parts.network, config.train.freeze)
-    meter.start_epoch(epoch)
+    tools.meter.start_epoch(epoch)
     limit = config.train.max_steps or run.rate.total_steps
     step = progress.step
     steps_per_epoch = run.train_loader.steps_per_epoch
@@ -198,7 +199,8 @@ def _train_epoch(
         epoch, mosaic=not in_tail, start_step=step - epoch * steps_per_epoch
     )
     alone = parts.accelerator.num_processes == 1
-    for batch in islice(meter.timed(batches), max(0, limit - step)):
+    for batch in islice(tools.meter.timed(batches), max(0, limit - step)):
+        tools.look(fault for faults in batch.faults for fault in faults)
         size = input_size_at(
             step, seed=config.train.seed, augment=config.augment, native=config.input.size
         )
@@ -215,8 +217,8 @@ def _train_epoch(
         except torch.cuda.OutOfMemoryError as error:
             raise _out_of_memory(run, step + 1, size) from error
         step += 1
-        meter.step(step, loss, size_hw=size)
-        count_step()
+        tools.meter.step(step, loss, size_hw=size)
+        tools.count_step()
         if loss.stops or (alone and stop.number):
             stop.agree()
             break
@@ -397,7 +399,7 @@ def _why_zero(metrics: CocoMetrics) -> str:
     if metrics.detections == 0:
         return (
             "AP is 0: nothing was detected above eval.conf. Train longer, start from weights "
-            "(`weights`), or raise the learning rate if the loss hardly falls"
+            "(--weights), or raise the learning rate if the loss hardly falls"
         )
     return (
         f"AP is 0 with {metrics.detections} detections: none lies on an object of its class. "

@@ -32,14 +32,14 @@ SUMMARY = "summary.json"
 
 # What may differ in a resumed run: where and how it runs and what it writes, not what it is.
 _FREE = {
-    "data": ("root", "cache", "workers"),
+    "data": ("root", "cache", "workers", "max_bad_images"),
     "data.train": ("images", "annotations"),
     "data.val": ("images", "annotations"),
     "train": (
         *("device", "max_steps", "early_stop", "log_interval", "trackers", "profile"),
         *("checkpoint_interval", "keep_checkpoints", "save_on_main_only"),
     ),
-    "eval": ("batch",),
+    "eval": ("batch", "max_bad_images"),
 }
 FREE_KEYS = frozenset(f"{section}.{key}" for section, keys in _FREE.items() for key in keys)
 
@@ -287,8 +287,8 @@ def resumed_config(folder: Path, overrides: Sequence[str] = ()) -> Config:
     """
     if folder.is_file():
         raise UsageError(
-            f"{folder}: `resume` takes the folder of a run, which goes on from its last.pt; to start a "
-            f"new run from this file, pass it as `weights`"
+            f"{folder}: `resume` takes the folder of a run, which goes on from its last.pt; to "
+            "start a new run from this file, pass it as `weights`"
         )
     if not (folder / CONFIG).is_file():
         raise TrainingError(f"{folder}: no {CONFIG}, so there is no run to resume")
