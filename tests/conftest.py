@@ -89,7 +89,7 @@ def eager_weights() -> Weights:
     """An untrained yolox-nano for the demo's classes that sees objects everywhere."""
     names = ("ball", "car", "cup", "fish", "house", "leaf")
     config = load_config("yolox-nano", ["input.size=64"])
-    torch.manual_seed(0)
+    torch.manual_seed(1)
     network = build_model(config.model, num_classes=len(names))
     _settle_batch_norms(network)
     state = network.state_dict()

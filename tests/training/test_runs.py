@@ -112,7 +112,7 @@ def test_the_best_checkpoint_holds_what_is_used(finished):
     assert finished.best.stat().st_size < 0.4 * (finished.output / "last.pt").stat().st_size
     with pytest.raises(CheckpointError, match="no training state to resume from"):
         load_training_state(finished.best)
-    with pytest.raises(UsageError, match=r"takes the folder of a run.*--weights .*best\.pt"):
+    with pytest.raises(UsageError, match=r"takes the folder of a run.*pass it as `weights`"):
         train(resume=finished.best)
 
 
@@ -378,7 +378,7 @@ def test_an_error_of_several_processes_is_one_line(quick, tiny_data, tmp_path, m
         shutil.copytree(tiny_data, data)
         for image in list((data / "train2017").iterdir())[::2]:
             image.write_bytes(b"no image")
-        words, code = [f"data.root={data}", "augment.mosaic_prob=0"], 1
+        words, code = [f"data.root={data}", "data.max_bad_images=0", "augment.mosaic_prob=0"], 1
     done = run_cli("train", "yolox-nano", *quick, *words, "--devices", 2, cwd=tmp_path)
     assert done.returncode == code, done.stderr
     assert done.stdout == ""
@@ -434,10 +434,9 @@ def test_without_an_ap_the_newest_weights_are_the_best(quick, tiny_data, tmp_pat
     assert code == 0, said.err
     assert "no AP (the validation split has no objects): best.pt holds the newest" in said.out
     assert "there is no AP, since the validation split has no objects" in said.err
-    assert all(
-        torch.equal(value, load_weights(output / "last.pt").state[key])
-        for key, value in load_weights(output / "best.pt").state.items()
-    )
+    last = load_weights(output / "last.pt").state
+    best = load_weights(output / "best.pt").state
+    assert [key for key in best if not torch.equal(best[key], last[key])] == []
 
 
 def test_early_stop(quick, tmp_path):

@@ -167,7 +167,7 @@ def bad_training_images(stated: int | None, *, images: int) -> BadImages:
 
 def bad_evaluation_images(limit: int) -> BadImages:
     """The count for a split that is evaluated on."""
-    return BadImages(limit, setting="eval.max_bad_images (--max-bad-images)")
+    return BadImages(limit, setting="`max_bad_images` (in training eval.max_bad_images)")
 
 
 def stays_inside(name: str) -> bool:

@@ -169,7 +169,8 @@ def boxes_to_source(boxes: FloatArray, geometry: Letterbox, *, clip: bool = True
         clip: move them inside the source image; the official evaluation leaves them outside.
     """
     shift = np.array([geometry.left, geometry.top] * 2, np.float32)
-    source = (boxes - shift) / np.float32(geometry.scale)
+    with np.errstate(over="ignore"):  # of an untrained network; clipping takes infinity too
+        source = (boxes - shift) / np.float32(geometry.scale)
     return clip_boxes(source, geometry.source_hw) if clip else source
 
 

@@ -398,8 +398,8 @@ def _evaluate(
 def _why_zero(metrics: CocoMetrics) -> str:
     if metrics.detections == 0:
         return (
-            "AP is 0: nothing was detected above eval.conf. Train longer, start from weights "
-            "(--weights), or raise the learning rate if the loss hardly falls"
+            "AP is 0: nothing was detected above eval.conf. Train longer, start from trained "
+            "weights, or raise the learning rate if the loss hardly falls"
         )
     return (
         f"AP is 0 with {metrics.detections} detections: none lies on an object of its class. "
