@@ -78,13 +78,18 @@ fs::path choose_folder(const Options& options) {
 using Samples = nlohmann::ordered_map<std::string, std::vector<double>>;
 using Clock = std::chrono::steady_clock;
 
-// {stage: milliseconds}; the mean where no percentile is named.
-ordered_json statistics(const Samples& samples, int percentile = -1) {
+// {stage: {median, min, max}}, without the first sample, which warms the model up; empty where
+// there is no other.
+ordered_json statistics(const Samples& samples) {
   ordered_json out = ordered_json::object();
   for (auto [stage, values] : samples) {
+    values.erase(values.begin());
+    if (values.empty()) {
+      continue;
+    }
     std::sort(values.begin(), values.end());
-    const auto place = std::lround(percentile / 100.0 * static_cast<double>(values.size() - 1));
-    out[stage] = percentile < 0 ? cv::mean(values)[0] : values.at(static_cast<std::size_t>(place));
+    const double median = (values[(values.size() - 1) / 2] + values[values.size() / 2]) / 2;
+    out[stage] = {{"median", median}, {"min", values.front()}, {"max", values.back()}};
   }
   return out;
 }
@@ -182,9 +187,10 @@ ordered_json predict(Detector& detector, const std::vector<fs::path>& images,
           {"images", entries.size()},
           {"detections", detections},
           {"unreadable", unreadable},
-          {"milliseconds", statistics(samples)},
-          {"milliseconds_median", statistics(samples, 50)},
-          {"milliseconds_p95", statistics(samples, 95)}};
+          // This program refuses truncated images and does not read videos.
+          {"truncated", ordered_json::array()},
+          {"videos", ordered_json::array()},
+          {"milliseconds", statistics(samples)}};
 }
 
 int run(Options options) {
@@ -200,8 +206,8 @@ int run(Options options) {
   } else {
     std::cout << summary["images"] << " images, " << summary["detections"] << " detections";
     for (const auto& [stage, milliseconds] : summary["milliseconds"].items()) {
-      std::cout << (stage == "decode" ? "; ms per image: " : ", ") << stage
-                << cv::format(" %.1f", double(milliseconds));
+      std::cout << (stage == "decode" ? "; median ms per image: " : ", ") << stage
+                << cv::format(" %.1f", milliseconds["median"].get<double>());
     }
     std::cout << "\nimages and predictions.json in " << output.string() << "\n";
   }
