@@ -102,20 +102,28 @@ class Ema:
         self.updates = updates
         self._decay = decay
         self._ramp = ramp
+        self._followed: YOLOX | None = None
+        # (tensor of the average, tensor of the followed network): of floats, of counters.
+        self._floats: list[tuple[Tensor, Tensor]] = []
+        self._counters: list[tuple[Tensor, Tensor]] = []
 
     @torch.no_grad()
     def update(self, network: YOLOX) -> None:
         """Move the average towards `network` (same class and device)."""
         self.updates += 1
         decay = ema_decay(self.updates, decay=self._decay, ramp=self._ramp)
-        averages: list[Tensor] = []
-        currents: list[Tensor] = []
-        current_state = network.state_dict()
-        for key, average in self.network.state_dict().items():
-            if average.is_floating_point():
-                averages.append(average)
-                currents.append(current_state[key])
-            else:
-                average.copy_(current_state[key])
+        if self._followed is not network:
+            self._follow(network)
+        for average, current in self._counters:
+            average.copy_(current)
+        averages, currents = [pair[0] for pair in self._floats], [pair[1] for pair in self._floats]
         torch._foreach_mul_(averages, decay)
         torch._foreach_add_(averages, currents, alpha=1 - decay)
+
+    def _follow(self, network: YOLOX) -> None:
+        # Once, not at every step: state_dict takes as long as the update itself.
+        current = network.state_dict()
+        pairs = [(value, current[key]) for key, value in self.network.state_dict().items()]
+        self._floats = [pair for pair in pairs if pair[0].is_floating_point()]
+        self._counters = [pair for pair in pairs if not pair[0].is_floating_point()]
+        self._followed = network
