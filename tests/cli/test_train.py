@@ -205,10 +205,10 @@ def started(words, output, **options):
     [
         (signal.SIGINT, 1, "group"),
         (signal.SIGINT, 1, "command"),
-        (signal.SIGINT, 2, "group"),
+        pytest.param(*(signal.SIGINT, 2, "group"), marks=pytest.mark.slow),
         (signal.SIGTERM, 1, "group"),
         (signal.SIGTERM, 2, "command"),
-        (signal.SIGTERM, 2, "second"),
+        pytest.param(*(signal.SIGTERM, 2, "second"), marks=pytest.mark.slow),
         (signal.SIGKILL, 1, "command"),
         (signal.SIGKILL, 2, "command"),
     ],
