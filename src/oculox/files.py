@@ -6,14 +6,34 @@ import contextlib
 import json
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal
 
 from oculox.errors import OculoxError, UsageError
 
 FileMode = Literal["copy", "symlink"]
+
+
+def try_lock(file: BinaryIO) -> bool:
+    """Lock an open file until it is closed, or its process ends; false where it is locked already.
+
+    Windows has no such locks: always true there.
+
+    Raises:
+        OSError: the file system has no locks.
+    """
+    if sys.platform == "win32":
+        return True
+    import fcntl
+
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:

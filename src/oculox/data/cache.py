@@ -29,11 +29,12 @@ import torch
 
 from oculox.config.schema import InputConfig
 from oculox.data.coco import CocoIndex
-from oculox.data.faults import BadImages
+from oculox.data.faults import BadImages, bad_training_images
 from oculox.data.image import read_image
 from oculox.data.preprocess import letterbox_geometry
 from oculox.data.train_set import Images
 from oculox.errors import DataError
+from oculox.files import try_lock
 from oculox.types import ImageArray, IntArray
 
 _CHUNK = 256
@@ -148,7 +149,7 @@ def build_images(
         DataError: too many images cannot be read, or memory or disk space do not suffice.
     """
     files = FileImages(index)
-    bad = bad or BadImages(0, setting="data.max_bad_images")
+    bad = bad or bad_training_images(0, images=len(index))
     if cache == "none":
         return files
     shapes = np.array([_kept_hw(index.source_hw(i), input_config) for i in range(len(index))])
@@ -342,16 +343,8 @@ def _hold(path: Path) -> int:
 
 def _is_free(path: Path) -> bool:
     """Whether no process holds a cache."""
-    try:
-        import fcntl
-    except ImportError:  # Windows: deleting it says so
-        return True
     with path.open("rb") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-    return True
+        return try_lock(file)  # Windows: deleting it says so
 
 
 def _write(path: Path, files: FileImages, shapes_hw: IntArray, bad: BadImages) -> None:

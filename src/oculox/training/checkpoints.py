@@ -1,7 +1,7 @@
 """The checkpoints of a run: what is in them, when they are written, how a run goes on from one.
 
 ``last.pt`` is the newest state, ``best.pt`` the weights with the best AP, ``epoch-0010.pt`` and
-so on older states where asked for.
+so on older states (`train.keep_checkpoints`).
 """
 
 from __future__ import annotations

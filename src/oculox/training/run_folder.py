@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,7 +19,7 @@ from typing import Any, BinaryIO
 from oculox.config import Config, config_to_yaml, known_keys, load_config
 from oculox.distributed.devices import processes_of
 from oculox.errors import CheckpointError, ConfigError, OculoxError, TrainingError, UsageError
-from oculox.files import free_path, make_folder, write_json, write_text
+from oculox.files import free_path, make_folder, try_lock, write_json, write_text
 from oculox.training.build import Run
 from oculox.training.checkpoints import BEST, LAST, TrainProgress, save_last
 from oculox.training.log import check_trackers
@@ -189,7 +188,7 @@ def check_free(folder: Path) -> None:
 
 
 def _is_without_steps(folder: Path) -> bool:
-    """Whether the files are those of a run that has saved no step, and nobody else's."""
+    """Whether the files are those of a run that has saved no step, and not other files."""
     path = folder / CONFIG
     try:
         if (folder / LAST).exists():
@@ -229,18 +228,11 @@ def _is_held(folder: Path) -> bool:
 
 
 def _lock(file: BinaryIO) -> bool:
-    if sys.platform == "win32":
-        return True
-    import fcntl
-
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
+        return try_lock(file)
     except OSError:
         # A network's file system may have no locks.
         return True
-    return True
 
 
 def default_folder(config: Config) -> Path:
