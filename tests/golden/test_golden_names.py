@@ -1,11 +1,12 @@
 """Guards the parameter names of every foreign layout, and that weights land where they belong.
 
-A digest covers names and shapes of all tensors. A forward through nano, whose formula weights
-depend on the foreign names, finds two names that were exchanged.
+A digest covers names and shapes of all tensors. A forward through a small network, whose formula
+weights depend on the foreign names, finds two names that were exchanged.
 """
 
 import hashlib
 import json
+from functools import partial
 
 import pytest
 import torch
@@ -18,8 +19,8 @@ from oculox.models import build_model
 from oculox.weights import build_network
 from oculox.weights.interop.megvii import official_names, read_official
 from oculox.weights.interop.mindyolo import mindyolo_names, read_mindyolo
-from oculox.weights.interop.mmdetection import mmdetection_names, read_mmdetection
 from oculox.weights.interop.modelzoo import modelzoo_names
+from oculox.weights.interop.openmmlab import mmdetection_names, mmyolo_names, read_openmmlab
 
 TOPIC = "names"
 CSP = [name for name in recipe_names() if name != "yolox-darknet53"]
@@ -29,9 +30,16 @@ LAYOUTS = {
     "mindyolo": (mindyolo_names, recipe_names()),
     "modelzoo": (modelzoo_names, ("yolox-darknet53", "yolox-x")),
     "mmdetection": (lambda backbone: mmdetection_names, CSP),
+    # MMYOLO's nano is another network; the digests are those of its own state dicts.
+    "mmyolo": (lambda backbone: mmyolo_names, CSP[1:]),
 }
 CASES = [(layout, recipe) for layout, (_, recipes) in LAYOUTS.items() for recipe in recipes]
-READERS = {"official": read_official, "mindyolo": read_mindyolo, "mmdetection": read_mmdetection}
+READERS = {
+    "official": read_official,
+    "mindyolo": read_mindyolo,
+    "mmdetection": partial(read_openmmlab, project="mmdetection"),
+    "mmyolo": partial(read_openmmlab, project="mmyolo"),
+}
 
 
 def shapes_of(layout, recipe):
@@ -44,7 +52,8 @@ def shapes_of(layout, recipe):
         rename(name): list(tensor.shape)
         for name, tensor in state.items()
         # MindSpore's batch norms count nothing.
-        if layout in ("official", "mmdetection") or not name.endswith("num_batches_tracked")
+        if layout in ("official", "mmdetection", "mmyolo")
+        or not name.endswith("num_batches_tracked")
     }
 
 
@@ -55,7 +64,8 @@ def digest(shapes):
 
 def forward(layout):
     formula = mindspore_formula if layout == "mindyolo" else official_formula
-    state = {k: v.float() for k, v in state_of(shapes_of(layout, "yolox-nano"), formula).items()}
+    smallest = LAYOUTS[layout][1][0]
+    state = {k: v.float() for k, v in state_of(shapes_of(layout, smallest), formula).items()}
     network = build_network(READERS[layout](state, where="formula")).double()
     return sampled(decoded_output(network, as_input(small_images()[:2]).double() / 255), count=40)
 

@@ -146,12 +146,12 @@ def list_published(json: o.Json = False) -> None:
     if json:
         print_json(rows)
         return
-    say(f"{'name':<24} {'AP':>5} {'input':>6} {'pixels':<10} {'license':<11} {'here':<5} source")
+    say(f"{'name':<24} {'AP':>5} {'input':>6} {'pixels':<10} {'license':<13} {'here':<5} source")
     for row in rows:
         pixels = f"{row['input']['color'].upper()} 0-{row['input']['pixel_max']}"
         say(
             f"{row['name']:<24} {row['ap']:>5.1f} {row['input']['size'][0]:>6} {pixels:<10} "
-            f"{row['license']:<11} {'yes' if row['cached'] else 'no':<5} {row['url']}"
+            f"{row['license']:<13} {'yes' if row['cached'] else 'no':<5} {row['url']}"
         )
     mirror = os.environ.get(MIRROR_VARIABLE)
     say(f"fetched from the mirror {mirror}" if mirror else "fetch one: oculox weights get NAME")

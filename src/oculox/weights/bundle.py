@@ -18,7 +18,7 @@ from oculox.types import ModelSpec
 from oculox.weights.classes import default_names
 from oculox.weights.interop.names import check_state
 
-Origin = Literal["oculox", "megvii", "mindyolo", "modelzoo", "mmdetection", "onnx"]
+Origin = Literal["oculox", "megvii", "mindyolo", "modelzoo", "mmdetection", "mmyolo", "onnx"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -25,7 +25,7 @@ class PublishedWeights(BaseModel):
     """Name to fetch it by."""
     recipe: str
     """The network, as one of the recipes."""
-    project: Literal["megvii", "mindyolo", "mmdetection"]
+    project: Literal["megvii", "mindyolo", "mmdetection", "mmyolo"]
     """Whose file it is; decides names and preprocessing."""
     ap: float
     """AP on COCO val2017, in percent, as published."""

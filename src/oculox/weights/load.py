@@ -14,8 +14,8 @@ from oculox.weights.checkpoint import is_checkpoint, load_safetensors, weights_f
 from oculox.weights.download import locate_weights
 from oculox.weights.interop import megvii, mindspore_layout, mindyolo, modelzoo
 from oculox.weights.interop.mindspore_file import is_mindspore, read_mindspore
-from oculox.weights.interop.mmdetection import is_mmdetection, read_mmdetection
 from oculox.weights.interop.onnx_weights import read_onnx
+from oculox.weights.interop.openmmlab import openmmlab_project, read_openmmlab
 from oculox.weights.torch_file import load_torch
 
 SUFFIXES = (".pt", ".safetensors", ".pth", ".ckpt", ".onnx")
@@ -46,8 +46,10 @@ def load_weights(path: str | Path) -> Weights:
     if megvii.is_official(state):
         description = content.get(megvii.DESCRIPTION)
         return megvii.read_official(state, description=description, where=str(path))
-    if is_mmdetection(state):
-        return read_mmdetection(state, classes=_classes(content), where=str(path))
+    project = openmmlab_project(state)
+    if project is not None:
+        classes = _classes(content)
+        return read_openmmlab(state, project=project, classes=classes, where=str(path))
     raise _unknown(path, list(state))
 
 
@@ -91,7 +93,7 @@ def _state_dict(content: Mapping[str, Any]) -> dict[str, Tensor]:
 
 
 def _classes(content: Mapping[str, Any]) -> object:
-    """The class names that mmdetection keeps beside the tensors, where there are any."""
+    """The class names that mmdetection and MMYOLO keep beside the tensors, where there are any."""
     meta = content.get("meta")
     if not isinstance(meta, dict):
         return None
