@@ -273,7 +273,13 @@ def test_light_commands_import_nothing_heavy(words):
 
 
 @pytest.mark.parametrize(
-    ("typed", "expected"), [("oculox pre", "predict"), ("oculox data ch", "check")]
+    ("typed", "expected"),
+    [
+        ("oculox pre", "predict"),
+        ("oculox data ch", "check"),
+        ("oculox train yolox-ti", "yolox-tiny yolox-tiny-adamw"),
+        ("oculox config yolox-s-", "yolox-s-adamw"),
+    ],
 )
 def test_shell_completion(typed, expected):
     words = typed.split()
@@ -290,7 +296,7 @@ def test_shell_completion(typed, expected):
             "COMP_CWORD": str(len(words) - 1),
         },
     )
-    assert done.stdout.split() == [expected], done.stderr
+    assert done.stdout.split() == expected.split(), done.stderr
 
 
 def texts_of_the_library():

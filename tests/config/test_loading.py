@@ -187,6 +187,31 @@ def test_a_chain_of_files(tmp_path):
     assert config.model == load_config("yolox-s").model
 
 
+def test_a_file_may_extend_a_recipe_with_other_training_settings(tmp_path):
+    (tmp_path / "mine.yaml").write_text("extends: yolox-tiny-adamw\ntrain: {batch: 8}\n")
+    config = load_config(tmp_path / "mine.yaml", ["optimizer.lr=0.002"])
+    assert config == load_config("yolox-tiny-adamw", ["train.batch=8", "optimizer.lr=0.002"])
+
+
+def test_a_file_with_the_ending_of_a_recipe_is_a_file(tmp_path):
+    (tmp_path / "mine-adamw").write_text("train: {batch: 8}\n")
+    assert load_config(tmp_path / "mine-adamw") == load_config("base", ["train.batch=8"])
+
+
+@pytest.mark.parametrize(
+    ("source", "hint"),
+    [
+        ("yolox-nona", "did you mean 'yolox-nano'?"),
+        ("yolox-s-adam", "did you mean 'yolox-s-adamw'?"),
+        ("yolox_m_adamw", "did you mean 'yolox-m-adamw'?"),
+    ],
+)
+def test_the_nearest_recipe_is_offered(source, hint):
+    with pytest.raises(ConfigError, match="neither a recipe nor a YAML file") as caught:
+        load_config(source)
+    assert hint in str(caught.value)
+
+
 def test_a_file_beside_this_one_is_found_from_anywhere(tmp_path, monkeypatch):
     (tmp_path / "a").mkdir()
     (tmp_path / "a/one.yaml").write_text("train: {batch: 4}\n")

@@ -2,8 +2,10 @@
 
 import pytest
 
-from oculox.config import Config, load_config, recipe_names
+from oculox.config import Config, config_to_dict, known_recipes, load_config, recipe_names
+from oculox.errors import ConfigError
 from oculox.models import build_model
+from oculox.training.schedule import build_learning_rate, plan_epochs
 
 # depth, width, input, mosaic scale, mixup, multiscale: the official experiment files.
 OFFICIAL = {
@@ -45,6 +47,36 @@ def test_recipes_differ_from_base_in_nothing_else(name):
     recipe, base = load_config(name), load_config("base")
     for section in ("data", "loss", "optimizer", "schedule", "ema", "train", "eval"):
         assert getattr(recipe, section) == getattr(base, section)
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_adamw_goes_with_every_network(name):
+    config, plain = load_config(f"{name}-adamw"), load_config(name)
+    rate = build_learning_rate(
+        config, plan_epochs(config.train, warmup_epochs=5), steps_per_epoch=10
+    )
+    # MMYOLO's `yolox_*_fast_8xb32-300e-rtmdet-hyp_coco`
+    assert (config.optimizer.name, config.optimizer.weight_decay) == ("adamw", 0.05)
+    assert (config.train.batch, rate.peak, rate.floor) == (256, 0.004, pytest.approx(0.0002))
+    assert (rate.warmup_steps, rate.tail_steps, rate.total_steps) == (50, 200, 3000)
+    assert (config.augment.multiscale_interval, config.augment.mixup_scale) == (1, (0.8, 1.6))
+    assert (config.ema.decay, config.ema.ramp) == (1 - 0.0002, 2000)
+    kept = ("model", "input", "data", "loss", "schedule", "ema", "eval")
+    assert [getattr(config, section) for section in kept] == [getattr(plain, s) for s in kept]
+    assert config.augment.mosaic_scale == plain.augment.mosaic_scale
+
+
+def test_every_known_recipe_is_there_and_differs_from_the_others():
+    names = known_recipes()
+    assert names[:7] == recipe_names()
+    assert {"yolox-s-adamw", "yolox-darknet53-adamw"} < set(names)
+    assert len({str(config_to_dict(load_config(name))) for name in names}) == len(names)
+
+
+@pytest.mark.parametrize("source", ["base-adamw", "yolox-s-adamw-adamw", "-adamw", "yolox-adamw"])
+def test_other_names_with_adamw_are_no_recipes(source):
+    with pytest.raises(ConfigError, match="each also with -adamw"):
+        load_config(source)
 
 
 def test_a_recipe_builds_its_network():

@@ -13,8 +13,20 @@ from oculox.cli.console import note, print_json, say
 if TYPE_CHECKING:
     from oculox.training.run_folder import TrainSummary
 
+
+def _complete_recipe(incomplete: str) -> list[str]:
+    from oculox.config import known_recipes
+
+    return [name for name in known_recipes() if name.startswith(incomplete)]
+
+
 Recipe = Annotated[
-    str, typer.Argument(metavar="RECIPE", help="A recipe (see `oculox models`) or a YAML file.")
+    str,
+    typer.Argument(
+        metavar="RECIPE",
+        help="A recipe (see `oculox models`) or a YAML file.",
+        autocompletion=_complete_recipe,
+    ),
 ]
 Overrides = Annotated[
     list[str] | None,
@@ -25,7 +37,10 @@ Overrides = Annotated[
 def train(
     context: typer.Context,
     recipe: Annotated[
-        str | None, typer.Argument(metavar="[RECIPE]", help="A recipe or a YAML file.")
+        str | None,
+        typer.Argument(
+            metavar="[RECIPE]", help="A recipe or a YAML file.", autocompletion=_complete_recipe
+        ),
     ] = None,
     overrides: Overrides = None,
     weights: Annotated[

@@ -5,6 +5,7 @@ from oculox.config.load import (
     config_to_dict,
     config_to_yaml,
     known_keys,
+    known_recipes,
     load_config,
     recipe_names,
 )
@@ -16,6 +17,7 @@ __all__ = [
     "config_to_dict",
     "config_to_yaml",
     "known_keys",
+    "known_recipes",
     "load_config",
     "recipe_names",
 ]

@@ -18,7 +18,8 @@ from oculox.errors import ConfigError, RenamedKeyWarning
 
 _RECIPES = resources.files("oculox") / "recipes"
 _BASE = "base"
-
+# Training settings that go with every network: `yolox-s-adamw` is `yolox-s` with `adamw.yaml`.
+_OVERLAYS = ("adamw",)
 
 RENAMED_KEYS = {
     "eval.max_detections": "eval.max_det",
@@ -30,16 +31,22 @@ RENAMED_KEYS = {
 
 
 def recipe_names() -> tuple[str, ...]:
-    """Names of the built-in recipes, smallest network first."""
+    """Names of the networks' recipes, smallest network first."""
     return tuple(f"yolox-{name}" for name in ("nano", "tiny", "s", "m", "l", "x", "darknet53"))
+
+
+def known_recipes() -> tuple[str, ...]:
+    """Names of all recipes: the networks', then each of them with other training settings."""
+    names = recipe_names()
+    return (*names, *(f"{name}-{overlay}" for overlay in _OVERLAYS for name in names))
 
 
 def load_config(source: str | Path, overrides: Sequence[str] = ()) -> Config:
     """Resolve a recipe's name or a YAML file, plus overrides, into a validated configuration.
 
     Args:
-        source: a recipe (``yolox-s``) or the path of a YAML file. A file may name another
-            recipe or file (relative to itself) under ``extends``.
+        source: a recipe (``yolox-s``, ``yolox-s-adamw``) or the path of a YAML file. A file may
+            name another recipe or file (relative to itself) under ``extends``.
         overrides: ``section.key=value``; the value is YAML.
 
     Raises:
@@ -127,8 +134,11 @@ def _section_yaml(section: str, values: Mapping[str, Any]) -> str:
 
 
 def _read_tree(source: str, *, folder: Path, seen: tuple[str, ...] = ()) -> dict[str, Any]:
-    if source in (*recipe_names(), _BASE):
-        text, where, here = (_RECIPES / f"{source}.yaml").read_text("utf-8"), source, folder
+    parent: object = None
+    if source in (*known_recipes(), _BASE):
+        network, _, overlay = source.rpartition("-")
+        file, parent = (overlay, network) if overlay in _OVERLAYS else (source, None)
+        text, where, here = (_RECIPES / f"{file}.yaml").read_text("utf-8"), source, folder
     else:
         path = folder / source
         try:
@@ -148,7 +158,7 @@ def _read_tree(source: str, *, folder: Path, seen: tuple[str, ...] = ()) -> dict
         raise ConfigError(f"{where}: expected a mapping of sections, got {type(tree).__name__}")
     # A section without keys (all commented out, say) is null in YAML.
     tree = _renamed({key: value for key, value in tree.items() if value is not None}, where)
-    parent = tree.pop("extends", None)
+    parent = tree.pop("extends", parent)
     if parent is None:
         return tree
     if not isinstance(parent, str):
@@ -215,10 +225,13 @@ def _number(text: str) -> str | float:
 
 
 def _unknown_source(source: str) -> str:
-    close = difflib.get_close_matches(source, recipe_names(), n=1, cutoff=0.4)
+    close = difflib.get_close_matches(source, known_recipes(), n=1, cutoff=0.4)
     hint = f"; did you mean '{close[0]}'?" if close else ""
-    known = ", ".join(recipe_names())
-    return f"'{source}' is neither a recipe nor a YAML file{hint} (recipes: {known})"
+    known, endings = ", ".join(recipe_names()), " or ".join(f"-{name}" for name in _OVERLAYS)
+    return (
+        f"'{source}' is neither a recipe nor a YAML file{hint} "
+        f"(recipes: {known}, each also with {endings})"
+    )
 
 
 def _nearest_key(key: str) -> str:
