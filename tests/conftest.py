@@ -1,5 +1,6 @@
 """Fixtures that every test may use."""
 
+import gc
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +24,11 @@ from specs import make_weights
 os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
 cv2.setNumThreads(1)
+
+# What the imports above made stays for good, and converters make millions of objects that live
+# long: looking through all of them again and again took a fifth of an export's time.
+gc.freeze()
+gc.set_threshold(50_000, 20, 100)
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

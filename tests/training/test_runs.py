@@ -540,6 +540,8 @@ def test_one_batch_can_be_learned_by_heart(tiny_data, tmp_path):
         f"data.val.images={tiny_data / 'train2017'}",
         f"data.val.annotations={tiny_data / 'annotations/instances_train2017.json'}",
         "input.size=64",
+        "model.depthwise=false",
+        "model.width=0.125",
         "augment.multiscale=null",
         "train.batch=12",
         "data.workers=0",

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-
 from oculox.files import write_atomically
 from oculox.training.log import read_log
 
@@ -20,6 +17,10 @@ def write_curves(folder: Path) -> Path | None:
     Raises:
         OculoxError: when the image cannot be written.
     """
+    # Here, since importing it takes as long as several training steps.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     rows = read_log(folder)
     steps = [row for row in rows if row["kind"] == "train"]
     evals = [row for row in rows if row["kind"] == "eval"]
