@@ -1,10 +1,14 @@
-"""The benchmark programs start."""
+"""The benchmark programs start, and compare what they should."""
 
+import importlib.util
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from oculox.config.schema import DataConfig
+from oculox.data.coco import load_split
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 
@@ -16,3 +20,52 @@ def test_a_benchmark_explains_itself(path):
     )
     assert done.returncode == 0, done.stderr
     assert "usage:" in done.stdout
+
+
+@pytest.fixture
+def finetune():
+    spec = importlib.util.spec_from_file_location("finetune", FOLDER / "finetune.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["finetune"] = module  # its dataclasses look themselves up
+    yield spec.loader.exec_module(module) or module
+    del sys.modules["finetune"]
+
+
+def test_gains_are_averaged_over_datasets_with_their_standard_error(finetune):
+    assert finetune.combined([[0.1, 0.3], [0.4]]) == (pytest.approx(0.3), pytest.approx(0.05))
+    assert finetune.combined([[0.0, 0.0, 0.0]]) == (0, 0)
+
+
+def test_a_subset_of_coco_has_each_image_once(finetune, shared, tmp_path):
+    finetune.write_subset(shared / "coco_mini", tmp_path / "animals", finetune.SUBSETS["animals"])
+    index = {
+        split: load_split(DataConfig(root=tmp_path / "animals"), split)
+        for split in ("train", "val")
+    }
+    assert set(index["train"].class_names) == set(finetune.SUBSETS["animals"])
+    images = [
+        (tmp_path / "animals" / f"{split}2017" / path.name).read_bytes()
+        for split in index
+        for path in (tmp_path / "animals" / f"{split}2017").iterdir()
+    ]
+    assert len(images) == len(set(images)) == sum(map(len, index.values()))
+    assert len(index["train"]) > len(index["val"]) > 10
+
+
+@pytest.mark.slow
+def test_settings_are_compared_and_results_kept(eager_pt, tmp_path):
+    table = tmp_path / "table.yaml"
+    table.write_text("official: [recipe=official]\nquick: [optimizer.lr=0.001]\n")
+    words = ["--work", tmp_path / "work", "--table", table, "--datasets", "demo", "--imgsz", "64"]
+    command = [sys.executable, FOLDER / "finetune.py", eager_pt, *words]
+    command += ["--steps", "25", "--seeds", "0", "1"]
+    tables = []
+    for _ in range(2):
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
+        assert done.returncode == 0, done.stderr
+        tables.append(done.stdout)
+    # Nothing was run again.
+    assert len((tmp_path / "work/results.jsonl").read_text().splitlines()) == 4
+    assert tables[0] == tables[1]
+    assert "| official |" in tables[0]
+    assert "+0.000 ± 0.000 (no)" in tables[0]

@@ -249,8 +249,9 @@ def test_what_recipes_change_is_told():
         changed = {k for k in KEYS - {"model.name"} if _at(actual, k) != _at(base, k)}
         assert {setting.split("=")[0] for setting in told[recipe]} == changed
         assert config_to_dict(load_config(recipe, told[recipe])) == actual
-        for ending in ("-adamw",):
-            assert load_config(recipe, told[ending]) == load_config(recipe + ending)
+        for ending in ("-adamw", "-finetune"):
+            changed = load_config(recipe, told[ending]).model_copy(update={"recipe": ending[1:]})
+            assert changed == load_config(recipe + ending)
 
 
 def test_networks_in_the_readme():

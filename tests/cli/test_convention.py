@@ -277,8 +277,8 @@ def test_light_commands_import_nothing_heavy(words):
     [
         ("oculox pre", "predict"),
         ("oculox data ch", "check"),
-        ("oculox train yolox-ti", "yolox-tiny yolox-tiny-adamw"),
-        ("oculox config yolox-s-", "yolox-s-adamw"),
+        ("oculox train yolox-ti", "yolox-tiny yolox-tiny-adamw yolox-tiny-finetune"),
+        ("oculox config yolox-s-", "yolox-s-adamw yolox-s-finetune"),
     ],
 )
 def test_shell_completion(typed, expected):

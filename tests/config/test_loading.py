@@ -398,3 +398,44 @@ def test_a_key_by_both_names_is_refused():
 def test_an_override_with_an_old_name_is_refused(key):
     with pytest.raises(ConfigError, match=f"'{key}' is called '(eval|train).* now"):
         load_config("yolox-s", [f"{key}=1"])
+
+
+@pytest.mark.parametrize("settings", ["adamw", "finetune"])
+def test_settings_are_chosen_by_recipe_or_by_name(settings, tmp_path):
+    expected = load_config(f"yolox-tiny-{settings}", ["train.batch=8"])
+    assert load_config("yolox-tiny", [f"recipe={settings}", "train.batch=8"]) == expected
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("extends: yolox-tiny\ntrain: {batch: 8}\n")
+    assert load_config(mine, [f"recipe={settings}"]) == expected
+    assert load_config(f"yolox-tiny-{settings}", ["train.batch=8"], from_weights=True) == expected
+    # A saved configuration says which it was, and stays what it is.
+    mine.write_text(config_to_yaml(expected))
+    assert load_config(mine, from_weights=True) == expected
+    assert load_config(mine, [f"recipe={settings}"]) == expected
+
+
+def test_weights_choose_finetuning_unless_told_otherwise(tmp_path):
+    official, finetune = load_config("yolox-s"), load_config("yolox-s-finetune")
+    assert (official.recipe, finetune.recipe) == ("official", "finetune")
+    assert load_config("yolox-s", from_weights=True) == finetune
+    assert load_config("yolox-s", ["recipe=official"], from_weights=True) == official
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("extends: yolox-s\noptimizer: {lr: 0.123}\n")
+    merged = load_config(mine, from_weights=True)
+    assert (merged.optimizer.lr, merged.optimizer.name) == (0.123, finetune.optimizer.name)
+
+
+@pytest.mark.parametrize(
+    ("source", "override", "message"),
+    [
+        ("yolox-s", "recipe=best", "expected one of official, adamw, finetune"),
+        ("yolox-s-adamw", "recipe=finetune", "'yolox-s-adamw' has settings of its own"),
+        ("yolox-s-adamw", "recipe=official", "goes with a network's plain recipe"),
+        ("full.yaml", "recipe=finetune", "goes with a network's plain recipe"),
+    ],
+)
+def test_settings_that_cannot_be_chosen(source, override, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "full.yaml").write_text("train: {batch: 8}\n")
+    with pytest.raises(ConfigError, match=message):
+        load_config(source, [override])

@@ -75,7 +75,7 @@ def test_every_known_recipe_is_there_and_differs_from_the_others():
 
 @pytest.mark.parametrize("source", ["base-adamw", "yolox-s-adamw-adamw", "-adamw", "yolox-adamw"])
 def test_other_names_with_adamw_are_no_recipes(source):
-    with pytest.raises(ConfigError, match="each also with -adamw"):
+    with pytest.raises(ConfigError, match="each also with -adamw or -finetune"):
         load_config(source)
 
 

@@ -1,7 +1,6 @@
 """Networks from weights, strictly, and weights into networks with other classes."""
 
 import dataclasses
-import math
 
 import pytest
 import torch
@@ -16,6 +15,8 @@ from oculox.weights.bundle import (
     recognise_model,
     transfer_state,
 )
+from oculox.weights.classes import COCO_NAMES, same_classes
+from specs import with_spec
 
 
 def test_the_network_has_these_weights_and_its_own_memory(eager_weights):
@@ -50,7 +51,7 @@ def test_what_does_not_fit_is_reported(eager_weights, edit, message):
     with pytest.raises(CheckpointError, match=f"^w.pt: tensors do not fit the network: {message}"):
         build_network(weights, where="w.pt")
     with pytest.raises(CheckpointError, match=message):
-        transfer_state(fresh(6), weights, where="w.pt")
+        transfer_state(fresh(6), weights, names=weights.spec.names, where="w.pt")
 
 
 def test_nothing_fits_nothing():
@@ -62,35 +63,68 @@ def fresh(num_classes, recipe="yolox-nano"):
     return build_model(load_config(recipe).model, num_classes=num_classes)
 
 
-def test_transfer_to_the_same_classes_takes_everything(eager_weights):
+NUMBERS = tuple(f"class {i}" for i in range(6))
+
+
+@pytest.mark.parametrize("theirs", [None, NUMBERS], ids=["named", "numbered"])
+def test_transfer_to_the_same_classes_takes_everything(eager_weights, theirs):
+    names = eager_weights.spec.names
+    weights = eager_weights if theirs is None else with_spec(eager_weights, names=theirs)
     network = fresh(6)
-    assert transfer_state(network, eager_weights, where="x") == ()
+    assert transfer_state(network, weights, names=names, where="x") == 6
     for key, value in network.state_dict().items():
         assert torch.equal(value, eager_weights.state[key])
 
 
-@pytest.mark.parametrize("num_classes", [1, 3, 80])
-def test_transfer_to_other_classes_leaves_fresh_predictors(eager_weights, num_classes):
-    network = fresh(num_classes)
+@pytest.mark.parametrize(
+    ("names", "kept"),
+    [
+        (("dog",), {}),
+        (("Leaf", "dog", "b-all"), {0: 5, 2: 0}),
+        (tuple(f"other {i}" for i in range(6)), {}),
+        (tuple(f"other {i}" for i in range(80)), {}),
+    ],
+)
+def test_transfer_to_other_classes_keeps_those_of_the_same_name(eager_weights, names, kept):
+    network = fresh(len(names))
     before = {key: value.clone() for key, value in network.state_dict().items()}
-    skipped = transfer_state(network, eager_weights, where="x")
-    assert sorted(skipped) == sorted(
-        f"head.cls_preds.{level}.{kind}" for level in range(3) for kind in ("weight", "bias")
-    )
+    assert transfer_state(network, eager_weights, names=names, where="x") == len(kept)
     for key, value in network.state_dict().items():
-        assert torch.equal(value, before[key] if key in skipped else eager_weights.state[key])
-    # The prior of the focal-loss paper: every class starts at a probability of 1 percent.
-    for level in range(3):
-        bias = network.state_dict()[f"head.cls_preds.{level}.bias"]
-        assert torch.allclose(bias.sigmoid(), torch.full((num_classes,), 0.01), atol=1e-6)
-        assert torch.allclose(bias, torch.tensor(-math.log(99.0)))
+        if not key.startswith("head.cls_preds."):
+            assert torch.equal(value, eager_weights.state[key])
+            continue
+        for i, row in enumerate(value):
+            same = eager_weights.state[key][kept[i]] if i in kept else before[key][i]
+            assert torch.equal(row, same)
+
+
+@pytest.mark.parametrize(("count", "kept"), [(6, 6), (3, 0), (80, 0)])
+def test_transfer_by_the_number_of_classes(eager_weights, count, kept):
+    network = fresh(count)
+    before = network.state_dict()["head.cls_preds.0.bias"].clone()
+    assert transfer_state(network, eager_weights, where="x") == kept
+    expected = eager_weights.state["head.cls_preds.0.bias"] if kept else before
+    assert torch.equal(network.state_dict()["head.cls_preds.0.bias"], expected)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "known", "rows"),
+    [
+        ((), ("a",), ()),
+        (("b", "a"), (), (None, None)),
+        (("b", "a"), ("a", "b", "b"), (1, 0)),
+        (("Traffic_Light", "pottedplant", "TV-monitor"), COCO_NAMES, (9, 58, 62)),
+    ],
+)
+def test_classes_of_the_same_name(wanted, known, rows):
+    assert same_classes(wanted, known) == rows
 
 
 def test_transfer_to_another_network_is_refused_and_changes_nothing(eager_weights):
     network = fresh(6, "yolox-tiny")
     before = {key: value.clone() for key, value in network.state_dict().items()}
     with pytest.raises(CheckpointError, match="do not fit the network"):
-        transfer_state(network, eager_weights, where="x")
+        transfer_state(network, eager_weights, names=eager_weights.spec.names, where="x")
     assert all(torch.equal(v, before[k]) for k, v in network.state_dict().items())
 
 

@@ -19,7 +19,8 @@ from oculox.errors import ConfigError, RenamedKeyWarning
 _RECIPES = resources.files("oculox") / "recipes"
 _BASE = "base"
 # Training settings that go with every network: `yolox-s-adamw` is `yolox-s` with `adamw.yaml`.
-_OVERLAYS = ("adamw",)
+_OVERLAYS = ("adamw", "finetune")
+_OFFICIAL = "official"
 
 RENAMED_KEYS = {
     "eval.max_detections": "eval.max_det",
@@ -41,18 +42,32 @@ def known_recipes() -> tuple[str, ...]:
     return (*names, *(f"{name}-{overlay}" for overlay in _OVERLAYS for name in names))
 
 
-def load_config(source: str | Path, overrides: Sequence[str] = ()) -> Config:
+def load_config(
+    source: str | Path, overrides: Sequence[str] = (), *, from_weights: bool = False
+) -> Config:
     """Resolve a recipe's name or a YAML file, plus overrides, into a validated configuration.
 
     Args:
         source: a recipe (``yolox-s``, ``yolox-s-adamw``) or the path of a YAML file. A file may
             name another recipe or file (relative to itself) under ``extends``.
-        overrides: ``section.key=value``; the value is YAML.
+        overrides: ``section.key=value``; the value is YAML. ``recipe=NAME`` says which training
+            settings a plain network's recipe gets, also where a file extends it: official,
+            adamw or finetune.
+        from_weights: without ``recipe=``, take finetune instead of official.
 
     Raises:
         ConfigError: unknown recipe, unreadable YAML, unknown key or invalid value.
     """
-    return _overridden(_read_tree(str(source), folder=Path()), overrides, where=str(source))
+    asked = [o.removeprefix("recipe=") for o in overrides if o.startswith("recipe=")]
+    chosen = asked[-1] if asked else "finetune" if from_weights else _OFFICIAL
+    tree = _read_tree(str(source), folder=Path(), settings=chosen)
+    if asked and tree.get("recipe", _OFFICIAL) != chosen:
+        raise ConfigError(
+            f"recipe={chosen} goes with a network's plain recipe (yolox-s, say) or a file that "
+            f"extends one; '{source}' has settings of its own"
+        )
+    others = [override for override in overrides if not override.startswith("recipe=")]
+    return _overridden(tree, others, where=str(source))
 
 
 def override_config(config: Config, overrides: Sequence[str]) -> Config:
@@ -123,21 +138,33 @@ def _text_keys() -> frozenset[str]:
     )
 
 
-def _section_yaml(section: str, values: Mapping[str, Any]) -> str:
+def _section_yaml(section: str, values: object) -> str:
     """One key a line, its value in flow style: easier to scan than the emitter's choice."""
-    rows = [f"{section}:"]
-    for key, value in values.items():
-        text = yaml.safe_dump(value, default_flow_style=True, width=10_000, allow_unicode=True)
-        text = text.removesuffix("...\n").strip()
-        rows.append(f"  {key}: {text}")
-    return "\n".join(rows) + "\n"
+    if not isinstance(values, Mapping):
+        return f"{section}: {_flow(values)}\n"
+    rows = (f"  {key}: {_flow(value)}" for key, value in values.items())
+    return "\n".join((f"{section}:", *rows)) + "\n"
 
 
-def _read_tree(source: str, *, folder: Path, seen: tuple[str, ...] = ()) -> dict[str, Any]:
+def _flow(value: object) -> str:
+    text = yaml.safe_dump(value, default_flow_style=True, width=10_000, allow_unicode=True)
+    return text.removesuffix("...\n").strip()
+
+
+def _read_tree(
+    source: str, *, folder: Path, settings: str = _OFFICIAL, seen: tuple[str, ...] = ()
+) -> dict[str, Any]:
     parent: object = None
+    if settings not in (_OFFICIAL, *_OVERLAYS):
+        known = ", ".join((_OFFICIAL, *_OVERLAYS))
+        raise ConfigError(f"'recipe={settings}': expected one of {known}")
+    if settings != _OFFICIAL and source in recipe_names():
+        source, settings = f"{source}-{settings}", _OFFICIAL
     if source in (*known_recipes(), _BASE):
         network, _, overlay = source.rpartition("-")
-        file, parent = (overlay, network) if overlay in _OVERLAYS else (source, None)
+        file = source
+        if overlay in _OVERLAYS:
+            file, parent, settings = overlay, network, _OFFICIAL
         text, where, here = (_RECIPES / f"{file}.yaml").read_text("utf-8"), source, folder
     else:
         path = folder / source
@@ -163,7 +190,8 @@ def _read_tree(source: str, *, folder: Path, seen: tuple[str, ...] = ()) -> dict
         return tree
     if not isinstance(parent, str):
         raise ConfigError(f"{where}: extends must name a recipe or file, got {parent!r}")
-    return _merge(_read_tree(parent, folder=here, seen=(*seen, where)), tree)
+    below = _read_tree(parent, folder=here, settings=settings, seen=(*seen, where))
+    return _merge(below, tree)
 
 
 def _merge(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:

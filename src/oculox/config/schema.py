@@ -251,6 +251,8 @@ class TrainConfig(_Section):
     """Batch-norm statistics over all devices."""
     freeze: tuple[Literal["backbone", "neck", "head"], ...] = ()
     """Parts whose weights and batch-norm statistics stay as loaded."""
+    match_classes: bool = False
+    """Keep the weights' predictors of classes by name; false: all where the count agrees."""
     log_interval: Positive = 10
     """Steps between log lines."""
     eval_interval: int = Field(10, ge=0)
@@ -301,6 +303,8 @@ class EvalConfig(_Section):
 class Config(_Section):
     """Everything that defines a run."""
 
+    recipe: Literal["official", "adamw", "finetune"] = "official"
+    """Whose training settings these are; chosen before all other settings are applied."""
     model: ModelConfig = ModelConfig()
     input: InputConfig = InputConfig()
     data: DataConfig = DataConfig()

@@ -107,11 +107,12 @@ def build_run(config: Config, accelerator: Accelerator, *, weights: Path | None)
     notes = [_describe(train_index, val_index)]
     if weights is not None:
         loaded = load_weights(weights)
-        skipped = transfer_state(network, loaded, where=str(weights))
+        wanted = names if config.train.match_classes else None
+        kept = transfer_state(network, loaded, names=wanted, where=str(weights))
         # Colour order, range, placement and padding are facts of the weights; the size is not.
         size = config.input.size
         config = config.model_copy(update={"input": loaded.spec.input.at(size)})
-        notes.append(_transfer_note(weights, loaded.spec.num_classes, len(names), bool(skipped)))
+        notes.append(_transfer_note(weights, loaded.spec.num_classes, len(names), kept))
     freeze_parts(network, config.train.freeze)
 
     network.to(accelerator.device)
@@ -212,10 +213,15 @@ def _describe(train: CocoIndex, val: CocoIndex) -> str:
     )
 
 
-def _transfer_note(weights: Path, theirs: int, ours: int, skipped: bool) -> str:
-    if not skipped:
+def _transfer_note(weights: Path, theirs: int, ours: int, kept: int) -> str:
+    if kept == ours == theirs:
         return f"weights: all tensors from {weights}"
+    if not kept:
+        return (
+            f"weights: from {weights}, all but the class predictors, which start fresh "
+            f"({theirs} classes there, {ours} here)"
+        )
     return (
-        f"weights: from {weights}, all but the class predictors, which start fresh "
-        f"({theirs} classes there, {ours} here)"
+        f"weights: from {weights} ({theirs} classes there, {ours} here); {kept} keep their class "
+        f"predictor by name, {ours - kept} start fresh"
     )

@@ -412,7 +412,7 @@ def _announce(run: Run, progress: TrainProgress, folder: Path, log: RunLog) -> N
     count, device = accelerator.num_processes, accelerator.device
     where = f"{count} processes ({device.type})" if count > 1 else str(device)
     log.message(
-        f"training {config.model.name} on {where} in "
+        f"training {config.model.name} (recipe={config.recipe}) on {where} in "
         f"{config.train.precision}: {run.plan.aug} + {run.plan.tail} epochs of "
         f"{run.train_loader.steps_per_epoch} steps of {config.train.batch} images, "
         f"peak learning rate {run.rate.peak:.3g}; output in {folder}"

@@ -163,7 +163,7 @@ def settle_config(
     elif isinstance(recipe, Config):
         config = recipe.with_overrides(*overrides)
     else:
-        config = load_config(recipe, overrides)
+        config = load_config(recipe, overrides, from_weights=weights is not None)
     if output is not None:
         check_free(output)
     check_trackers(config)

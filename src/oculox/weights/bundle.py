@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -15,7 +15,7 @@ from oculox.config.schema import InputConfig, ModelConfig
 from oculox.errors import CheckpointError
 from oculox.models import YOLOX, build_model
 from oculox.types import ModelSpec
-from oculox.weights.classes import default_names
+from oculox.weights.classes import default_names, same_classes
 from oculox.weights.interop.names import check_state
 
 Origin = Literal["oculox", "megvii", "mindyolo", "modelzoo", "mmdetection", "mmyolo", "onnx"]
@@ -57,27 +57,43 @@ def build_network(weights: Weights, *, where: str = "weights") -> YOLOX:
     return network.eval()
 
 
-def transfer_state(network: YOLOX, weights: Weights, *, where: str) -> tuple[str, ...]:
-    """Load weights into a network for fine-tuning, class predictors only if the classes agree.
+def transfer_state(
+    network: YOLOX, weights: Weights, *, names: Sequence[str] | None = None, where: str
+) -> int:
+    """Load weights into a network for fine-tuning; of the class predictors what fits.
 
-    Predictors that are left out, because the class count differs, keep their fresh
-    initialisation with the prior bias.
+    Args:
+        network: with fresh class predictors.
+        weights: of any classes.
+        names: the network's classes; those that the weights know by name keep their predictor,
+            the others those of `network`. None: all keep theirs where the number of classes
+            agrees, else none. So it is also for weights without names (``class 0``, ...).
+        where: the weights' file, for error messages.
 
     Returns:
-        The names of the tensors that were left as they were.
+        The number of classes that keep the weights' predictor.
 
     Raises:
         CheckpointError: when anything but the class predictors does not fit.
     """
-    own = network.state_dict()
-    if network.num_classes == weights.spec.num_classes:
-        skipped: tuple[str, ...] = ()
+    own, theirs, count = network.state_dict(), weights.spec.names, network.num_classes
+    if names is None or theirs[:1] == ("class 0",):
+        rows = tuple(range(count) if count == len(theirs) else [None] * count)
     else:
-        skipped = tuple(key for key in own if key.startswith("head.cls_preds."))
-    state = {k: own[k] if k in skipped else v for k, v in weights.state.items()}
+        rows = same_classes(names, theirs)
+    state = dict(weights.state)
+    for key in (key for key in own if key.startswith("head.cls_preds.")):
+        if key in state and state[key].shape == (len(theirs), *own[key].shape[1:]):
+            state[key] = _taken_rows(own[key], state[key], rows)
     check_state(own, state, where=where)
     network.load_state_dict(state)
-    return skipped
+    return count - rows.count(None)
+
+
+def _taken_rows(own: Tensor, theirs: Tensor, rows: Sequence[int | None]) -> Tensor:
+    """`own` with the rows of `theirs` where there is one."""
+    taken = [own[i] if row is None else theirs[row].to(own) for i, row in enumerate(rows)]
+    return torch.stack(taken)
 
 
 def output_channels(tensors: Mapping[str, Tensor], name: str, *, where: str) -> int:

@@ -1,4 +1,6 @@
-"""Names and ids of COCO's 80 classes, for weights that come without names."""
+"""Names and ids of COCO's 80 classes, for weights that come without names; equal names."""
+
+from collections.abc import Sequence
 
 # fmt: off
 COCO_NAMES: tuple[str, ...] = (
@@ -24,3 +26,21 @@ def default_names(num_classes: int) -> tuple[tuple[str, ...], tuple[int, ...] | 
     if num_classes == len(COCO_NAMES):
         return COCO_NAMES, COCO_CATEGORY_IDS
     return tuple(f"class {i}" for i in range(num_classes)), None
+
+
+# Pascal VOC's names of classes that COCO calls otherwise.
+_SAME = {"aeroplane": "airplane", "motorbike": "motorcycle", "sofa": "couch", "tvmonitor": "tv"}
+
+
+def same_classes(wanted: Sequence[str], known: Sequence[str]) -> tuple[int | None, ...]:
+    """For each wanted class the index of the known class of that name; None where there is none.
+
+    Upper case, spaces, ``_`` and ``-`` do not count, and VOC's names are those of COCO.
+    """
+    index = {_plain(name): i for i, name in reversed(list(enumerate(known)))}
+    return tuple(index.get(_plain(name)) for name in wanted)
+
+
+def _plain(name: str) -> str:
+    plain = "".join(letter for letter in name.casefold() if letter not in " _-")
+    return _SAME.get(plain, plain)
