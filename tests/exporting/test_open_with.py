@@ -47,8 +47,8 @@ def test_a_checkpoint_through_onnx_runtime(lively_pt, scenes):
 def test_a_checkpoint_is_converted_for_the_sizes_of_test_time_augmentation(
     lively_pt, scenes, backend
 ):
-    plain = Detector(lively_pt, imgsz=(128, 192), tta="full")
-    other = Detector(lively_pt, imgsz=(128, 192), tta="full", backend=backend)
+    plain = Detector(lively_pt, imgsz=(128, 192), tta="full", conf=0.01)
+    other = Detector(lively_pt, imgsz=(128, 192), tta="full", conf=0.01, backend=backend)
     assert other.backend.kind == backend
     for a, b in zip(plain(scenes), other(scenes), strict=True):
         assert len(a) > 0
