@@ -154,6 +154,14 @@ def test_small_images_are_copied_and_others_written_without_loss(tmp_path):
     assert len(index) == 4
 
 
+@pytest.mark.parametrize("box", [[127.4, 50, 1.2, 9], [50, 127.8, 9, 0.4], [127.2, 127.5, 2, 1]])
+def test_tiny_objects_on_a_border_are_not_lost(tmp_path, box):
+    write_plain(tmp_path / "src", objects=[box])
+    summary = tile_data(tmp_path / "src", tmp_path / "t", tiling=Tiling(128, 0), min_visible=0)
+    assert summary.unseen == {"train": 0}
+    assert len(load_split(DataConfig(root=tmp_path / "t"), "train").all_boxes) > 0
+
+
 def test_tiles_and_images_of_one_name(tmp_path):
     write_plain(tmp_path / "src")
     tree = read(tmp_path / "src")

@@ -5,6 +5,7 @@ import json
 import cv2
 import numpy as np
 import pytest
+import torch
 
 from oculox.api import Detector
 from oculox.data.coco import load_coco
@@ -27,6 +28,25 @@ class FirstViewOnly(RedBackend):
     def predict(self, images):
         boxes, found, classes = super().predict(images)
         return DecodedPredictions(boxes, found * (len(self.batches) == 1), classes)
+
+
+class TwoBoxes(RedBackend):
+    """Finds the block twice: all of it, and six tenths around its middle."""
+
+    def predict(self, images):
+        boxes, found, classes = super().predict(images)
+        inset = (boxes[..., 2] - boxes[..., 0]) * 0.2
+        inner = boxes + torch.stack((inset, 0 * inset, -inset, 0 * inset), dim=-1)
+        both = torch.cat((boxes, inner), dim=1)
+        return DecodedPredictions(both, found.repeat(1, 2), classes.repeat(1, 2, 1))
+
+
+@pytest.mark.parametrize(("iou", "count"), [(0.5, 1), (0.65, 2)])
+@pytest.mark.parametrize("views", [Views(), FLIP])
+def test_fusion_takes_for_one_object_what_nms_does(views, iou, count):
+    """A lower threshold of the fusion cost all that mirroring gains: docs/experiments.md."""
+    found = Pipeline(TwoBoxes(), DetectSettings(iou=iou), views=views)([red_image()])[0]
+    assert len(found) == count
 
 
 @pytest.mark.parametrize("placement", ["top_left", "center"])
