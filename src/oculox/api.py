@@ -15,6 +15,7 @@ from oculox.config import Config, config_from_dict, config_to_yaml, load_config,
 from oculox.config.schema import DataConfig, Precision
 from oculox.data.coco import CocoIndex, Split, find_splits, load_coco, load_split
 from oculox.data.image import read_image
+from oculox.data.tiles import Tiling
 from oculox.datasets import check as checking
 from oculox.datasets.check import CheckReport
 from oculox.datasets.formats.convert import convert as convert
@@ -35,6 +36,7 @@ from oculox.predict.inputs import ColorOrder, as_bgr
 from oculox.predict.pipeline import Pipeline
 from oculox.runtime.backend import Backend
 from oculox.runtime.exported import ExportPrecision, InGraphNms
+from oculox.runtime.views import Tta, Views
 from oculox.training.loop import run_training
 from oculox.training.run_folder import (
     TrainSummary,
@@ -72,6 +74,10 @@ class Detector:
             a CPU the first one installed of ``openvino``, ``onnx`` and ``torch``, else ``torch``
             (`self.backend.kind` is its name); exported files have their own.
         batch: most images at once.
+        tta: test-time augmentation: ``flip`` looks at the mirror image too, ``full`` at both in
+            three input sizes; the boxes are fused.
+        tile: look at overlapping tiles of that many pixels too, where an image is larger.
+        tile_overlap: least share of a tile in common with the next, 0 to 0.9.
 
     Raises:
         CheckpointError: the file is missing, damaged or no such model.
@@ -92,6 +98,9 @@ class Detector:
         precision: Precision = "fp32",
         backend: str | None = None,
         batch: int = 8,
+        tta: Tta | None = None,
+        tile: int | None = None,
+        tile_overlap: float = 0.2,
     ) -> None:
         self.path: Path | None = None
         self.backend: Backend
@@ -105,6 +114,7 @@ class Detector:
                 device=own_device(device),
                 precision=precision,
                 size_hw=self.size_hw,
+                dynamic_size=tta == "full",
             )
         else:
             self.backend = model
@@ -116,7 +126,10 @@ class Detector:
             agnostic_nms=agnostic_nms,
             class_ids=None if classes is None else spec.class_ids(classes),
         )
-        self.pipeline = Pipeline(self.backend, settings, size_hw=self.size_hw, batch=batch)
+        views = Views(tta=tta, tiling=None if tile is None else Tiling(tile, tile_overlap))
+        self.pipeline = Pipeline(
+            self.backend, settings, views=views, size_hw=self.size_hw, batch=batch
+        )
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -161,7 +174,8 @@ class Detector:
         """COCO metrics on a dataset, with the thresholds of the official evaluation.
 
         The processes of a `torchrun` launch share the images, and all get the same metrics.
-        `max_det` and `agnostic_nms` are those of the detector; all classes are evaluated.
+        `max_det`, `agnostic_nms`, `tta` and `tile` are those of the detector; all classes are
+        evaluated.
 
         Args:
             data: a dataset folder or COCO JSON; by default what the model was trained on.
@@ -185,6 +199,7 @@ class Detector:
                 self.backend,
                 index,
                 settings=settings,
+                views=self.pipeline.views,
                 size_hw=self.size_hw,
                 batch=batch,
                 workers=workers,
@@ -275,6 +290,9 @@ def evaluate(
     device: str = "auto",
     precision: Precision = "fp32",
     backend: str | None = None,
+    tta: Tta | None = None,
+    tile: int | None = None,
+    tile_overlap: float = 0.2,
     progress: Progress | None = None,
 ) -> Evaluation:
     """COCO metrics of a model on a dataset; see `Detector` and `Detector.evaluate`.
@@ -290,6 +308,9 @@ def evaluate(
         device=device,
         precision=precision,
         backend=backend,
+        tta=tta,
+        tile=tile,
+        tile_overlap=tile_overlap,
     )
     result = detector.evaluate(
         data,

@@ -116,6 +116,24 @@ def require_free(target: Path, *, replaceable: bool = False) -> None:
         raise UsageError(f"{target} already holds files; name a new or empty folder{choice}")
 
 
+def require_own(target: Path, mark: str, *, overwrite: bool) -> None:
+    """Refuse a target that is in use, but for a dataset that the same command wrote there.
+
+    Args:
+        target: the folder to write to; its dataset's JSON files are in ``annotations``.
+        mark: what the first bytes of those files hold.
+        overwrite: whether such a dataset may be replaced.
+
+    Raises:
+        UsageError: it is in use, or `overwrite` is false.
+    """
+    files = list((target / "annotations").glob("*.json"))
+    if not files or not all(mark.encode() in file.read_bytes()[:200] for file in files):
+        require_free(target)
+    elif not overwrite:
+        raise UsageError(f"{target} holds such a dataset already; pass `overwrite` to replace it")
+
+
 def make_folder(folder: Path) -> None:
     """Make a folder and those above it; nothing happens where it exists.
 

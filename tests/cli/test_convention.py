@@ -45,7 +45,7 @@ def options(name):
 
 
 def test_all_commands_are_walked_through():
-    assert len(COMMANDS) == 17
+    assert len(COMMANDS) == 18
     assert {"train", "data check", "weights list"} <= set(COMMANDS)
 
 
@@ -64,6 +64,9 @@ SHARED = {
     "--classes": o.Classes,
     "--agnostic-nms": o.AgnosticNms,
     "--imgsz": o.ImageSize,
+    "--tta": o.Tta,
+    "--tile": o.Tile,
+    "--tile-overlap": o.TileOverlap,
     "--device": o.Device,
     "--devices": o.Devices,
     "--precision": o.Precision,
@@ -81,6 +84,7 @@ OWN = {
     ("data stats", "--imgsz"),
     ("data convert", "--classes"),  # those to write, not a filter
     ("data demo", "--overwrite"),  # of a folder that is an argument
+    ("data tile", "--overwrite"),
     ("weights convert", "--overwrite"),
     ("export", "--batch"),  # a number or dynamic
     ("export", "--precision"),  # of the file
@@ -181,6 +185,7 @@ def test_what_is_no_size(text):
         ("data", "check", "{data}"),
         ("data", "stats", "{data}"),
         ("data", "convert", "{data}", "{tmp}/new", "--from", "coco"),
+        ("data", "tile", "{data}", "{tmp}/new", "--size", 64),
         ("eval", "{weights}", "--data", "{data}", "--workers", 0),
         ("predict", "{weights}", "{data}/val2017", "--output", "{tmp}/found"),
     ],
@@ -211,6 +216,7 @@ def test_default_outputs_number_themselves(oculox, eager_pt, tiny_data, tmp_path
         ("export", "{weights}", "--format", "onnx", "--output", "new/m.xml"),
         ("export", "{weights}", "--format", "onnx", "--imgsz", "65", "--output", "new/m.onnx"),
         ("data", "convert", "none", "new/data", "--from", "voc"),
+        ("data", "tile", "none", "new/data"),
         ("data", "check", "none", "--fix", "new/clean"),
         ("data", "demo", "new/demo", "--train", "0"),
         ("weights", "convert", "none.pt", "new/out.pth"),

@@ -65,6 +65,19 @@ def test_what_is_evaluated_can_be_chosen(evaluate, tiny_data):
     assert by_file["metrics"] == by_folder["metrics"]
 
 
+@pytest.mark.parametrize("words", [("--tta", "flip"), ("--tta", "full"), ("--tile", 64)])
+def test_several_views(evaluate, tmp_path, words):
+    found = []
+    for more in ((), words, (*words, "--batch", 1, "--devices", 2)):
+        evaluate("--detections", tmp_path / "found.json", *more)
+        rows = json.loads((tmp_path / "found.json").read_text("utf-8"))
+        found.append(sorted(rows, key=lambda row: (row["image_id"], row["score"])))
+    plain, alone, shared = found
+    assert plain != alone
+    assert len(alone) == len(shared) > 0
+    assert [r["score"] for r in alone] == pytest.approx([r["score"] for r in shared], abs=1e-5)
+
+
 def test_precision_and_size(evaluate):
     assert evaluate("--precision", "bf16", "--imgsz", 96, "--json").json["images"] == 4
 

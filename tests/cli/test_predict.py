@@ -72,6 +72,15 @@ def test_only_some_classes(predict, images, tmp_path, classes, names):
     assert {detection["name"] for detection in found} == names
 
 
+@pytest.mark.parametrize("words", [("--tta", "flip"), ("--tta", "full"), ("--tile", 64)])
+def test_several_views(predict, images, tmp_path, words):
+    predict(images[0], output=tmp_path / "plain")
+    predict(images[0], *words, "--tile-overlap", 0.5)
+    plain, several = (entries(tmp_path / name)[0]["detections"] for name in ("plain", "out"))
+    assert several
+    assert several != plain
+
+
 def test_overwriting_has_to_be_allowed(predict, images, tmp_path):
     predict(images[0])
     assert "pass --overwrite" in predict(images[1], code=2).error

@@ -35,6 +35,27 @@ def test_a_checkpoint_through_onnx_runtime(lively_pt, scenes):
         Detector(other.backend, imgsz=128)
 
 
+@pytest.mark.parametrize(
+    "backend",
+    [
+        pytest.param("onnx", marks=pytest.mark.skipif(not HAS_ONNX, reason="needs oculox[onnx]")),
+        pytest.param(
+            "openvino", marks=pytest.mark.skipif(not HAS_OPENVINO, reason="needs oculox[openvino]")
+        ),
+    ],
+)
+def test_a_checkpoint_is_converted_for_the_sizes_of_test_time_augmentation(
+    lively_pt, scenes, backend
+):
+    plain = Detector(lively_pt, imgsz=(128, 192), tta="full", conf=0.01)
+    other = Detector(lively_pt, imgsz=(128, 192), tta="full", conf=0.01, backend=backend)
+    assert other.backend.kind == backend
+    for a, b in zip(plain(scenes), other(scenes), strict=True):
+        assert len(a) > 0
+        assert abs(len(a) - len(b)) <= 1
+        assert a.scores[0] == pytest.approx(b.scores[0], abs=1e-4)
+
+
 def test_auto_takes_the_first_installed():
     expected = "openvino" if HAS_OPENVINO else "onnx" if HAS_ONNX else "torch"
     assert preferred_runtime("cpu") == expected

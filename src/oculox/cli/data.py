@@ -1,4 +1,4 @@
-"""``oculox data``: the demo dataset, converters, the check, statistics and caches."""
+"""``oculox data``: the demo dataset, converters, tiles, the check, statistics and caches."""
 
 from __future__ import annotations
 
@@ -126,6 +126,50 @@ def convert(
         print_json(summary.as_dict())
     else:
         show_conversion(summary, limit=show)
+
+
+@app.command()
+def tile(
+    source: Annotated[Path, typer.Argument(metavar="SRC", help="COCO dataset folder to read.")],
+    target: Annotated[Path, typer.Argument(metavar="DST", help="New or empty folder.")],
+    size: Annotated[int, typer.Option(min=32, help="Side of the tiles in pixels.")] = 640,
+    overlap: Annotated[
+        float, typer.Option(min=0, max=0.9, help="Share of a tile that the next one shows.")
+    ] = 0.2,
+    min_visible: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of a box that a tile must show to label it.")
+    ] = 0.3,
+    keep_empty: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of the tiles without objects to keep.")
+    ] = 1.0,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an earlier dataset of tiles there.")
+    ] = False,
+    show: ShowOption = 10,
+    json: o.Json = False,
+) -> None:
+    """Cut the images of a COCO dataset into tiles.
+
+    Boxes are clipped to their tile; faulty boxes and images are left out and listed.
+    """
+    from oculox.cli.data_view import show_tiles
+    from oculox.data.tiles import Tiling
+    from oculox.datasets.tile import tile_data
+
+    with progress_bar("cutting") as progress:
+        summary = tile_data(
+            source,
+            target,
+            tiling=Tiling(size, overlap),
+            min_visible=min_visible,
+            keep_empty=keep_empty,
+            overwrite=overwrite,
+            progress=progress,
+        )
+    if json:
+        print_json(summary.as_dict())
+    else:
+        show_tiles(summary, limit=show)
 
 
 @app.command()

@@ -15,6 +15,7 @@ from oculox.datasets.check import CheckReport
 from oculox.datasets.clean import CleanSummary
 from oculox.datasets.formats.convert import ConvertSummary
 from oculox.datasets.stats import SizeHistogram, SplitStats, Spread
+from oculox.datasets.tile import TileSummary
 
 _COLORS: dict[Severity, str] = {"error": "red", "warning": "yellow", "info": "cyan"}
 
@@ -64,6 +65,14 @@ def show_conversion(summary: ConvertSummary, *, limit: int) -> None:
     ]
     _say(console, f"{escape(str(summary.target))}: {'; '.join(parts)}")
     _say(console, f"classes in order: {escape(', '.join(summary.classes))}")
+
+
+def show_tiles(summary: TileSummary, *, limit: int) -> None:
+    """As `show_conversion`, and how many objects no tile shows enough of."""
+    show_conversion(summary, limit=limit)
+    lost = ", ".join(f"{split} {count}" for split, count in summary.unseen.items() if count)
+    if lost:
+        _say(Console(), f"objects that no tile labels, below --min-visible in each: {lost}")
 
 
 def show_clean(

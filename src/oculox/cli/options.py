@@ -103,6 +103,24 @@ Classes = Annotated[
 ]
 AgnosticNms = Annotated[bool, typer.Option("--agnostic-nms", help="NMS across all classes.")]
 
+# How an image is looked at.
+Tta = Annotated[
+    Literal["flip", "full"] | None,
+    typer.Option(
+        "--tta", help="Test-time augmentation: the mirror image too; full: both in three sizes."
+    ),
+]
+Tile = Annotated[
+    int | None,
+    typer.Option(
+        "--tile", min=32, help="Look at tiles of that many pixels too, where an image is larger."
+    ),
+]
+TileOverlap = Annotated[
+    float,
+    typer.Option("--tile-overlap", min=0, max=0.9, help="Share of a tile that the next one shows."),
+]
+
 # What is written.
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what --output holds.")]
 Json = Annotated[

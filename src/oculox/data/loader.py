@@ -121,7 +121,8 @@ class TrainLoader:
 class EvalLoader:
     """Letterboxed batches of a split in order: every image once over all processes.
 
-    In place of an image that cannot be used comes a grey one, with its fault in `Batch.faults`.
+    Or whole images, BGR, one a batch. In place of an image that cannot be used comes a grey one,
+    with its fault in `Batch.faults`.
 
     Process r takes every `world_size`-th image from the r-th on; the last batch may be smaller.
     `letterbox_geometry` recovers each image's geometry.
@@ -131,7 +132,7 @@ class EvalLoader:
         self,
         index: CocoIndex,
         *,
-        input_config: InputConfig,
+        input_config: InputConfig | None,
         batch: int,
         workers: int = 0,
         rank: int = 0,
@@ -143,8 +144,8 @@ class EvalLoader:
 
         Args:
             index: the split.
-            input_config: size, placement, padding and colour order.
-            batch: most images at once.
+            input_config: size, placement, padding and colour order; None for whole images.
+            batch: most images at once; 1 for whole ones, whose sizes differ.
             workers: loader processes; 0 reads in this process.
             rank: number of this process.
             world_size: number of processes.
@@ -164,7 +165,7 @@ class EvalLoader:
         self._loader = open_loader(
             partial(_eval_sample, index, FileImages(index), input_config),
             steps,
-            color=input_config.color,
+            color=input_config.color if input_config else "bgr",
             workers=workers,
             pin_memory=pin_memory,
         )
@@ -282,20 +283,25 @@ def _train_sample(train_set: TrainSet, key: SampleKey) -> Sample:
 def _eval_sample(
     index: CocoIndex,
     images: Callable[[int], ImageArray],
-    input_config: InputConfig,
+    input_config: InputConfig | None,
     key: SampleKey,
 ) -> Sample:
-    source_hw = index.source_hw(key.image_index)
-    fit = letterbox_geometry(source_hw, input_config.size, input_config.placement)
+    source_hw, boxes = index.source_hw(key.image_index), index.boxes(key.image_index)
+    size, grey = (input_config.size, input_config.pad_value) if input_config else ((32, 32), 0)
     faults: tuple[str, ...] = ()
     try:
-        image = apply_letterbox(images(key.image_index), fit, pad_value=input_config.pad_value)
+        image = images(key.image_index)
     except DataError as error:
-        image = np.full((*input_config.size, 3), input_config.pad_value, np.uint8)
+        image = np.full((*size, 3), grey, np.uint8)
         faults = (str(error),)
+    if input_config:
+        fit = letterbox_geometry(source_hw, input_config.size, input_config.placement)
+        boxes = boxes_to_input(boxes, fit)
+        if not faults:
+            image = apply_letterbox(image, fit, pad_value=grey)
     return Sample(
         image=image,
-        boxes=boxes_to_input(index.boxes(key.image_index), fit),
+        boxes=boxes,
         labels=index.labels(key.image_index),
         image_id=index.image_id(key.image_index),
         source_hw=source_hw,

@@ -18,6 +18,7 @@ from oculox.evaluation.metrics import CocoMetrics
 from oculox.postprocess import DetectSettings
 from oculox.runtime.backend import Backend
 from oculox.runtime.timing import StageTimes, Stopwatch
+from oculox.runtime.views import ImageDetector, Views
 from oculox.types import Batch, Detections, ImageId, ModelSpec, Progress
 
 OFFICIAL_SETTINGS = DetectSettings(conf=0.01, iou=0.65, max_det=1000)
@@ -59,6 +60,7 @@ def evaluate(
     index: CocoIndex,
     *,
     settings: DetectSettings = OFFICIAL_SETTINGS,
+    views: Views | None = None,
     size_hw: tuple[int, int] | None = None,
     batch: int = 8,
     workers: int = 0,
@@ -74,8 +76,9 @@ def evaluate(
         backend: the network.
         index: the data; metrics are counted against its `truth`.
         settings: thresholds.
+        views: how each image is looked at; by default once.
         size_hw: input height and width; None for the network's own.
-        batch: images at once.
+        batch: images at once; where there are several views, views of one image at once.
         workers: loader processes.
         max_bad_images: how many images that cannot be read may be left out.
         processes: those that share the images.
@@ -88,17 +91,27 @@ def evaluate(
     """
     if batch < 1:
         raise UsageError(f"batch must be at least 1, got {batch}")
+    input_config, detector = backend.spec.input.at(backend.spec.check_size(size_hw)), None
+    if views is not None and views != Views():
+        detector = ImageDetector(
+            backend, settings, views=views, size_hw=size_hw, batch=batch, clip=False
+        )
     loader = EvalLoader(
         index,
-        input_config=backend.spec.input.at(backend.spec.check_size(size_hw)),
-        batch=batch,
+        input_config=input_config if detector is None else None,
+        batch=batch if detector is None else 1,
         workers=workers,
         rank=processes.rank,
         world_size=processes.world_size,
         max_bad_images=max_bad_images,
     )
     return evaluate_loader(
-        backend, loader, settings=settings, processes=processes, progress=progress
+        backend,
+        loader,
+        settings=settings,
+        detector=detector,
+        processes=processes,
+        progress=progress,
     )
 
 
@@ -107,6 +120,7 @@ def evaluate_loader(
     loader: EvalLoader,
     *,
     settings: DetectSettings = OFFICIAL_SETTINGS,
+    detector: ImageDetector | None = None,
     processes: Processes = ALONE,
     progress: Progress | None = None,
 ) -> Evaluation:
@@ -114,8 +128,10 @@ def evaluate_loader(
 
     Args:
         backend: the network.
-        loader: this process's share of the images, with the preprocessing of `backend`.
+        loader: this process's share of the images, with the preprocessing of `backend`, or
+            whole ones for `detector`.
         settings: thresholds.
+        detector: finds objects in whole images, in place of `backend` alone.
         processes: those that share the images.
         progress: called with the numbers of batches done and in all, of this process.
 
@@ -124,13 +140,17 @@ def evaluate_loader(
         ValueError: when the loader prepares images in another way than the network needs.
     """
     index, spec = loader.index, backend.spec
-    if loader.input_config != spec.input.at(loader.input_config.size):
-        raise ValueError(
-            f"the loader's preprocessing is {loader.input_config}, the network needs {spec.input}"
-        )
+    given = loader.input_config
+    if detector is not None:
+        fits = given is None
+    else:
+        fits = given is not None and given == spec.input.at(given.size)
+    if not fits:
+        needed = "whole images" if detector is not None else spec.input
+        raise ValueError(f"the loader's preprocessing is {given}, the network needs {needed}")
     categories, notes = match_classes(spec, index)
     spec.check_classes(settings.class_ids)
-    share = _evaluate_share(backend, loader, settings, categories, progress)
+    share = _evaluate_share(detector or backend, loader, settings, categories, progress)
     shares = processes.gather([share])
     results = [row for s in shares for row in s.results]
     times = sum((s.times for s in shares), StageTimes())
@@ -158,7 +178,7 @@ class _Share:
 
 
 def _evaluate_share(
-    backend: Backend,
+    model: Backend | ImageDetector,
     loader: EvalLoader,
     settings: DetectSettings,
     categories: Sequence[int],
@@ -175,7 +195,10 @@ def _evaluate_share(
             batch = next(batches, None)
         if batch is None:
             break
-        found = backend.detect(batch.images, settings, watch=watch)
+        if isinstance(model, ImageDetector):
+            found = model(list(batch.images.permute(0, 2, 3, 1).numpy()), watch=watch)
+        else:
+            found = model.detect(batch.images, settings, watch=watch)
         with watch.stage("postprocess"):
             results += _coco_rows(batch, found, loader, categories)
         bad = zip(batch.image_ids, batch.faults, strict=True)
@@ -200,9 +223,11 @@ def _coco_rows(
     for result, image_id, source_hw, faults in described:
         if faults:
             continue
-        geometry = letterbox_geometry(source_hw, to.size, to.placement)
-        boxes = boxes_to_source(result.xyxy, geometry, clip=False)
-        rows += dataclasses.replace(result, xyxy=boxes).to_coco(image_id, categories)
+        if to is not None:
+            geometry = letterbox_geometry(source_hw, to.size, to.placement)
+            boxes = boxes_to_source(result.xyxy, geometry, clip=False)
+            result = dataclasses.replace(result, xyxy=boxes)
+        rows += result.to_coco(image_id, categories)
     return rows
 
 

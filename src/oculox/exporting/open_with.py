@@ -42,6 +42,7 @@ def open_with(
     device: str = "auto",
     precision: Precision = "fp32",
     size_hw: tuple[int, int] | None = None,
+    dynamic_size: bool = False,
     threads: int | None = None,
 ) -> Backend:
     """Open a model, a checkpoint with a runtime of choice.
@@ -56,6 +57,7 @@ def open_with(
         device: where to run.
         precision: of the network; only PyTorch takes another than ``fp32``.
         size_hw: the input size, fixed by a conversion; None for the checkpoint's own.
+        dynamic_size: convert so that it takes other sizes too.
         threads: of the CPU.
 
     Raises:
@@ -79,7 +81,7 @@ def open_with(
     if precision != "fp32":
         raise UsageError(f"precision {precision} is for PyTorch; {runtime} converts to fp32")
     weights = load_weights(path)
-    options = ExportOptions(format=runtime, size_hw=size_hw)
+    options = ExportOptions(format=runtime, size_hw=size_hw, dynamic_size=dynamic_size)
     target = find_target(options)
     job = make_job(weights, options)
     with tempfile.TemporaryDirectory(prefix="oculox-") as folder:

@@ -185,8 +185,8 @@ def _greedy(overlaps: BoolArray) -> BoolArray:
 
 def _overlaps(a: FloatArray, b: FloatArray, threshold: np.float32) -> BoolArray:
     """Bool (n, m): the IoU of boxes `a` (n, 4) with boxes `b` (m, 4) exceeds the threshold."""
-    width = _shared_length(a, b, axis=0)
-    inter = _shared_length(a, b, axis=1)
+    width = shared_length(a, b, axis=0)
+    inter = shared_length(a, b, axis=1)
     inter *= width
     area_a = (a[:, 2] - a[:, 0]) * (a[:, 3] - a[:, 1])
     area_b = (b[:, 2] - b[:, 0]) * (b[:, 3] - b[:, 1])
@@ -196,7 +196,8 @@ def _overlaps(a: FloatArray, b: FloatArray, threshold: np.float32) -> BoolArray:
     return np.greater(inter, threshold)
 
 
-def _shared_length(a: FloatArray, b: FloatArray, *, axis: int) -> FloatArray:
+def shared_length(a: FloatArray, b: FloatArray, *, axis: int) -> FloatArray:
+    """How much boxes (n, 4) share with boxes (m, 4) along x (0) or y (1): (n, m), at least 0."""
     length = np.minimum(a[:, axis + 2, None], b[:, axis + 2])
     length -= np.maximum(a[:, axis, None], b[:, axis])
     return np.maximum(length, 0, out=length)

@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from oculox.data.preprocess import boxes_to_source, preprocess
-from oculox.errors import UsageError
 from oculox.postprocess import DetectSettings
 from oculox.predict.inputs import ColorOrder, as_bgr
 from oculox.runtime.backend import Backend
 from oculox.runtime.timing import Stopwatch
-from oculox.types import Detections, ImageArray
+from oculox.runtime.views import ImageDetector, Views
+from oculox.types import Detections
 
 
 class Pipeline:
-    """Letterbox, network, post-processing and the way back to source pixels.
+    """An `ImageDetector` for images of any kind.
 
     Arrays are BGR, as OpenCV reads images, unless a call says ``color="rgb"``.
 
     Args:
         backend: the network.
         settings: thresholds and class filter.
+        views: how each image is looked at; by default once.
         size_hw: input height and width; None for the network's own.
         batch: most images that go through the network at once.
 
@@ -36,16 +35,16 @@ class Pipeline:
         backend: Backend,
         settings: DetectSettings | None = None,
         *,
+        views: Views | None = None,
         size_hw: tuple[int, int] | None = None,
         batch: int = 8,
     ) -> None:
-        if batch < 1:
-            raise UsageError(f"batch must be at least 1, got {batch}")
-        self.backend = backend
         self.settings = settings or DetectSettings()
-        self.input_config = backend.spec.input.at(backend.spec.check_size(size_hw))
+        self.views = views or Views()
         self.batch = batch
-        backend.spec.check_classes(self.settings.class_ids)
+        self._detector = ImageDetector(
+            backend, self.settings, views=self.views, size_hw=size_hw, batch=batch
+        )
 
     def __call__(
         self,
@@ -72,18 +71,6 @@ class Pipeline:
             arrays = [
                 as_bgr(image, color=color, where=f"image {i}") for i, image in enumerate(images)
             ]
-        found: list[Detections] = []
-        for start in range(0, len(arrays), self.batch):
-            found += self._detect(arrays[start : start + self.batch], watch)
+        found = self._detector(arrays, watch=watch)
         watch.count(len(arrays))
         return found
-
-    def _detect(self, images: list[ImageArray], watch: Stopwatch) -> list[Detections]:
-        with watch.stage("preprocess"):
-            stacked, geometries = preprocess(images, self.input_config)
-        found = self.backend.detect(stacked, self.settings, watch=watch)
-        with watch.stage("postprocess"):
-            return [
-                dataclasses.replace(result, xyxy=boxes_to_source(result.xyxy, geometry))
-                for result, geometry in zip(found, geometries, strict=True)
-            ]

@@ -14,7 +14,7 @@ import numpy as np
 from oculox.datasets.demo.scene import Scene, render_scene
 from oculox.datasets.demo.shapes import KINDS
 from oculox.errors import DataError, UsageError
-from oculox.files import move_entries, require_free, scratch_beside
+from oculox.files import move_entries, require_own, scratch_beside
 
 CLASSES = tuple(kind.name for kind in KINDS)
 """Class names, in the order of category ids 1, 2, ..."""
@@ -68,7 +68,7 @@ def write_demo(
             f"least 0 and 32 x 32 pixels; got train={train}, val={val}, seed={seed}, size={size}"
         )
     folder = folder.expanduser().absolute()
-    _require_free(folder, overwrite=overwrite)
+    require_own(folder, _MARK, overwrite=overwrite)
     objects = []
     with scratch_beside(folder) as new:
         (new / "annotations").mkdir()
@@ -85,14 +85,6 @@ def write_demo(
             (new / "annotations" / f"instances_{split}.json").write_text(text, encoding="utf-8")
         move_entries(new, folder)
     return DemoSummary(folder, CLASSES, train, objects[0], val, objects[1])
-
-
-def _require_free(folder: Path, *, overwrite: bool) -> None:
-    annotations = folder / "annotations" / "instances_train2017.json"
-    if not annotations.is_file() or _MARK.encode() not in annotations.read_bytes()[:200]:
-        require_free(folder)
-    elif not overwrite:
-        raise UsageError(f"{folder} already holds a demo dataset; pass `overwrite` to replace it")
 
 
 def _empty_coco(seed: int) -> dict[str, Any]:

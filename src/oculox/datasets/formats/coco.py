@@ -93,23 +93,40 @@ def write_coco(
     Categories are numbered from 1 in the order of the classes, images and annotations from 1
     in each file.
     """
-    (folder / "annotations").mkdir()
-    categories = [{"id": i, "name": name} for i, name in enumerate(data.classes, start=1)]
     for split, images in data.splits.items():
-        image_entries: list[dict[str, Any]] = []
-        annotations: list[dict[str, Any]] = []
-        for number, image in enumerate(images, start=1):
+        for image in images:
             place_file(image.source, folder / f"{split}2017" / image.name, mode=mode)
-            height, width = image.hw
-            image_entries.append(
-                {"id": number, "file_name": image.name, "height": height, "width": width}
-            )
-            annotations += _annotations(image, number, first=len(annotations) + 1)
             if on_image is not None:
                 on_image()
-        tree = {"categories": categories, "images": image_entries, "annotations": annotations}
-        path = folder / "annotations" / f"instances_{split}2017.json"
-        path.write_text(json.dumps(tree), encoding="utf-8")
+        write_annotations(images, folder, split=split, classes=data.classes)
+
+
+def write_annotations(
+    images: Sequence[LabelledImage],
+    folder: Path,
+    *,
+    split: str,
+    classes: Sequence[str],
+    description: str | None = None,
+) -> None:
+    """Write the JSON file of a split whose images are in their place; see `write_coco`."""
+    image_entries: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for number, image in enumerate(images, start=1):
+        height, width = image.hw
+        image_entries.append(
+            {"id": number, "file_name": image.name, "height": height, "width": width}
+        )
+        annotations += _annotations(image, number, first=len(annotations) + 1)
+    tree = {
+        **({} if description is None else {"info": {"description": description}}),
+        "categories": [{"id": i, "name": name} for i, name in enumerate(classes, start=1)],
+        "images": image_entries,
+        "annotations": annotations,
+    }
+    path = folder / "annotations" / f"instances_{split}2017.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(tree), encoding="utf-8")
 
 
 def _annotations(image: LabelledImage, image_id: int, *, first: int) -> list[dict[str, Any]]:
