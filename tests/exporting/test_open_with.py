@@ -1,7 +1,6 @@
 """Checkpoints through other runtimes, and benchmarks."""
 
 import importlib.util
-import json
 
 import pytest
 
@@ -9,7 +8,7 @@ from oculox.api import Detector
 from oculox.config.schema import InputConfig
 from oculox.errors import UsageError
 from oculox.exporting.benchmark import run_benchmark
-from oculox.exporting.benchmark_report import as_json, as_table, write_plot
+from oculox.exporting.benchmark_report import as_table, write_plot
 from oculox.exporting.open_with import open_with, preferred_runtime
 from oculox.exporting.parity import sample_inputs
 from oculox.runtime.timing import STAGES
@@ -80,7 +79,6 @@ def test_a_benchmark_measures_exports_and_says_what_it_skipped(lively_weights, t
     table = as_table(result)
     assert table.count("\n| torch") == 2
     assert "tensorrt: not measured: " in table
-    json.dumps(as_json(result))
     write_plot(result, tmp_path / "bars.svg")
     assert "<svg" in (tmp_path / "bars.svg").read_text()
 

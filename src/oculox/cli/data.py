@@ -66,19 +66,12 @@ def demo(
             on_image=counted(progress, train + val),
         )
     if json:
-        print_json(
-            {
-                "folder": str(summary.folder),
-                "classes": list(summary.classes),
-                "images": {"train": summary.train_images, "val": summary.val_images},
-                "objects": {"train": summary.train_objects, "val": summary.val_objects},
-            }
-        )
+        print_json(summary)
         return
+    images, objects = summary.images, summary.objects
     say(
-        f"{summary.folder}: {summary.train_images} training and {summary.val_images} validation "
-        f"images, {summary.train_objects} and {summary.val_objects} objects of "
-        f"{', '.join(summary.classes)}"
+        f"{summary.folder}: {images['train']} training and {images['val']} validation images, "
+        f"{objects['train']} and {objects['val']} objects of {', '.join(summary.classes)}"
     )
 
 
@@ -202,7 +195,7 @@ def stats(
         for name, (folder, annotations) in locate_splits(data, split=split, images=images).items()
     }
     if json:
-        print_json({name: one.as_dict() for name, one in found.items()})
+        print_json(found)
     else:
         show_stats(found)
 
@@ -227,12 +220,8 @@ def cache(
     removed = [clear and remove_cache(one.path) for one in found]
     rows = list(zip(found, removed, strict=True))
     if json:
-        print_json(
-            [
-                {"path": str(p), "bytes": size, "input_size": side, "removed": gone}
-                for (p, size, side), gone in rows
-            ]
-        )
+        names = ("path", "bytes", "input_size", "removed")
+        print_json([dict(zip(names, (*one, gone), strict=True)) for one, gone in rows])
         return
     for (path, size, side), gone in rows:
         state = "deleted" if gone else "in use, kept" if clear else f"input {side}"

@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+from pydantic_core import to_jsonable_python
 
 from oculox.data.coco import Split, missing_files
 from oculox.data.coco_scan import CocoScan, scan_coco
@@ -92,20 +93,20 @@ class CheckReport:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON: ok, counts by code, and each split's faults and statistics."""
-        return {
-            "ok": self.ok,
-            "counts": count_faults(self.faults),
-            "splits": {
-                name: {
-                    "image_dir": str(report.checked.image_dir),
-                    "annotations": str(report.checked.coco.annotations),
-                    "faults": [fault.as_dict() for fault in report.faults],
-                    "stats": report.stats.as_dict(),
-                }
-                for name, report in self.splits.items()
-            },
-            "between": [fault.as_dict() for fault in self.between],
+        splits = {
+            name: {
+                "image_dir": report.checked.image_dir,
+                "annotations": report.checked.coco.annotations,
+                "faults": report.faults,
+                "stats": report.stats,
+            }
+            for name, report in self.splits.items()
         }
+        counts = count_faults(self.faults)
+        values: dict[str, Any] = to_jsonable_python(
+            {"ok": self.ok, "counts": counts, "splits": splits, "between": self.between}
+        )
+        return values
 
 
 def check_data(

@@ -75,10 +75,6 @@ class SplitStats:
     image_height: Spread
     hints: tuple[str, ...]
 
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        return dataclasses.asdict(self)
-
 
 def index_stats(index: CocoIndex, *, input_hw: tuple[int, int] = (640, 640)) -> SplitStats:
     """Statistics of a loaded split; see `split_stats`."""

@@ -16,6 +16,8 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from pydantic_core import to_jsonable_python
+
 from oculox.config import Config, config_to_yaml, known_keys, load_config
 from oculox.distributed.devices import processes_of
 from oculox.errors import CheckpointError, ConfigError, OculoxError, TrainingError, UsageError
@@ -74,8 +76,7 @@ class TrainSummary:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values."""
-        values = dataclasses.asdict(self)
-        return {**values, "output": str(self.output), "best": str(self.best)}
+        return {**to_jsonable_python(self), "best": str(self.best)}
 
     def write(self) -> None:
         """Write ``summary.json`` into the run's folder.

@@ -24,14 +24,12 @@ _MARK = "Oculox demo dataset: rendered scenes"
 
 @dataclasses.dataclass(frozen=True)
 class DemoSummary:
-    """What `write_demo` wrote: images and labelled objects of each split."""
+    """What `write_demo` wrote: numbers of images and labelled objects by split."""
 
     folder: Path
     classes: tuple[str, ...]
-    train_images: int
-    train_objects: int
-    val_images: int
-    val_objects: int
+    images: dict[str, int]
+    objects: dict[str, int]
 
 
 def write_demo(
@@ -69,22 +67,23 @@ def write_demo(
         )
     folder = folder.expanduser().absolute()
     _require_free(folder, overwrite=overwrite)
-    objects = []
+    images, objects = {"train": train, "val": val}, {}
     with scratch_beside(folder) as new:
         (new / "annotations").mkdir()
-        for number, (split, count) in enumerate((("train2017", train), ("val2017", val))):
+        for number, (split, count) in enumerate(images.items()):
             rngs = (np.random.default_rng((seed, number, i)) for i in range(count))
-            (new / split).mkdir()
+            (new / f"{split}2017").mkdir()
             coco = _empty_coco(seed)
             for i, rng in enumerate(rngs, start=1):
-                _write_scene(new / split / f"{i:06d}.jpg", render_scene(rng, size[::-1]), coco)
+                path = new / f"{split}2017" / f"{i:06d}.jpg"
+                _write_scene(path, render_scene(rng, size[::-1]), coco)
                 if on_image is not None:
                     on_image()
-            objects.append(len(coco["annotations"]))
-            text = json.dumps(coco)
-            (new / "annotations" / f"instances_{split}.json").write_text(text, encoding="utf-8")
+            objects[split] = len(coco["annotations"])
+            path = new / "annotations" / f"instances_{split}2017.json"
+            path.write_text(json.dumps(coco), encoding="utf-8")
         move_entries(new, folder)
-    return DemoSummary(folder, CLASSES, train, objects[0], val, objects[1])
+    return DemoSummary(folder, CLASSES, images, objects)
 
 
 def _require_free(folder: Path, *, overwrite: bool) -> None:

@@ -8,6 +8,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from pydantic_core import to_jsonable_python
+
 from oculox.data.faults import Fault, count_faults
 from oculox.datasets.formats import SourceFormat, TargetFormat
 from oculox.datasets.formats.coco import read_coco, write_coco
@@ -46,14 +48,8 @@ class ConvertSummary:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
-        return {
-            "target": str(self.target),
-            "classes": list(self.classes),
-            "images": self.images,
-            "objects": self.objects,
-            "counts": count_faults(self.faults),
-            "faults": [fault.as_dict() for fault in self.faults],
-        }
+        values = to_jsonable_python(self)
+        return {**values, "counts": count_faults(self.faults)}
 
 
 def convert(
