@@ -23,11 +23,9 @@ def onnx_of(job: Job, *, symmetric: bool = False) -> onnx.ModelProto:
         ExportError: when a converter fails.
     """
     model = build_onnx(job, half=job.metadata.precision == "fp16")
-    return (
-        quantize_onnx(model, job, symmetric=symmetric)
-        if job.metadata.precision == "int8"
-        else model
-    )
+    if job.metadata.precision == "int8":
+        model = quantize_onnx(model, job, symmetric=symmetric)
+    return model
 
 
 def write_onnx(job: Job, path: Path) -> None:

@@ -6,7 +6,7 @@ import platform
 from pathlib import Path
 
 from oculox.errors import UsageError
-from oculox.extras import require
+from oculox.extras import existing, require
 from oculox.runtime.exported import METADATA_KEY, Array, ExportMetadata, Opened
 
 
@@ -16,8 +16,9 @@ def open_coreml(path: Path) -> Opened:
     Raises:
         UsageError: anywhere but on macOS.
         MissingExtraError: when coremltools is not installed.
-        CheckpointError: when the package was not exported by Oculox.
+        CheckpointError: when the package is missing or was not exported by Oculox.
     """
+    existing(path)
     if platform.system() != "Darwin":
         raise UsageError(f"{path}: Core ML models run only on macOS and iOS")
     tools = require("coremltools", extra="coreml", purpose="running a Core ML model")

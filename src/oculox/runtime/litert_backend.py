@@ -6,7 +6,7 @@ import zipfile
 from pathlib import Path
 
 from oculox.errors import CheckpointError, first_line
-from oculox.extras import require
+from oculox.extras import existing, require
 from oculox.runtime.exported import METADATA_KEY, Array, ExportMetadata, Opened
 
 
@@ -15,11 +15,12 @@ def open_litert(path: Path, *, threads: int | None) -> Opened:
 
     Raises:
         MissingExtraError: when ai-edge-litert is not installed.
-        CheckpointError: when the file is damaged or was not exported by Oculox.
+        CheckpointError: when the file is missing, damaged or was not exported by Oculox.
     """
     runtime = require(
         "ai_edge_litert.interpreter", extra="litert", purpose="running a LiteRT model"
     )
+    existing(path)
     try:
         with zipfile.ZipFile(path) as archive:
             text = archive.read(f"{METADATA_KEY}.json").decode()

@@ -15,7 +15,7 @@ def open_mindir(path: Path) -> Opened:
 
     Raises:
         MissingExtraError: when MindSpore is not installed.
-        CheckpointError: when the file is damaged or was not exported by Oculox.
+        CheckpointError: when the file is missing, damaged or was not exported by Oculox.
     """
     text = read_metadata(path).get(METADATA_KEY)
     metadata = ExportMetadata.from_json(text, where=str(path))

@@ -19,6 +19,7 @@ def open_ncnn(path: Path, *, threads: int | None) -> Opened:
         CheckpointError: when a file is missing, damaged or was not exported by Oculox.
     """
     ncnn = require("ncnn", extra="ncnn", purpose="running an ncnn model")
+    existing(path)
     text = existing(path / f"{METADATA_KEY}.json").read_text("utf-8")
     metadata = ExportMetadata.from_json(text, where=str(path))
     net = ncnn.Net()

@@ -8,7 +8,7 @@ from typing import Any
 
 from oculox.distributed.devices import own_device
 from oculox.errors import CheckpointError, UsageError, first_line
-from oculox.extras import require
+from oculox.extras import existing, require
 from oculox.runtime.exported import METADATA_KEY, Array, ExportMetadata, Opened
 
 
@@ -23,9 +23,10 @@ def open_onnx(path: Path, *, device: str, threads: int | None) -> Opened:
     Raises:
         MissingExtraError: when onnxruntime is not installed.
         UsageError: when this build of ONNX Runtime has no such device.
-        CheckpointError: when the file is damaged or was not exported by Oculox.
+        CheckpointError: when the file is missing, damaged or was not exported by Oculox.
     """
     runtime = require("onnxruntime", extra="onnx", purpose="running an ONNX file")
+    existing(path)
     options = runtime.SessionOptions()
     options.log_severity_level = 3  # errors; the rest is about its own optimisations
     if threads is not None:

@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 from oculox.config.schema import Precision
 from oculox.errors import UsageError
-from oculox.extras import existing
 from oculox.runtime.backend import Backend
 from oculox.runtime.exported import METADATA_KEY, ExportedBackend, Opened
 from oculox.weights.download import locate_weights
@@ -87,7 +86,7 @@ def open_model(
     given = {"device": device, "threads": threads}
     module = importlib.import_module(f"oculox.runtime.{found.module}")
     opened: Opened = getattr(module, f"open_{kind}")(
-        existing(path), **{name: given[name] for name in found.takes}
+        path, **{name: given[name] for name in found.takes}
     )
     return ExportedBackend(kind, *opened)
 

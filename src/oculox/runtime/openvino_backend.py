@@ -24,6 +24,7 @@ def open_openvino(path: Path, *, device: str, threads: int | None) -> Opened:
         CheckpointError: when a file is missing, damaged or was not exported by Oculox.
     """
     openvino = require("openvino", extra="openvino", purpose="running an OpenVINO model")
+    existing(path)
     existing(path.with_suffix(".bin"))
     core = openvino.Core()
     try:

@@ -22,6 +22,7 @@ def open_tensorrt(path: Path, *, device: str) -> Opened:
             another GPU or version of TensorRT.
     """
     trt = require("tensorrt", extra="tensorrt", purpose="running a TensorRT engine")
+    existing(path)
     target = usable_device("cuda" if device == "auto" else device)
     if target.type != "cuda":
         raise UsageError(f"{path}: TensorRT engines run on NVIDIA GPUs, not on {target}")

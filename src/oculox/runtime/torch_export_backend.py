@@ -13,6 +13,7 @@ from torch import Tensor
 
 from oculox.distributed.devices import usable_device
 from oculox.errors import CheckpointError, first_line
+from oculox.extras import existing
 from oculox.runtime.exported import METADATA_KEY, Array, ExportMetadata, Opened
 
 _Program = Callable[[Tensor], tuple[Tensor, ...]]
@@ -53,8 +54,9 @@ def _opened(
 
     Raises:
         UsageError: when PyTorch has no such device.
-        CheckpointError: when the file is damaged or was not exported by Oculox.
+        CheckpointError: when the file is missing, damaged or was not exported by Oculox.
     """
+    existing(path)
     target = usable_device(device)
     extra: dict[str, Any] = {METADATA_KEY: ""}
     try:
