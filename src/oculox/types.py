@@ -32,8 +32,15 @@ ImageArray = npt.NDArray[np.uint8]
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
 ImageId = int | str
+ImageSize = int | tuple[int, int]
+"""Side of a square, or height and width, in pixels."""
 Progress = Callable[[int, int | None], None]
 """Called with how much is done and how much there is, None where that is unknown."""
+
+
+def height_width(size: ImageSize) -> tuple[int, int]:
+    """Height and width in pixels."""
+    return (size, size) if isinstance(size, int) else (size[0], size[1])
 
 
 def counted(progress: Progress, total: int | None = None) -> Callable[[], None]:

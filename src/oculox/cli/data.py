@@ -185,9 +185,8 @@ def stats(
 
     Ends with advice on the input size and on what is rare in the data.
     """
-    from oculox.api import locate_splits
     from oculox.cli.data_view import show_stats
-    from oculox.data.coco import load_coco
+    from oculox.data.coco import load_coco, locate_splits
     from oculox.datasets.stats import index_stats
 
     found = {
@@ -212,8 +211,8 @@ def cache(
 
     They are what runs with data.cache=disk leave there.
     """
-    from oculox.api import locate_splits
     from oculox.data.cache import find_caches, remove_cache
+    from oculox.data.coco import locate_splits
 
     folders = dict.fromkeys(a.parent for _, a in locate_splits(data).values())
     found = [one for folder in folders for one in find_caches(folder)]

@@ -230,6 +230,30 @@ def load_split(data: DataConfig, split: Split) -> CocoIndex:
     return load_coco(annotations, images)
 
 
+def locate_splits(
+    data: str | Path, *, split: Split | Literal["all"] = "all", images: str | Path | None = None
+) -> dict[Split, tuple[Path, Path]]:
+    """Image folder and annotation file of splits: of a folder, or the one file that is named.
+
+    Raises:
+        DataError: a split is not there.
+        UsageError: `images` was named for a folder.
+    """
+    path = Path(data)
+    if path.is_file():
+        folder = path.parent if images is None else Path(images)
+        return {"train" if split == "all" else split: (folder, path)}
+    if images is not None:
+        raise UsageError(f"`images` goes with a COCO JSON file; {data} is not one")
+    return find_splits(path, split)
+
+
+def open_split(data: str | Path, split: Split, *, images: str | Path | None = None) -> CocoIndex:
+    """Read one split; see `locate_splits` and `load_coco`."""
+    ((folder, annotations),) = locate_splits(data, split=split, images=images).values()
+    return load_coco(annotations, folder)
+
+
 def find_splits(
     root: Path, which: Split | Literal["all"] = "all"
 ) -> dict[Split, tuple[Path, Path]]:

@@ -19,12 +19,13 @@ import numpy as np
 import numpy.typing as npt
 from pydantic_core import to_jsonable_python
 
-from oculox.data.coco import Split, missing_files
+from oculox.data.coco import Split, locate_splits, missing_files
 from oculox.data.coco_scan import CocoScan, scan_coco
 from oculox.data.faults import Fault, check_boxes, count_faults
 from oculox.data.image import decode_image, image_size
 from oculox.datasets.stats import SplitStats, split_stats
 from oculox.errors import DataError
+from oculox.types import ImageSize, Progress, counted, height_width
 
 Depth = Literal["exists", "header", "decode"]
 """How images are looked at: only for presence; size and end from the header; all, decoded."""
@@ -110,29 +111,36 @@ class CheckReport:
 
 
 def check_data(
-    splits: Mapping[Split, tuple[Path, Path]],
+    data: str | Path,
     *,
+    split: Split | Literal["all"] = "all",
+    images: str | Path | None = None,
     deep: bool = True,
-    input_hw: tuple[int, int] = (640, 640),
-    on_image: Callable[[], None] | None = None,
+    imgsz: ImageSize = 640,
+    progress: Progress | None = None,
 ) -> CheckReport:
-    """Check a dataset: each split by itself, then the splits against each other.
+    """Look for everything that is wrong with a COCO dataset.
+
+    Each split is checked by itself, then the splits against each other.
 
     Args:
-        splits: image folder and COCO JSON file of each; `find_splits` finds them.
-        deep: decode every image (finds damage, wrong sizes and copies); otherwise only their
-            presence is checked.
-        input_hw: network input that the statistics are about, height and width in pixels.
-        on_image: called after each decoded image, for progress.
+        data: a dataset folder, or a COCO JSON file.
+        split: which split of a folder.
+        images: folder of the images of a JSON file; by default the file's own.
+        deep: decode every image (finds damage, wrong sizes and copies); otherwise only look
+            whether it is there.
+        imgsz: network input that the statistics are about.
+        progress: called with the number of images done; how many there are is not known.
 
     Raises:
         DataError: an annotation file is missing, is not JSON or not a COCO file.
     """
+    on_image = None if progress is None else counted(progress)
     reports: dict[Split, SplitReport] = {}
-    for name, paths in splits.items():
+    for name, paths in locate_splits(data, split=split, images=images).items():
         depth: Depth = "decode" if deep else "exists"
         checked = check_split(*paths, depth=depth, on_image=on_image)
-        stats = _stats(checked, input_hw)
+        stats = _stats(checked, height_width(imgsz))
         faults = (*checked.faults, *_copies_within(checked), *_remarks(checked, stats))
         reports[name] = SplitReport(checked=checked, stats=stats, faults=faults)
     return CheckReport(splits=reports, between=tuple(_between(reports)))
