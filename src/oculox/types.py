@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 import numpy as np
 import numpy.typing as npt
+from pydantic_core import to_jsonable_python
 
 from oculox import draw as drawing
 from oculox.config.schema import InputConfig, ModelConfig
@@ -156,14 +157,8 @@ class ModelSpec:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for checkpoints and exported files."""
-        return {
-            "model": self.model.model_dump(mode="json"),
-            "input": self.input.model_dump(mode="json"),
-            "names": list(self.names),
-            "category_ids": None if self.category_ids is None else list(self.category_ids),
-            "dynamic_size": self.dynamic_size,
-            "batch": self.batch,
-        }
+        values: dict[str, Any] = to_jsonable_python(self)
+        return values
 
     @classmethod
     def from_dict(cls, values: object, *, where: str) -> ModelSpec:
@@ -408,15 +403,14 @@ class Detections:
         itself is written.
         """
         rows = []
-        for (x1, y1, x2, y2), score, c in zip(
-            self.xyxy.tolist(), self.scores.tolist(), self.class_ids.tolist(), strict=True
-        ):
+        for one in self:
+            c, (x1, y1, x2, y2) = one.class_id, one.box
             rows.append(
                 {
                     "image_id": image_id,
                     "category_id": c if category_ids is None else category_ids[c],
                     "bbox": [x1, y1, x2 - x1, y2 - y1],
-                    "score": score,
+                    "score": one.score,
                 }
             )
         return rows

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 import torch
+from pydantic_core import to_jsonable_python
 from torch import Tensor
 
 from oculox.data.preprocess import to_floats
@@ -103,9 +104,7 @@ class ExportMetadata:
         """The text that goes into the file."""
         values = {
             "metadata_version": METADATA_VERSION,
-            **{f.name: getattr(self, f.name) for f in dataclasses.fields(self)},
-            "spec": self.spec.as_dict(),
-            "nms": None if self.nms is None else dataclasses.asdict(self.nms),
+            **to_jsonable_python(self),
             "outputs": list(self.output_names),
         }
         return json.dumps(values, sort_keys=True)
