@@ -71,7 +71,7 @@ class TrainLoader:
         self._bad = bad or bad_training_images(0, images=len(train_set))
         self._batch, self._rank, self._world_size = batch, rank, world_size
         self._seed = seed
-        self._steps = Steps()
+        self._steps: Steps = []
         self._loader = open_loader(
             partial(_train_sample, train_set),
             self._steps,
@@ -104,7 +104,7 @@ class TrainLoader:
         share = self._batch * self._world_size
         size = self.steps_per_epoch * share
         order = order_indices(len(self._set), seed=self._seed, start=epoch * size, count=size)
-        self._steps.keys = [
+        self._steps[:] = [
             [
                 SampleKey(epoch, position, int(order[position]), mosaic)
                 for position in range(low, low + self._batch)
@@ -155,12 +155,11 @@ class EvalLoader:
         self.max_bad_images = max_bad_images
         self.input_config = input_config
         mine = list(range(rank, len(index), world_size))
-        steps = Steps()
-        steps.keys = [
+        steps = [
             [SampleKey(0, i, i, mosaic=False) for i in mine[low : low + batch]]
             for low in range(0, len(mine), batch)
         ]
-        self._length = len(steps.keys)
+        self._length = len(steps)
         self._loader = open_loader(
             partial(_eval_sample, index, FileImages(index), input_config),
             steps,
