@@ -89,9 +89,9 @@ def assign(
     group = max(1, PAIRS_AT_ONCE // (objects * slots))
     parts = [
         _match(
-            boxes=_take_cells(boxes[s], candidates[s]),
+            boxes=take_rows(boxes[s], candidates[s]),
             objectness=objectness[s].gather(1, candidates[s]),
-            classes=_take_cells(classes[s], candidates[s]),
+            classes=take_rows(classes[s], candidates[s]),
             valid=candidate_valid[s],
             object_boxes=object_boxes[s],
             object_labels=object_labels[s],
@@ -149,7 +149,7 @@ def _compact(mask: Tensor, *, size: int) -> tuple[Tensor, Tensor]:
     return indices[:, :size], ranks < mask.sum(1, keepdim=True)
 
 
-def _take_cells(values: Tensor, index: Tensor) -> Tensor:
+def take_rows(values: Tensor, index: Tensor) -> Tensor:
     """(B, N, c) and int64 (B, K) -> (B, K, c)."""
     return values.gather(1, index[..., None].expand(-1, -1, values.shape[-1]))
 
