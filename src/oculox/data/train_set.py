@@ -170,9 +170,7 @@ class TrainSet:
             shear=self.augment.shear,
             rng=rng,
         )
-        tiles = plan_tiles(
-            [self.index.source_hw(i) for i in members], center, self.input_config.size
-        )
+        tiles = plan_tiles([self.index.source_hw(i) for i in members], center, size_hw)
         image = np.full((height, width, 3), self.input_config.pad_value, np.uint8)
         draw_tiles(image, tiles, affine, read=[partial(read, i) for i in members])
         parts = [
