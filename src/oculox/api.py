@@ -1,7 +1,5 @@
 """What programs use: `Detector`, `train`, `evaluate`, `export`, `benchmark` and datasets."""
 
-from __future__ import annotations
-
 import dataclasses
 import tempfile
 from collections.abc import Callable, Sequence

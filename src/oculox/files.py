@@ -1,7 +1,5 @@
 """Writing files and folders: complete or not at all, and never over existing files."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

@@ -1,7 +1,5 @@
 """``oculox data``: the demo dataset, converters, the check, statistics and caches."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated, Literal
 

@@ -1,7 +1,5 @@
 """``oculox demo``: the whole job on the built-in dataset."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 from typing import Annotated

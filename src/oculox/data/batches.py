@@ -1,7 +1,5 @@
 """From samples to batches, here or in loader processes; used by `oculox.data.loader`."""
 
-from __future__ import annotations
-
 import os
 import signal
 import sys

@@ -8,8 +8,6 @@ On disk a split has one cache: a new one, of another input size or of changed im
 those before it, unless a run is reading them.
 """
 
-from __future__ import annotations
-
 import hashlib
 import itertools
 import json

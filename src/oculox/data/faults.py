@@ -1,7 +1,5 @@
 """What can be wrong with a dataset: the same faults for training, the check and the converters."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections import Counter
 from collections.abc import Iterable

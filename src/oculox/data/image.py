@@ -4,8 +4,6 @@ Damaged images are refused rather than decoded with a grey rest, as a half-empty
 full labels silently teaches the network the wrong thing. Prediction alone takes what there is.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import NamedTuple
 

@@ -4,8 +4,6 @@ What a training batch holds depends only on (seed, epoch, step): not on the numb
 processes, not on how many training processes share a global batch, not on where a run resumed.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Iterator
 from functools import partial

@@ -1,7 +1,5 @@
 """Training samples as a pure function of (seed, epoch, position)."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable
 from functools import partial

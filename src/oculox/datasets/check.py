@@ -4,8 +4,6 @@
 the images as well, and says what can be used; a clean copy or a conversion is made of that.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import os

@@ -1,7 +1,5 @@
 """A clean copy of a dataset: what the check can use of it, in COCO layout."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 from collections.abc import Callable

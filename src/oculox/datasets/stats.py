@@ -1,7 +1,5 @@
 """Statistics of a dataset: counts, sizes and shapes of objects, advice on the input size."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """Devices and processes, through accelerate."""
 
-from __future__ import annotations
-
 import atexit
 import dataclasses
 import os

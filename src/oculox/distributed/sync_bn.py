@@ -1,7 +1,5 @@
 """Batch norm over several processes; also on a CPU, where PyTorch's SyncBatchNorm does not run."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

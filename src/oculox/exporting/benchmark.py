@@ -1,7 +1,5 @@
 """How large, how quick and how exact a network is in every format, on this machine."""
 
-from __future__ import annotations
-
 import dataclasses
 import os
 import platform

@@ -1,7 +1,5 @@
 """A benchmark as a table and as a plot."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from oculox.errors import UsageError

@@ -1,7 +1,5 @@
 """What is to be exported: the request, and the job that a converter gets."""
 
-from __future__ import annotations
-
 import dataclasses
 from pathlib import Path
 

@@ -4,8 +4,6 @@ Written in ONNX's own text form out of standard operators, for any batch. Each p
 one graph, to be merged with its neighbours by output and input names.
 """
 
-from __future__ import annotations
-
 from oculox.config.schema import InputConfig
 from oculox.runtime.exported import InGraphNms
 

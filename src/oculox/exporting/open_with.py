@@ -1,7 +1,5 @@
 """Checkpoints through a faster runtime than PyTorch, converted when they are opened."""
 
-from __future__ import annotations
-
 import importlib.util
 import tempfile
 from pathlib import Path

@@ -5,8 +5,6 @@ put through NMS by `oculox.postprocess`. Inputs are sums of noise at all scales,
 spectrum of photographs; with white noise a detector finds almost nothing.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Iterator, Sequence
 

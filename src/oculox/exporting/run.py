@@ -1,7 +1,5 @@
 """Weights -> a checked file: convert, compare with PyTorch, measure, and only then publish."""
 
-from __future__ import annotations
-
 import dataclasses
 import shutil
 from collections.abc import Callable, Sequence

@@ -1,7 +1,5 @@
 """Every format that can be written: its suffix, what it can do, and who converts."""
 
-from __future__ import annotations
-
 import dataclasses
 import difflib
 import platform

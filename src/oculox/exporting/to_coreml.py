@@ -1,7 +1,5 @@
 """Core ML: an `.mlpackage` folder, an ML program for macOS 13, iOS 16 and later."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from oculox.exporting.job import Job

@@ -1,7 +1,5 @@
 """LiteRT, formerly TensorFlow Lite: one `.tflite` file."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import zipfile

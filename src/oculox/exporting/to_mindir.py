@@ -1,7 +1,5 @@
 """MindIR, MindSpore's own format, for MindSpore and MindSpore Lite."""
 
-from __future__ import annotations
-
 import tempfile
 from pathlib import Path
 

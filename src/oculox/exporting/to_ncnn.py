@@ -1,7 +1,5 @@
 """ncnn: a folder with `model.ncnn.param`, `model.ncnn.bin` and the metadata."""
 
-from __future__ import annotations
-
 import subprocess
 import tempfile
 from pathlib import Path

@@ -4,8 +4,6 @@ The engine is strongly typed: every layer has the precision that the ONNX model 
 that float32, float16 and int8 are those of the ONNX export.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from oculox.errors import ExportError

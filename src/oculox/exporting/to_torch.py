@@ -1,7 +1,5 @@
 """PyTorch's own two formats: TorchScript and exported programs (`.pt2`)."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch

@@ -1,7 +1,5 @@
 """The criterion: raw predictions and targets -> sums of the loss terms."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 from collections.abc import Sequence

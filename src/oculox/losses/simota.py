@@ -5,8 +5,6 @@ for whole groups of images at once with shapes that depend only on sizes. Nothin
 device, no loop runs over objects, and no (objects, cells, classes) tensor is made.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import NamedTuple

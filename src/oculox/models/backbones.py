@@ -1,7 +1,5 @@
 """The two backbones: images -> features at strides 8, 16 and 32."""
 
-from __future__ import annotations
-
 from functools import partial
 
 from torch import Tensor, nn

@@ -1,7 +1,5 @@
 """The building blocks of all seven networks (official `network_blocks.py` and `darknet.py`)."""
 
-from __future__ import annotations
-
 from collections import OrderedDict
 from functools import partial
 

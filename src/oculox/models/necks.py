@@ -1,7 +1,5 @@
 """The two necks: features at strides 8, 16 and 32 -> merged features of the same sizes."""
 
-from __future__ import annotations
-
 from functools import partial
 
 import torch

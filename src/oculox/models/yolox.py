@@ -1,7 +1,5 @@
 """The whole network: backbone, neck and head, and the builder that reads a configuration."""
 
-from __future__ import annotations
-
 from typing import TypedDict
 
 from torch import Tensor, nn

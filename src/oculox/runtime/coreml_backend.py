@@ -1,7 +1,5 @@
 """Core ML packages through coremltools; only macOS can run them."""
 
-from __future__ import annotations
-
 import platform
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """LiteRT (TensorFlow Lite) files through LiteRT's interpreter."""
 
-from __future__ import annotations
-
 import zipfile
 from pathlib import Path
 

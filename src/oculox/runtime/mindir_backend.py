@@ -1,7 +1,5 @@
 """MindIR files through MindSpore."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from oculox.errors import CheckpointError, first_line

@@ -1,7 +1,5 @@
 """ncnn folders (`.ncnn`) through ncnn's Python binding."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

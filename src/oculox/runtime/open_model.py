@@ -1,7 +1,5 @@
 """A model file in any supported format -> a backend."""
 
-from __future__ import annotations
-
 import importlib
 from pathlib import Path
 from typing import NamedTuple

@@ -1,7 +1,5 @@
 """OpenVINO's intermediate representation (`.xml` beside `.bin`) through OpenVINO."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """TensorRT engines, with PyTorch's memory and stream."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch

@@ -1,7 +1,5 @@
 """PyTorch networks as a backend: from a weights file or from memory, as during training."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager

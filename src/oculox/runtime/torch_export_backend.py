@@ -1,7 +1,5 @@
 """PyTorch's own exports: TorchScript and exported programs."""
 
-from __future__ import annotations
-
 import warnings
 import zipfile
 from collections.abc import Callable

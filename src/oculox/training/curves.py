@@ -1,7 +1,5 @@
 """Curves of a run as one image."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg

@@ -1,7 +1,5 @@
 """What a run leaves to read: JSON lines, lines for people, a progress bar, trackers, a profile."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import os

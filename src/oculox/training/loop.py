@@ -1,7 +1,5 @@
 """A run from top to bottom: parts, epochs, steps, evaluation, saving."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import math

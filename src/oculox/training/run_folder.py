@@ -4,8 +4,6 @@
 `oculox.training.checkpoints`, `oculox.training.log` and `oculox.training.curves` write the rest.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import math

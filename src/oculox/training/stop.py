@@ -1,7 +1,5 @@
 """SIGTERM and SIGINT as a request to stop once the state of a run is saved."""
 
-from __future__ import annotations
-
 import signal
 import threading
 import time

@@ -11,8 +11,6 @@ A `.pt` is a mapping of plain values and tensors:
 A `.safetensors` holds the state, and ``format``, ``version`` and ``meta`` (JSON) as metadata.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from pathlib import Path

@@ -8,8 +8,6 @@ Two environment variables are read, when something is fetched or looked up and n
 Proxies and certificates are those of `requests` (``HTTPS_PROXY``, ``REQUESTS_CA_BUNDLE``).
 """
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import hashlib

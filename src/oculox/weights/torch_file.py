@@ -1,7 +1,5 @@
 """PyTorch files in and out: written atomically, and never a pickle from outside."""
 
-from __future__ import annotations
-
 import pickle
 import struct
 import warnings

@@ -1,7 +1,5 @@
 """The built-in demo dataset: rendered scenes in COCO layout, the same for the same seed."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Whole scenes of the demo dataset: backgrounds, clutter, objects, shadows and light."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import cv2

@@ -1,7 +1,5 @@
 """COCO JSON in (tolerantly) and out (in the layout that training finds by itself)."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """From one annotation format to another, in one call."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path

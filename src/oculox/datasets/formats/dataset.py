@@ -1,7 +1,5 @@
 """What every reader returns and every writer takes."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath

@@ -5,8 +5,6 @@ k, so ``xmin - 1, ymin - 1, xmax, ymax`` are the edges; the VOC development kit 
 this way too (xmax - xmin + 1).
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from xml.etree.ElementTree import Element, ParseError

@@ -4,8 +4,6 @@ A line is ``class cx cy w h``, fractions of the image; or a class and a polygon 
 three points, whose bounding box is taken.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any

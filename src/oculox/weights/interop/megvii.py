@@ -4,8 +4,6 @@ Where Oculox writes weights that differ from what such a file says by itself (cl
 preprocessing), it adds an entry ``oculox`` that the official programs ignore.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any, Literal
 

@@ -3,8 +3,6 @@
 Source: the configuration files and parameter names of MindYOLO's seven YOLOX networks.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import re
 from collections.abc import Mapping

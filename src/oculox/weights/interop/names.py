@@ -5,8 +5,6 @@ names of the network in question are mapped forward and the pairs are inverted, 
 is not one-to-one is found at once.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
