@@ -44,8 +44,10 @@ def height_width(size: ImageSize) -> tuple[int, int]:
     return (size, size) if isinstance(size, int) else (size[0], size[1])
 
 
-def counted(progress: Progress, total: int | None = None) -> Callable[[], None]:
-    """A function that counts its calls and reports them."""
+def counted(progress: Progress | None, total: int | None = None) -> Callable[[], None]:
+    """A function that counts its calls and reports them, where somebody listens."""
+    if progress is None:
+        return lambda: None
     numbers = itertools.count(1)
     return lambda: progress(next(numbers), total)
 

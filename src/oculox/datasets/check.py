@@ -133,7 +133,7 @@ def check_data(
     Raises:
         DataError: an annotation file is missing, is not JSON or not a COCO file.
     """
-    on_image = None if progress is None else counted(progress)
+    on_image = counted(progress)
     reports: dict[Split, SplitReport] = {}
     for name, paths in locate_splits(data, split=split, images=images).items():
         depth: Depth = "decode" if deep else "exists"
@@ -149,7 +149,7 @@ def check_split(
     annotations: Path,
     *,
     depth: Depth,
-    on_image: Callable[[], None] | None = None,
+    on_image: Callable[[], None],
 ) -> CheckedSplit:
     """What can be used of one split, and what is wrong with the rest.
 
@@ -230,7 +230,7 @@ def _examine(
     names: Sequence[str],
     *,
     depth: Depth,
-    on_image: Callable[[], None] | None,
+    on_image: Callable[[], None],
 ) -> dict[str, ImageFacts]:
     """Facts of images of a folder, by name."""
     unique = list(dict.fromkeys(names))
@@ -246,8 +246,7 @@ def _examine(
         looked = pool.map(look, (folder / name for name in unique))
         for name, found in zip(unique, looked, strict=True):
             facts[name] = found
-            if on_image is not None:
-                on_image()
+            on_image()
     return facts
 
 

@@ -38,7 +38,7 @@ def write_demo(
     val: int = 60,
     size: tuple[int, int] = (320, 240),
     overwrite: bool = False,
-    on_image: Callable[[], None] | None = None,
+    on_image: Callable[[], None] = lambda: None,
 ) -> DemoSummary:
     """Render the demo dataset: six kinds of objects on varied backgrounds, with clutter.
 
@@ -75,8 +75,7 @@ def write_demo(
             for i, rng in enumerate(rngs, start=1):
                 path = new / f"{split}2017" / f"{i:06d}.jpg"
                 _write_scene(path, render_scene(rng, size[::-1]), coco)
-                if on_image is not None:
-                    on_image()
+                on_image()
             objects[split] = len(coco["annotations"])
             path = new / "annotations" / f"instances_{split}2017.json"
             path.write_text(json.dumps(coco), encoding="utf-8")

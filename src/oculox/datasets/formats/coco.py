@@ -18,9 +18,9 @@ from oculox.files import FileMode, place_file
 def read_coco(
     root: Path,
     *,
-    classes: Sequence[str] | None = None,
-    splits: Mapping[str, str] | None = None,
-    on_image: OnImage | None = None,
+    classes: Sequence[str] | None,
+    splits: Mapping[str, str] | None,
+    on_image: OnImage,
 ) -> LabelledData:
     """Read a COCO dataset, leaving out what is faulty.
 
@@ -83,9 +83,7 @@ def _images(
     return images
 
 
-def write_coco(
-    data: LabelledData, folder: Path, *, mode: FileMode, on_image: OnImage | None = None
-) -> None:
+def write_coco(data: LabelledData, folder: Path, *, mode: FileMode) -> None:
     """Write ``<split>2017/`` and ``annotations/instances_<split>2017.json`` into an empty folder.
 
     Categories are numbered from 1 in the order of the classes, images and annotations from 1
@@ -103,8 +101,6 @@ def write_coco(
                 {"id": number, "file_name": image.name, "height": height, "width": width}
             )
             annotations += _annotations(image, number, first=len(annotations) + 1)
-            if on_image is not None:
-                on_image()
         tree = {"categories": categories, "images": image_entries, "annotations": annotations}
         path = folder / "annotations" / f"instances_{split}2017.json"
         path.write_text(json.dumps(tree), encoding="utf-8")

@@ -95,7 +95,7 @@ def convert(
     if skip_difficult and source_format != "voc":
         raise UsageError("only Pascal VOC marks objects as difficult")
     require_free(target)
-    on_image = None if progress is None else counted(progress)
+    on_image = counted(progress)
     more = {"skip_difficult": True} if skip_difficult else {}
     read, write = _READERS[source_format], _WRITERS[target_format]
     data = read(source, classes=classes, splits=splits, on_image=on_image, **more)
