@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO, Literal
 
-from oculox.errors import OculoxError, UsageError
+from oculox.errors import OculoxError, UsageError, first_line
 
 FileMode = Literal["copy", "symlink"]
 
@@ -163,13 +163,25 @@ def scratch_beside(target: Path) -> Iterator[Path]:
                 folder.rmdir()
 
 
-def move_entries(source: Path, target: Path) -> None:
-    """Move everything in `source` into `target`, replacing folders of the same name."""
+def move_entries(source: Path, target: Path, *, last: str = "") -> tuple[Path, ...]:
+    """Move everything in `source` into `target`, in place of what has the same name.
+
+    Args:
+        source: a folder on the same disk.
+        target: a folder; it is made where it does not exist.
+        last: name of the entry to move last, the one that people open.
+
+    Returns:
+        The new paths.
+    """
     target.mkdir(exist_ok=True)
-    for entry in sorted(source.iterdir()):
-        if (target / entry.name).is_dir():
-            shutil.rmtree(target / entry.name)
-        entry.rename(target / entry.name)
+    moved = []
+    for entry in sorted(source.iterdir(), key=lambda entry: (entry.name == last, entry.name)):
+        final = target / entry.name
+        if final.is_dir():
+            shutil.rmtree(final)
+        moved.append(entry.replace(final))
+    return tuple(moved)
 
 
 def place_file(source: Path, target: Path, *, mode: FileMode) -> None:
@@ -188,7 +200,7 @@ def _reason(error: BaseException) -> str:
         if isinstance(cause, OSError) and cause.strerror:
             return cause.strerror
         cause = cause.__cause__ or cause.__context__
-    return (str(error) or type(error).__name__).splitlines()[0]
+    return first_line(error)
 
 
 def _umask() -> int:

@@ -32,12 +32,11 @@ _FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _EXIF_MARKS = (b"Exif\0\0", b"eXIf", b"EXIF")
 
 
-def read_image(path: Path, *, max_pixels: int = MAX_PIXELS) -> ImageArray:
+def read_image(path: Path) -> ImageArray:
     """Read an image file.
 
     Args:
         path: any format OpenCV reads (JPEG, PNG, BMP, WebP, TIFF, ...).
-        max_pixels: width times height above which the image is refused.
 
     Returns:
         uint8 (H, W, 3), BGR, turned upright by its EXIF orientation. Grey images are repeated
@@ -46,7 +45,7 @@ def read_image(path: Path, *, max_pixels: int = MAX_PIXELS) -> ImageArray:
     Raises:
         DataError: the file is missing, empty, no image, truncated or too large.
     """
-    return decode_image(read_file(path), where=str(path), max_pixels=max_pixels)
+    return decode_image(read_file(path), where=str(path))
 
 
 def read_file(path: Path) -> bytes:
@@ -106,7 +105,7 @@ def decode_image(
     return np.asarray(image, np.uint8)
 
 
-def image_size(data: bytes, *, where: str, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+def image_size(data: bytes, *, where: str) -> tuple[int, int]:
     """Height and width that `decode_image` gives, without decoding where the header is enough.
 
     It is not enough where EXIF data may turn the image, and for formats without a known header.
@@ -114,16 +113,15 @@ def image_size(data: bytes, *, where: str, max_pixels: int = MAX_PIXELS) -> tupl
     Args:
         data: the bytes of an image file.
         where: its name, for error messages.
-        max_pixels: width times height above which the image is refused.
 
     Raises:
         DataError: the image is truncated, too large or, where it is decoded, damaged.
     """
     size, truncated = read_header(data)
     if size is None or truncated or any(mark in data for mark in _EXIF_MARKS):
-        height, width = decode_image(data, where=where, max_pixels=max_pixels).shape[:2]
+        height, width = decode_image(data, where=where).shape[:2]
         return height, width
-    _check_pixels(*size, where=where, max_pixels=max_pixels)
+    _check_pixels(*size, where=where, max_pixels=MAX_PIXELS)
     return size
 
 

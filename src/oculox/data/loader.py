@@ -7,7 +7,6 @@ processes, not on how many training processes share a global batch, not on where
 import os
 from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -190,7 +189,6 @@ def build_train_loader(
     rank: int = 0,
     world_size: int = 1,
     batch_per_process: int,
-    cache_dir: Path | None = None,
     report: Callable[[str], None] | None = None,
 ) -> TrainLoader:
     """The training loader of a configuration.
@@ -201,7 +199,6 @@ def build_train_loader(
         rank: number of this process.
         world_size: number of processes.
         batch_per_process: images a step (or micro-batch) for this process.
-        cache_dir: folder of a disk cache; beside the annotations by default.
         report: gets a line on what a disk cache takes.
 
     Raises:
@@ -212,7 +209,6 @@ def build_train_loader(
         index,
         cache=config.data.cache,
         input_config=config.input,
-        folder=cache_dir,
         processes=world_size,
         bad=bad,
         report=report,

@@ -7,6 +7,7 @@ spectrum of photographs; with white noise a detector finds almost nothing.
 
 import dataclasses
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 import cv2
 import numpy as np
@@ -223,16 +224,10 @@ def compare_cells(
     else:
         score_error, box_error = float(score_errors.max()), float(box_errors.max())
         which = "largest"
+    row = partial(ParityRow, case=case)
     return [
-        ParityRow(
-            case=case,
-            quantity=f"score error, {which}",
-            error=score_error,
-            tolerance=tolerance.score,
-        ),
-        ParityRow(
-            case=case, quantity=f"box error, {which}", error=box_error, tolerance=tolerance.box
-        ),
+        row(quantity=f"score error, {which}", error=score_error, tolerance=tolerance.score),
+        row(quantity=f"box error, {which}", error=box_error, tolerance=tolerance.box),
     ]
 
 

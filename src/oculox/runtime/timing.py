@@ -44,13 +44,7 @@ class StageTimes:
 
     def __add__(self, other: StageTimes) -> StageTimes:
         """The times of two runs together."""
-        return StageTimes(
-            decode=self.decode + other.decode,
-            preprocess=self.preprocess + other.preprocess,
-            network=self.network + other.network,
-            postprocess=self.postprocess + other.postprocess,
-            images=self.images + other.images,
-        )
+        return StageTimes(**{key: mine + getattr(other, key) for key, mine in vars(self).items()})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from oculox.config import config_to_dict
-from oculox.errors import CheckpointError
+from oculox.errors import CheckpointError, first_line
 from oculox.training.build import Run
 from oculox.weights.bundle import Weights
 from oculox.weights.checkpoint import load_training_state, save_checkpoint
@@ -131,7 +131,7 @@ def restore_run(run: Run, folder: Path) -> TrainProgress:
         torch.set_rng_state(training["rng"]["cpu"])
         return TrainProgress(**training["progress"])
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        detail = str(error).splitlines()[0]
+        detail = first_line(error)
         raise CheckpointError(f"{path}: its training state does not fit: {detail}") from None
 
 

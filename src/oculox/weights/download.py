@@ -13,20 +13,18 @@ import dataclasses
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from urllib.parse import quote, urlparse
 from urllib.request import url2pathname
 
 from oculox.errors import CheckpointError, OculoxError, UsageError
 from oculox.files import scratch_beside, write_text
+from oculox.types import Progress
 from oculox.version import __version__
 from oculox.weights.catalogue import PublishedWeights, find_published, published_weights
 
 CACHE_VARIABLE = "OCULOX_CACHE"
 MIRROR_VARIABLE = "OCULOX_MIRROR"
-Progress = Callable[[int, int | None], None]
-"""Called with the bytes received and, where the server sends it, the size of the file."""
 
 _CHUNK = 1 << 18
 _TIMEOUT_SECONDS = 30
@@ -51,18 +49,16 @@ class Downloaded:
     verified: bool
 
 
-def cache_folder(environment: Mapping[str, str] | None = None) -> Path:
+def cache_folder() -> Path:
     """The folder of downloaded weights."""
-    values = os.environ if environment is None else environment
-    if values.get(CACHE_VARIABLE):
-        return Path(values[CACHE_VARIABLE]).expanduser()
-    return Path(values.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "oculox"
+    if chosen := os.environ.get(CACHE_VARIABLE):
+        return Path(chosen).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "oculox"
 
 
-def source_url(entry: PublishedWeights, environment: Mapping[str, str] | None = None) -> str:
+def source_url(entry: PublishedWeights) -> str:
     """Where a file is fetched from: the mirror where one is set, else its publisher."""
-    values = os.environ if environment is None else environment
-    mirror = values.get(MIRROR_VARIABLE)
+    mirror = os.environ.get(MIRROR_VARIABLE)
     return f"{mirror.rstrip('/')}/{quote(entry.filename)}" if mirror else entry.url
 
 
@@ -105,7 +101,7 @@ def fetch_weights(
         folder: where the file goes, under its published name.
         url: where it comes from (see `source_url`).
         allow_unverified: accept a file whose publisher gives no checksum.
-        progress: called after each part.
+        progress: called with the bytes received and, where the server sends it, the file's size.
 
     Raises:
         UsageError: no checksum is known and `allow_unverified` is not set, or the URL's scheme is
