@@ -247,11 +247,12 @@ def test_other_schemes_are_refused(tmp_path: Path, url: str) -> None:
         fetch_weights(entry(), folder=tmp_path, url=url)
 
 
-def test_file_urls(tmp_path: Path) -> None:
+def test_file_urls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = tmp_path / "a folder"
     source.mkdir()
     (source / "weights.pth").write_bytes(CONTENT)
-    url = source_url(entry(), {"OCULOX_MIRROR": source.as_uri()})
+    monkeypatch.setenv("OCULOX_MIRROR", source.as_uri())
+    url = source_url(entry())
     done = fetch_weights(entry(), folder=tmp_path / "cache", url=url)
     assert done.path.read_bytes() == CONTENT
     with pytest.raises(OculoxError, match="no such file"):
