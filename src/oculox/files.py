@@ -15,10 +15,15 @@ from oculox.errors import OculoxError, UsageError, first_line
 FileMode = Literal["copy", "symlink"]
 
 
-def try_lock(file: BinaryIO) -> bool:
+def try_lock(file: BinaryIO | int, *, shared: bool = False, wait: bool = False) -> bool:
     """Lock an open file until it is closed, or its process ends; false where it is locked already.
 
     Windows has no such locks: always true there.
+
+    Args:
+        file: the file, or its descriptor.
+        shared: let others hold such a lock as well.
+        wait: for those who hold it.
 
     Raises:
         OSError: the file system has no locks.
@@ -28,7 +33,8 @@ def try_lock(file: BinaryIO) -> bool:
     import fcntl
 
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+        fcntl.flock(file, kind if wait else kind | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True

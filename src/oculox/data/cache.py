@@ -17,7 +17,7 @@ import shutil
 import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -334,10 +334,7 @@ def _make_room(path: Path, split: str, *, needed: int) -> str:
 def _hold(path: Path) -> int:
     """Open a cache so that `remove_cache` leaves it alone; the descriptor to close."""
     held = os.open(path, os.O_RDONLY)
-    with suppress(ImportError):  # Windows deletes no open files
-        import fcntl
-
-        fcntl.flock(held, fcntl.LOCK_SH)
+    try_lock(held, shared=True, wait=True)  # Windows deletes no open files
     return held
 
 
@@ -362,11 +359,6 @@ def _write(path: Path, files: FileImages, shapes_hw: IntArray, bad: BadImages) -
 @contextmanager
 def _only_one(lock: Path) -> Iterator[None]:
     """One process of a machine at a time; the system lets go of it if the process dies."""
-    try:
-        import fcntl
-    except ImportError:  # Windows: two writers waste time, the last move wins
-        yield
-        return
-    with lock.open("w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+    with lock.open("wb") as file:
+        try_lock(file, wait=True)  # Windows: two writers waste time, the last move wins
         yield
