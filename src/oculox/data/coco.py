@@ -5,14 +5,12 @@ the parent, whereas lists of Python objects are copied one by one as their refer
 change, and memory grows with every process and epoch.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, Self, TypeVar, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -38,7 +36,7 @@ class PackedStrings:
     offsets: IntArray
 
     @classmethod
-    def pack(cls, strings: Sequence[str]) -> PackedStrings:
+    def pack(cls, strings: Sequence[str]) -> Self:
         """Store `strings`, in order."""
         encoded = [s.encode("utf-8", "surrogatepass") for s in strings]
         offsets = np.zeros(len(encoded) + 1, np.int64)

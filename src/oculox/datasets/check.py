@@ -187,16 +187,18 @@ class ImageFacts:
     """What is known about an image file.
 
     Attributes:
-        problem: why it cannot be used; None when nothing was found.
-        missing: whether the file is absent.
+        problem: code and message of why it cannot be used; None when nothing was found.
         hw: height and width, upright; None where not looked at.
         digest: SHA-256 of the bytes; None where not looked at.
     """
 
-    problem: str | None = None
-    missing: bool = False
+    problem: tuple[str, str] | None = None
     hw: tuple[int, int] | None = None
     digest: str | None = None
+
+
+def _absent(path: Path) -> ImageFacts:
+    return ImageFacts(("image-missing", f"no such image: {path}"))
 
 
 def look_at(path: Path, *, decode: bool = False) -> ImageFacts:
@@ -210,16 +212,17 @@ def look_at(path: Path, *, decode: bool = False) -> ImageFacts:
     try:
         data = path.read_bytes()
     except (FileNotFoundError, IsADirectoryError):
-        return ImageFacts(f"no such image: {path}", missing=True)
+        return _absent(path)
     except OSError as error:
-        return ImageFacts(f"{path}: cannot be read ({error.strerror or error})")
+        message = f"{path}: cannot be read ({error.strerror or error})"
+        return ImageFacts(("image-unreadable", message))
     try:
         if decode:
             height, width = decode_image(data, where=str(path)).shape[:2]
         else:
             height, width = image_size(data, where=str(path))
     except DataError as error:
-        return ImageFacts(str(error).removeprefix(f"{path}: "))
+        return ImageFacts(("image-unreadable", str(error).removeprefix(f"{path}: ")))
     return ImageFacts(
         hw=(height, width), digest=hashlib.sha256(data).hexdigest() if decode else None
     )
@@ -235,10 +238,7 @@ def _examine(
     """Facts of images of a folder, by name."""
     unique = list(dict.fromkeys(names))
     if depth == "exists":
-        return {
-            name: ImageFacts(f"no such image: {folder / name}", missing=True)
-            for name in missing_files(unique, folder)
-        }
+        return {name: _absent(folder / name) for name in missing_files(unique, folder)}
     facts: dict[str, ImageFacts] = {}
     look = partial(look_at, decode=depth == "decode")
     # Reading and decoding leave the interpreter's lock, so threads are enough.
@@ -259,7 +259,7 @@ def _settle_size(
     unless height and width are merely swapped or were not stated (0, 0).
     """
     if fact.problem is not None:
-        return (0, 0), ("image-missing" if fact.missing else "image-unreadable", fact.problem)
+        return (0, 0), fact.problem
     if fact.hw is None or fact.hw == stated:
         return stated, None
     if stated == (0, 0):

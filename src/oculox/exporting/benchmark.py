@@ -128,13 +128,14 @@ def benchmark(
             except OculoxError as error:
                 skipped[name] = str(error)
                 continue
+            size_bytes = sum(f.stat().st_size for f in Path(folder).rglob("*") if f.is_file())
             spread = time_pipeline(backend, jpegs, size)
             total = spread.pop("total")
             ap = None if index is None else evaluate(backend, index, size_hw=size).metrics.ap
             measured.append(
                 Measurement(
                     format=name,
-                    megabytes=_size(Path(folder)) / 1e6,
+                    megabytes=size_bytes / 1e6,
                     median_ms=total.median,
                     min_ms=total.min,
                     max_ms=total.max,
@@ -226,10 +227,6 @@ def sample_jpegs(data: CocoIndex | None, count: int) -> list[bytes]:
         image = sample_image((480, 640), rng=np.random.default_rng((11, i % 10)))
         encoded.append(cv2.imencode(".jpg", image)[1].tobytes())
     return encoded
-
-
-def _size(folder: Path) -> int:
-    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
 def describe_machine(threads: int | None) -> dict[str, str]:

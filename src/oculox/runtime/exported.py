@@ -4,13 +4,11 @@ An export carries one JSON text, wherever its format keeps such things: everythi
 it and to read its outputs, so that nothing but the file is needed.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -110,7 +108,7 @@ class ExportMetadata:
         return json.dumps(values, sort_keys=True)
 
     @classmethod
-    def from_json(cls, text: str | None, *, where: str) -> ExportMetadata:
+    def from_json(cls, text: str | None, *, where: str) -> Self:
         """Read the text back.
 
         Args:

@@ -4,12 +4,10 @@
 so on older states (`train.keep_checkpoints`).
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -43,7 +41,7 @@ class TrainProgress:
     best_epoch: int = 0
     evals_without_gain: int = 0
 
-    def scored(self, ap: float, *, epoch: int) -> TrainProgress:
+    def scored(self, ap: float, *, epoch: int) -> Self:
         """After an evaluation at the end of an epoch (from 1).
 
         Without an AP to compare the newest weights are the best.

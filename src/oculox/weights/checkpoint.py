@@ -93,10 +93,15 @@ def load_training_state(path: Path) -> tuple[Weights, dict[str, Any]]:
         CheckpointError: when the file has no training state.
     """
     content = load_torch(path)
-    training = content.get("training") if is_checkpoint(content) else None
-    if not isinstance(training, dict) or "raw" not in training:
+    training = _training(content)
+    if "raw" not in training:
         raise CheckpointError(f"{path}: holds no training state to resume from")
     return weights_from(content, where=str(path)), training
+
+
+def _training(content: Mapping[str, Any]) -> dict[str, Any]:
+    training = content.get("training") if is_checkpoint(content) else None
+    return training if isinstance(training, dict) else {}
 
 
 def training_config(path: Path) -> Mapping[str, Any] | None:
@@ -105,9 +110,7 @@ def training_config(path: Path) -> Mapping[str, Any] | None:
     Raises:
         CheckpointError: when the file cannot be read.
     """
-    content = load_torch(path)
-    training = content.get("training") if is_checkpoint(content) else None
-    config = training.get("config") if isinstance(training, dict) else None
+    config = _training(load_torch(path)).get("config")
     return config if isinstance(config, dict) else None
 
 
