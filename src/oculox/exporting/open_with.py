@@ -40,7 +40,6 @@ def open_with(
     device: str = "auto",
     precision: Precision = "fp32",
     size_hw: tuple[int, int] | None = None,
-    threads: int | None = None,
 ) -> Backend:
     """Open a model, a checkpoint with a runtime of choice.
 
@@ -54,7 +53,6 @@ def open_with(
         device: where to run.
         precision: of the network; only PyTorch takes another than ``fp32``.
         size_hw: the input size, fixed by a conversion; None for the checkpoint's own.
-        threads: of the CPU.
 
     Raises:
         UsageError: when the runtime is unknown or cannot do what is requested.
@@ -64,7 +62,7 @@ def open_with(
     path = locate_weights(path)
     if backend is None or format_of(path) != "torch":
         named = None if backend == "auto" else backend
-        return open_model(path, device=device, precision=precision, backend=named, threads=threads)
+        return open_model(path, device=device, precision=precision, backend=named)
     if backend not in RUNTIMES:
         raise UsageError(
             f"a checkpoint cannot be run with {backend!r}; there are {', '.join(RUNTIMES)}"
@@ -83,4 +81,4 @@ def open_with(
     with tempfile.TemporaryDirectory(prefix="oculox-") as folder:
         converted = Path(folder) / f"model{target.suffix}"
         target.convert(job, converted)
-        return open_model(converted, device=device, threads=threads)
+        return open_model(converted, device=device)
