@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from oculox.files import write_atomically
@@ -24,7 +23,6 @@ def write_curves(folder: Path) -> Path | None:
     if not steps:
         return None
     figure = Figure(figsize=(12, 3.6), layout="constrained")
-    FigureCanvasAgg(figure)
     losses, rates, scores = figure.subplots(1, 3)
     x = [row["step"] for row in steps]
     for key in ("loss", "box", "objectness", "classes", "l1"):
