@@ -13,18 +13,20 @@ import dataclasses
 import hashlib
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import quote, urlparse
 from urllib.request import url2pathname
 
 from oculox.errors import CheckpointError, OculoxError, UsageError
 from oculox.files import scratch_beside, write_text
-from oculox.types import Progress
 from oculox.version import __version__
 from oculox.weights.catalogue import PublishedWeights, find_published, published_weights
 
 CACHE_VARIABLE = "OCULOX_CACHE"
 MIRROR_VARIABLE = "OCULOX_MIRROR"
+Progress = Callable[[int, int | None], None]
+"""That of `oculox.types`, without which `oculox weights list` needs no numpy."""
 
 _CHUNK = 1 << 18
 _TIMEOUT_SECONDS = 30
@@ -101,7 +103,8 @@ def fetch_weights(
         folder: where the file goes, under its published name.
         url: where it comes from (see `source_url`).
         allow_unverified: accept a file whose publisher gives no checksum.
-        progress: called with the bytes received and, where the server sends it, the file's size.
+        progress: called with the bytes received and, where the server sends it, the file's size;
+            after each part.
 
     Raises:
         UsageError: no checksum is known and `allow_unverified` is not set, or the URL's scheme is
