@@ -1,30 +1,27 @@
 """What programs use: `Detector`, `train`, `evaluate`, `export`, `benchmark` and datasets."""
 
-from __future__ import annotations
-
 import dataclasses
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Any, overload
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from oculox.config import Config, config_from_dict, config_to_yaml, load_config, recipe_names
-from oculox.config.schema import DataConfig, Precision
-from oculox.data.coco import CocoIndex, Split, find_splits, load_coco, load_split
+from oculox.config.schema import Precision
+from oculox.data.coco import CocoIndex, Split, load_split, open_split
 from oculox.data.image import read_image
 from oculox.data.tiles import Tiling
-from oculox.datasets import check as checking
-from oculox.datasets.check import CheckReport
+from oculox.datasets.check import check_data as check_data
 from oculox.datasets.formats.convert import convert as convert
 from oculox.distributed.devices import open_processes, own_device
 from oculox.distributed.launch import is_launched, launch
 from oculox.errors import TrainingError, UsageError
 from oculox.evaluation.evaluate import Evaluation
 from oculox.evaluation.evaluate import evaluate as evaluate_backend
-from oculox.exporting.benchmark import Benchmark, run_benchmark
+from oculox.exporting.benchmark import benchmark as benchmark
 from oculox.exporting.job import DEFAULT_LICENSE, DEFAULT_OPSET, ExportOptions
 from oculox.exporting.open_with import open_with
 from oculox.exporting.run import MAX_AP_LOSS, ExportReport, export_model
@@ -44,13 +41,10 @@ from oculox.training.run_folder import (
     read_summary,
     settle_config,
 )
-from oculox.types import Detections, Progress, counted
+from oculox.types import Detections, ImageSize, Progress, height_width
 from oculox.weights import load_weights
 from oculox.weights.catalogue import find_published
 from oculox.weights.checkpoint import training_config
-
-ImageSize = int | tuple[int, int]
-"""Side of a square, or height and width, in pixels."""
 
 
 class Detector:
@@ -104,7 +98,7 @@ class Detector:
     ) -> None:
         self.path: Path | None = None
         self.backend: Backend
-        self.size_hw = None if imgsz is None else _height_width(imgsz)
+        self.size_hw = None if imgsz is None else height_width(imgsz)
         self.device = device
         if isinstance(model, str | Path):
             self.path = Path(model)
@@ -192,7 +186,7 @@ class Detector:
             DataError: the data is missing or faulty, or has other classes than the model.
             UsageError: no data was named and the model does not know its own.
         """
-        index = self._own_data(split) if data is None else _index(data, images, split)
+        index = self._own_data(split) if data is None else open_split(data, split, images=images)
         settings = dataclasses.replace(self.pipeline.settings, conf=conf, iou=iou, class_ids=None)
         with open_processes(self.device) as processes:
             return evaluate_backend(
@@ -385,7 +379,7 @@ def export(
     """
     options = ExportOptions(
         format=format,
-        size_hw=None if imgsz is None else _height_width(imgsz),
+        size_hw=None if imgsz is None else height_width(imgsz),
         dynamic_size=dynamic_size,
         batch=batch,
         precision=precision,
@@ -410,98 +404,10 @@ def export(
         load_weights(weights),
         options,
         final,
-        data=None if data is None else _index(data, images, "val"),
+        data=None if data is None else open_split(data, "val", images=images),
         max_ap_loss=max_ap_loss,
         progress=log,
     )
-
-
-def benchmark(
-    model: str | Path,
-    formats: Sequence[str] = ("torch", "onnx", "openvino"),
-    *,
-    imgsz: ImageSize | None = None,
-    samples: int = 50,
-    threads: int | None = None,
-    data: str | Path | None = None,
-    images: str | Path | None = None,
-    calib: str | Path | None = None,
-    log: Callable[[str], None] | None = None,
-) -> Benchmark:
-    """Size, speed, stages, AP and parity of a model in several formats, on this machine.
-
-    Args:
-        model: a weights file, or a name of published weights that have been fetched.
-        formats: ``torch`` and export formats; add ``-fp16`` or ``-int8``.
-        imgsz: input size; that of the weights by default.
-        samples: images to time.
-        threads: of the CPU; one per core by default.
-        data: a dataset folder or COCO JSON to measure AP on; its images are timed.
-        images: folder of the images of a JSON file; by default the file's own.
-        calib: for int8: a folder of images, or a dataset whose training images are used.
-        log: called with a line on what is being done.
-
-    Raises:
-        OculoxError: anything wrong with the model, the data or an option.
-    """
-    return run_benchmark(
-        load_weights(model),
-        formats,
-        size_hw=None if imgsz is None else _height_width(imgsz),
-        samples=samples,
-        threads=threads,
-        data=None if data is None else _index(data, images, "val"),
-        calibration=None if calib is None else Path(calib),
-        progress=log,
-    )
-
-
-def check_data(
-    data: str | Path,
-    *,
-    split: Split | Literal["all"] = "all",
-    images: str | Path | None = None,
-    deep: bool = True,
-    imgsz: ImageSize = 640,
-    progress: Progress | None = None,
-) -> CheckReport:
-    """Look for everything that is wrong with a COCO dataset.
-
-    Args:
-        data: a dataset folder, or a COCO JSON file.
-        split: which split of a folder.
-        images: folder of the images of a JSON file; by default the file's own.
-        deep: decode every image; otherwise only look whether it is there.
-        imgsz: network input that the statistics are about.
-        progress: called with the number of images done; how many there are is not known.
-
-    Raises:
-        DataError: an annotation file is missing, is not JSON or not a COCO file.
-    """
-    return checking.check_data(
-        locate_splits(data, split=split, images=images),
-        deep=deep,
-        input_hw=_height_width(imgsz),
-        on_image=None if progress is None else counted(progress),
-    )
-
-
-def locate_splits(
-    data: str | Path, *, split: Split | Literal["all"] = "all", images: str | Path | None = None
-) -> dict[Split, tuple[Path, Path]]:
-    """Image folder and annotation file of splits: of a folder, or the one file that is named.
-
-    Raises:
-        DataError: a split is not there.
-        UsageError: `images` was named for a folder.
-    """
-    path = Path(data)
-    if path.is_file():
-        folder = path.parent if images is None else Path(images)
-        return {"train" if split == "all" else split: (folder, path)}
-    if images is not None:
-        raise UsageError(f"`images` goes with a COCO JSON file; {data} is not one")
-    return find_splits(path, split)
 
 
 def list_models() -> list[dict[str, Any]]:
@@ -542,14 +448,3 @@ def _loaded(image: Any, color: ColorOrder) -> Any:
     if isinstance(image, str | Path):
         return read_image(Path(image))
     return as_bgr(image, color=color)
-
-
-def _height_width(imgsz: ImageSize) -> tuple[int, int]:
-    return (imgsz, imgsz) if isinstance(imgsz, int) else (imgsz[0], imgsz[1])
-
-
-def _index(data: str | Path, images: str | Path | None, split: Split) -> CocoIndex:
-    path = Path(data)
-    if path.is_file():
-        return load_coco(path, path.parent if images is None else Path(images))
-    return load_split(DataConfig(root=path), split)

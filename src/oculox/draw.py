@@ -1,7 +1,5 @@
 """Images with boxes on them. Works on plain arrays, so that every part may use it."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

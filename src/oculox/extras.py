@@ -1,7 +1,5 @@
 """What the backends of optional runtimes share: importing them and looking for files."""
 
-from __future__ import annotations
-
 import importlib
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Writing files and folders: complete or not at all, and never over existing files."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os
@@ -12,15 +10,20 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO, Literal
 
-from oculox.errors import OculoxError, UsageError
+from oculox.errors import OculoxError, UsageError, first_line
 
 FileMode = Literal["copy", "symlink"]
 
 
-def try_lock(file: BinaryIO) -> bool:
+def try_lock(file: BinaryIO | int, *, shared: bool = False, wait: bool = False) -> bool:
     """Lock an open file until it is closed, or its process ends; false where it is locked already.
 
     Windows has no such locks: always true there.
+
+    Args:
+        file: the file, or its descriptor.
+        shared: let others hold such a lock as well.
+        wait: for those who hold it.
 
     Raises:
         OSError: the file system has no locks.
@@ -30,7 +33,8 @@ def try_lock(file: BinaryIO) -> bool:
     import fcntl
 
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+        fcntl.flock(file, kind if wait else kind | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True
@@ -183,13 +187,25 @@ def scratch_beside(target: Path) -> Iterator[Path]:
                 folder.rmdir()
 
 
-def move_entries(source: Path, target: Path) -> None:
-    """Move everything in `source` into `target`, replacing folders of the same name."""
+def move_entries(source: Path, target: Path, *, last: str = "") -> tuple[Path, ...]:
+    """Move everything in `source` into `target`, in place of what has the same name.
+
+    Args:
+        source: a folder on the same disk.
+        target: a folder; it is made where it does not exist.
+        last: name of the entry to move last, the one that people open.
+
+    Returns:
+        The new paths.
+    """
     target.mkdir(exist_ok=True)
-    for entry in sorted(source.iterdir()):
-        if (target / entry.name).is_dir():
-            shutil.rmtree(target / entry.name)
-        entry.rename(target / entry.name)
+    moved = []
+    for entry in sorted(source.iterdir(), key=lambda entry: (entry.name == last, entry.name)):
+        final = target / entry.name
+        if final.is_dir():
+            shutil.rmtree(final)
+        moved.append(entry.replace(final))
+    return tuple(moved)
 
 
 def place_file(source: Path, target: Path, *, mode: FileMode) -> None:
@@ -208,7 +224,7 @@ def _reason(error: BaseException) -> str:
         if isinstance(cause, OSError) and cause.strerror:
             return cause.strerror
         cause = cause.__cause__ or cause.__context__
-    return (str(error) or type(error).__name__).splitlines()[0]
+    return first_line(error)
 
 
 def _umask() -> int:

@@ -3,8 +3,6 @@
 Source: official `yolo_head.py` (`decode_outputs`) and `boxes.py` (`postprocess`).
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Sequence
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 import numpy as np
 import numpy.typing as npt
+from pydantic_core import to_jsonable_python
 
 from oculox import draw as drawing
 from oculox.config.schema import InputConfig, ModelConfig
@@ -32,12 +33,21 @@ ImageArray = npt.NDArray[np.uint8]
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
 ImageId = int | str
+ImageSize = int | tuple[int, int]
+"""Side of a square, or height and width, in pixels."""
 Progress = Callable[[int, int | None], None]
 """Called with how much is done and how much there is, None where that is unknown."""
 
 
-def counted(progress: Progress, total: int | None = None) -> Callable[[], None]:
-    """A function that counts its calls and reports them."""
+def height_width(size: ImageSize) -> tuple[int, int]:
+    """Height and width in pixels."""
+    return (size, size) if isinstance(size, int) else (size[0], size[1])
+
+
+def counted(progress: Progress | None, total: int | None = None) -> Callable[[], None]:
+    """A function that counts its calls and reports them, where somebody listens."""
+    if progress is None:
+        return lambda: None
     numbers = itertools.count(1)
     return lambda: progress(next(numbers), total)
 
@@ -149,14 +159,8 @@ class ModelSpec:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for checkpoints and exported files."""
-        return {
-            "model": self.model.model_dump(mode="json"),
-            "input": self.input.model_dump(mode="json"),
-            "names": list(self.names),
-            "category_ids": None if self.category_ids is None else list(self.category_ids),
-            "dynamic_size": self.dynamic_size,
-            "batch": self.batch,
-        }
+        values: dict[str, Any] = to_jsonable_python(self)
+        return values
 
     @classmethod
     def from_dict(cls, values: object, *, where: str) -> ModelSpec:
@@ -401,15 +405,14 @@ class Detections:
         itself is written.
         """
         rows = []
-        for (x1, y1, x2, y2), score, c in zip(
-            self.xyxy.tolist(), self.scores.tolist(), self.class_ids.tolist(), strict=True
-        ):
+        for one in self:
+            c, (x1, y1, x2, y2) = one.class_id, one.box
             rows.append(
                 {
                     "image_id": image_id,
                     "category_id": c if category_ids is None else category_ids[c],
                     "bbox": [x1, y1, x2 - x1, y2 - y1],
-                    "score": score,
+                    "score": one.score,
                 }
             )
         return rows

@@ -16,8 +16,9 @@ from oculox.data.coco import (
     find_splits,
     load_coco,
     load_split,
+    open_split,
 )
-from oculox.errors import DataError
+from oculox.errors import DataError, UsageError
 
 MakeCoco = Callable[..., CocoIndex]
 
@@ -350,6 +351,15 @@ def test_finds_the_splits_that_are_there(tmp_path: Path) -> None:
 def test_one_file_for_all_is_one_split(tmp_path: Path) -> None:
     (tmp_path / "_annotations.coco.json").write_text("{}")
     assert find_splits(tmp_path) == {"train": (tmp_path, tmp_path / "_annotations.coco.json")}
+
+
+def test_a_split_opens_by_its_folder_or_its_file(shared: Path) -> None:
+    root = shared / "coco_mini"
+    images, annotations = find_split(DataConfig(root=root), "val")
+    by_folder, by_file = open_split(root, "val"), open_split(annotations, "val", images=images)
+    assert by_folder.image_ids == by_file.image_ids
+    with pytest.raises(UsageError, match="`images` goes with a COCO JSON file"):
+        open_split(root, "val", images=images)
 
 
 def test_load_split_reads_the_mini_coco(shared: Path) -> None:

@@ -176,8 +176,12 @@ def test_huge_image_is_refused_before_decoding() -> None:
 
 
 @pytest.mark.parametrize("extension", [".jpg", ".tiff"])
-def test_pixel_limit_is_a_parameter(photo: np.ndarray, extension: str) -> None:
+def test_one_pixel_too_many_is_refused(
+    photo: np.ndarray, extension: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     data = encode(extension, photo)
-    assert decode_image(data, where="x", max_pixels=HEIGHT * WIDTH).size
+    monkeypatch.setattr("oculox.data.image.MAX_PIXELS", HEIGHT * WIDTH)
+    assert decode_image(data, where="x").size
+    monkeypatch.setattr("oculox.data.image.MAX_PIXELS", HEIGHT * WIDTH - 1)
     with pytest.raises(DataError, match=f"{WIDTH} x {HEIGHT}"):
-        decode_image(data, where="x", max_pixels=HEIGHT * WIDTH - 1)
+        decode_image(data, where="x")

@@ -288,7 +288,7 @@ def test_loaders_from_a_configuration(index: CocoIndex, tmp_path, cache: str) ->
             "train": {"device": "cpu", "seed": 9},
         }
     )
-    loader = build_train_loader(config, index, batch_per_process=3, cache_dir=tmp_path)
+    loader = build_train_loader(config, index, batch_per_process=3)
     assert loader.steps_per_epoch == 3
     batch = next(loader.iterate(0, mosaic=True))
     assert batch.images.shape == (3, 3, *SIZE)
@@ -297,4 +297,4 @@ def test_loaders_from_a_configuration(index: CocoIndex, tmp_path, cache: str) ->
     ]
     evaluation = build_eval_loader(config, index, rank=1, world_size=2)
     assert [b.image_ids for b in evaluation] == [(2, 4, 6)]
-    assert len(list(tmp_path.glob("*.npy"))) == (cache == "disk")
+    assert len(list(index.annotations.parent.glob("*.npy"))) == (cache == "disk")

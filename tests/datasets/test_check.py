@@ -12,7 +12,7 @@ import pytest
 
 from oculox.data.coco import find_splits, load_coco
 from oculox.data.faults import count_faults
-from oculox.datasets.check import SplitReport, check_data
+from oculox.datasets.check import CheckReport, SplitReport, check_data
 from oculox.datasets.clean import write_clean
 from oculox.datasets.demo.dataset import write_demo
 from oculox.errors import DataError, UsageError
@@ -49,8 +49,12 @@ def write(root: Path, split: str, coco: dict[str, Any]) -> tuple[Path, Path]:
     return images, annotations
 
 
+def check_all(images: Path, annotations: Path, *, deep: bool = True) -> CheckReport:
+    return check_data(annotations, images=images, deep=deep)
+
+
 def check(images: Path, annotations: Path, *, deep: bool = True) -> SplitReport:
-    return check_data({"train": (images, annotations)}, deep=deep).splits["train"]
+    return check_all(images, annotations, deep=deep).splits["train"]
 
 
 def box(*values: Any) -> Callable[[dict[str, Any]], None]:
@@ -133,7 +137,7 @@ def test_every_fault_is_named_with_file_and_ids(tmp_path: Path, case: tuple[Any,
     change, code, severity, *where = case
     coco = tree()
     change(coco)
-    report = check_data({"train": write(tmp_path, "train", coco)})
+    report = check_all(*write(tmp_path, "train", coco))
     found = [f for f in report.faults if f.code == code]
     assert len(found) == 1, report.faults
     fault = found[0]
@@ -187,7 +191,7 @@ def test_copies_within_and_between_splits(tmp_path: Path) -> None:
     train, val = write(tmp_path, "train", tree()), write(tmp_path, "val", tree())
     shutil.copy(train[0] / "1.png", train[0] / "3.png")
     shutil.copy(train[0] / "2.png", val[0] / "1.png")
-    report = check_data({"train": train, "val": val})
+    report = check_data(tmp_path)
     assert count_faults(report.faults) == {"image-duplicate": 1, "split-leak": 1}
     assert report.between[0].file == "val/1.png"
     assert "2.png" in report.between[0].message
@@ -197,11 +201,9 @@ def test_copies_within_and_between_splits(tmp_path: Path) -> None:
 def test_classes_must_agree_between_splits(tmp_path: Path) -> None:
     other = tree()
     other["categories"] = [{"id": 1, "name": "dog"}, {"id": 2, "name": "cat"}]
-    splits = {
-        "train": write(tmp_path, "train", tree()),
-        "val": write(tmp_path, "val", other),
-    }
-    report = check_data(splits)
+    write(tmp_path, "train", tree())
+    write(tmp_path, "val", other)
+    report = check_data(tmp_path)
     assert count_faults(report.faults) == {"categories-differ": 1}
     assert not report.ok
     assert json.loads(json.dumps(report.as_dict()))["counts"] == {"categories-differ": 1}
@@ -245,11 +247,11 @@ def test_the_clean_copy_is_valid_and_the_source_untouched(tmp_path: Path) -> Non
     source = tmp_path / "source"
     paths = write(source, "train", copy.deepcopy(coco))
     before = {p: p.read_bytes() for p in source.rglob("*") if p.is_file()}
-    report = check_data({"train": paths})
+    report = check_all(*paths)
     assert not report.ok
     (summary,) = write_clean(report, tmp_path / "out").values()
     assert {p: p.read_bytes() for p in source.rglob("*") if p.is_file()} == before
-    again = check_data(find_splits(tmp_path / "out"))
+    again = check_data(tmp_path / "out")
     assert [f for f in again.faults if f.severity != "info"] == []
     clean = json.loads((tmp_path / "out/annotations/instances_train2017.json").read_text())
     assert clean["info"] == coco["info"]
@@ -275,7 +277,7 @@ def test_the_clean_copy_is_valid_and_the_source_untouched(tmp_path: Path) -> Non
 
 def test_a_clean_copy_may_link(tmp_path: Path) -> None:
     paths = write(tmp_path / "source", "train", tree())
-    write_clean(check_data({"train": paths}), tmp_path / "out", mode="symlink")
+    write_clean(check_all(*paths), tmp_path / "out", mode="symlink")
     link = tmp_path / "out/train2017/1.png"
     assert link.is_symlink()
     assert link.read_bytes() == (paths[0] / "1.png").read_bytes()
@@ -283,11 +285,11 @@ def test_a_clean_copy_may_link(tmp_path: Path) -> None:
 
 def test_a_clean_copy_needs_room_and_something_usable(tmp_path: Path) -> None:
     coco = tree()
-    report = check_data({"train": write(tmp_path / "a", "train", coco)})
+    report = check_all(*write(tmp_path / "a", "train", coco))
     with pytest.raises(UsageError, match="already holds files"):
         write_clean(report, tmp_path / "a")
     coco["images"].clear()
-    report = check_data({"train": write(tmp_path / "b", "train", coco)})
+    report = check_all(*write(tmp_path / "b", "train", coco))
     with pytest.raises(DataError, match="no usable image"):
         write_clean(report, tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -295,14 +297,14 @@ def test_a_clean_copy_needs_room_and_something_usable(tmp_path: Path) -> None:
 
 def test_the_demo_is_valid(tmp_path: Path) -> None:
     write_demo(tmp_path / "d", train=30, val=8, size=(160, 120))
-    report = check_data(find_splits(tmp_path / "d"))
+    report = check_data(tmp_path / "d")
     assert report.ok
     assert set(count_faults(report.faults)) <= {"no-objects", "class-empty"}
 
 
 def test_real_coco_has_no_errors(shared: Path) -> None:
     splits = find_splits(shared / "coco_mini")
-    report = check_data(splits, deep=False)
+    report = check_data(shared / "coco_mini", deep=False)
     assert report.ok
     for name, (images, annotations) in splits.items():
         index = load_coco(annotations, images)
@@ -326,7 +328,7 @@ def test_the_clean_copy_of_any_file_loads(tmp_path: Path, seed: int) -> None:
             continue
         key = list(entry)[rng.integers(len(entry))]
         entry[key] = junk
-    report = check_data({"train": write(tmp_path / "source", "train", coco)})
+    report = check_all(*write(tmp_path / "source", "train", coco))
     json.dumps(report.as_dict())
     out = tmp_path / "out"
     if not report.splits["train"].stats.images or not report.splits["train"].stats.per_class:
@@ -335,5 +337,5 @@ def test_the_clean_copy_of_any_file_loads(tmp_path: Path, seed: int) -> None:
         return
     write_clean(report, out)
     load_coco(out / "annotations/instances_train2017.json", out / "train2017")
-    again = check_data(find_splits(out))
+    again = check_data(out)
     assert [f for f in again.faults if f.severity == "error"] == []

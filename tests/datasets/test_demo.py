@@ -35,10 +35,9 @@ def test_summary_counts_what_the_files_hold(tmp_path: Path) -> None:
         split: json.loads((tmp_path / f"d/annotations/instances_{split}2017.json").read_text())
         for split in ("train", "val")
     }
-    assert (summary.train_images, summary.val_images) == (5, 2)
+    assert summary.images == {"train": 5, "val": 2}
     assert len(seen) == 7
-    assert summary.train_objects == len(read["train"]["annotations"])
-    assert summary.val_objects == len(read["val"]["annotations"])
+    assert summary.objects == {split: len(read[split]["annotations"]) for split in read}
     assert [c["name"] for c in read["val"]["categories"]] == list(summary.classes) == list(CLASSES)
     assert sorted(p.name for p in (tmp_path / "d").iterdir()) == [
         "annotations",

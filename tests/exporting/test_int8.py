@@ -9,7 +9,7 @@ from oculox.exporting.job import ExportOptions, make_job
 from oculox.exporting.parity import check_parity
 from oculox.exporting.run import export_model
 from oculox.exporting.targets import TARGETS
-from oculox.exporting.to_tensorrt import source_model
+from oculox.exporting.to_onnx import onnx_of
 from oculox.runtime.exported import InGraphNms
 from oculox.runtime.open_model import open_model
 from oculox.weights import load_weights
@@ -54,7 +54,7 @@ def for_tensorrt():
         options = ExportOptions(format="tensorrt", precision="int8", calibration=source)
         images = find_calibration(source, limit=300)
         job = make_job(weights, options, calibration=images)
-        onnx.save(source_model(job), path)
+        onnx.save(onnx_of(job, symmetric=True), path)
         return job, open_model(path, device="cpu")
 
     return make

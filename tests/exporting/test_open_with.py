@@ -1,15 +1,14 @@
 """Checkpoints through other runtimes, and benchmarks."""
 
 import importlib.util
-import json
 
 import pytest
 
 from oculox.api import Detector
 from oculox.config.schema import InputConfig
 from oculox.errors import UsageError
-from oculox.exporting.benchmark import run_benchmark
-from oculox.exporting.benchmark_report import as_json, as_table, write_plot
+from oculox.exporting.benchmark import benchmark
+from oculox.exporting.benchmark_report import as_table, write_plot
 from oculox.exporting.open_with import open_with, preferred_runtime
 from oculox.exporting.parity import sample_inputs
 from oculox.runtime.timing import STAGES
@@ -82,10 +81,8 @@ def test_an_export_opens_with_its_own_runtime(exports):
     assert open_with(path, backend="auto").kind == "torchscript"
 
 
-def test_a_benchmark_measures_exports_and_says_what_it_skipped(lively_weights, tmp_path):
-    result = run_benchmark(
-        lively_weights, ["torch", "torchscript", "tensorrt", "pt2-int8"], samples=3
-    )
+def test_a_benchmark_measures_exports_and_says_what_it_skipped(lively_pt, tmp_path):
+    result = benchmark(lively_pt, ["torch", "torchscript", "tensorrt", "pt2-int8"], samples=3)
     assert [m.format for m in result.measurements] == ["torch", "torchscript"]
     assert set(result.skipped) == {"tensorrt", "pt2-int8"}
     plain, exported = result.measurements
@@ -101,11 +98,10 @@ def test_a_benchmark_measures_exports_and_says_what_it_skipped(lively_weights, t
     table = as_table(result)
     assert table.count("\n| torch") == 2
     assert "tensorrt: not measured: " in table
-    json.dumps(as_json(result))
     write_plot(result, tmp_path / "bars.svg")
     assert "<svg" in (tmp_path / "bars.svg").read_text()
 
 
-def test_a_benchmark_of_an_unknown_format(lively_weights):
+def test_a_benchmark_of_an_unknown_format(lively_pt):
     with pytest.raises(UsageError, match="unknown format 'caffe'"):
-        run_benchmark(lively_weights, ["torch", "caffe"])
+        benchmark(lively_pt, ["torch", "caffe"])

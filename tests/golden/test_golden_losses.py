@@ -53,9 +53,7 @@ def assignment(name, *, noise=0.0):
         decode_boxes(raw.deltas.detach(), cells),
         raw.objectness.detach(),
         raw.classes.detach(),
-        object_boxes=xyxy_to_cxcywh(targets.boxes),
-        object_labels=targets.labels,
-        object_mask=targets.mask,
+        targets=targets._replace(boxes=xyxy_to_cxcywh(targets.boxes)),
         cells=cells,
         level_sizes=raw.level_sizes,
     )

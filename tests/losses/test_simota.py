@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from oculox.losses import simota
 from oculox.losses.simota import assign
 from oculox.ops.points import decode_boxes, encode_boxes, level_sizes_of, make_cells
+from oculox.types import Targets
 
 STRIDES = (8, 16, 32)
 
@@ -22,9 +23,11 @@ def run_assign(case, **options):
         case.boxes[None],
         case.objectness[None],
         case.classes[None],
-        object_boxes=case.object_boxes[None],
-        object_labels=case.labels[None],
-        object_mask=torch.ones_like(case.labels, dtype=torch.bool)[None],
+        targets=Targets(
+            case.object_boxes[None],
+            case.labels[None],
+            torch.ones_like(case.labels, dtype=torch.bool)[None],
+        ),
         cells=case.cells,
         level_sizes=case.level_sizes,
         **options,
@@ -182,9 +185,11 @@ def test_groups_of_images_do_not_matter(monkeypatch, group):
         torch.stack([c.boxes for c in cases]),
         torch.stack([c.objectness for c in cases]),
         torch.stack([c.classes for c in cases]),
-        object_boxes=torch.stack([c.object_boxes for c in cases]),
-        object_labels=torch.stack([c.labels for c in cases]),
-        object_mask=torch.ones(5, 4, dtype=torch.bool),
+        targets=Targets(
+            torch.stack([c.object_boxes for c in cases]),
+            torch.stack([c.labels for c in cases]),
+            torch.ones(5, 4, dtype=torch.bool),
+        ),
         cells=cases[0].cells,
         level_sizes=cases[0].level_sizes,
     )

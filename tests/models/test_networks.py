@@ -8,7 +8,7 @@ from torch import nn
 
 from oculox.config import load_config
 from oculox.models import build_model
-from oculox.models.darknet53 import Darknet53
+from oculox.models.backbones import Darknet53
 from oculox.models.layers import SPP, make_activation
 from oculox.ops.points import level_sizes_of
 
@@ -57,10 +57,13 @@ def test_batch_norms_have_the_official_constants(name):
 
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_activation_and_kind_of_convolution(name):
-    modules = [type(m).__name__ for m in build(name).modules()]
+    network = build(name)
+    modules = [type(m).__name__ for m in network.modules()]
     expected = "LeakyReLU" if name == "yolox-darknet53" else "SiLU"
     assert {m for m in modules if m in {"SiLU", "ReLU", "LeakyReLU"}} == {expected}
-    assert ("DepthwiseConv" in modules) == (name == "yolox-nano")
+    depthwise = [m for n, m in network.named_modules() if n.endswith(".depthwise.conv")]
+    assert all(m.groups == m.in_channels for m in depthwise)
+    assert bool(depthwise) == (name == "yolox-nano")
     assert ("Darknet53" in modules) == (name == "yolox-darknet53")
 
 

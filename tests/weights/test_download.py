@@ -247,11 +247,12 @@ def test_other_schemes_are_refused(tmp_path: Path, url: str) -> None:
         fetch_weights(entry(), folder=tmp_path, url=url)
 
 
-def test_file_urls(tmp_path: Path) -> None:
+def test_file_urls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = tmp_path / "a folder"
     source.mkdir()
     (source / "weights.pth").write_bytes(CONTENT)
-    url = source_url(entry(), {"OCULOX_MIRROR": source.as_uri()})
+    monkeypatch.setenv("OCULOX_MIRROR", source.as_uri())
+    url = source_url(entry())
     done = fetch_weights(entry(), folder=tmp_path / "cache", url=url)
     assert done.path.read_bytes() == CONTENT
     with pytest.raises(OculoxError, match="no such file"):
@@ -264,6 +265,13 @@ def test_a_folder_that_cannot_be_written(server: Server, tmp_path: Path) -> None
         fetch(server, tmp_path / "taken" / "cache")
 
 
+def set_environment(values: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("OCULOX_CACHE", "OCULOX_MIRROR", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in values.items():
+        monkeypatch.setenv(name, value)
+
+
 @pytest.mark.parametrize(
     ("environment", "expected"),
     [
@@ -273,8 +281,11 @@ def test_a_folder_that_cannot_be_written(server: Server, tmp_path: Path) -> None
         ({}, str(Path.home() / ".cache/oculox")),
     ],
 )
-def test_cache_folder(environment: dict[str, str], expected: str) -> None:
-    assert str(cache_folder(environment)) == expected
+def test_cache_folder(
+    environment: dict[str, str], expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_environment(environment, monkeypatch)
+    assert str(cache_folder()) == expected
 
 
 @pytest.mark.parametrize(
@@ -285,8 +296,11 @@ def test_cache_folder(environment: dict[str, str], expected: str) -> None:
         ({"OCULOX_MIRROR": "http://mirror/a/"}, "http://mirror/a/weights.pth"),
     ],
 )
-def test_source_url(environment: dict[str, str], expected: str) -> None:
-    assert source_url(entry(), environment) == expected
+def test_source_url(
+    environment: dict[str, str], expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_environment(environment, monkeypatch)
+    assert source_url(entry()) == expected
 
 
 def test_published_names_stand_for_the_cached_file(

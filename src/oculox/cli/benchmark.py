@@ -1,7 +1,5 @@
 """``oculox benchmark``."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 
@@ -30,7 +28,7 @@ def benchmark(
 ) -> None:
     """Measure a model in several formats: size, speed, AP."""
     from oculox import api
-    from oculox.exporting.benchmark_report import as_json, as_table, write_plot
+    from oculox.exporting.benchmark_report import as_table, write_plot
 
     result = api.benchmark(
         weights,
@@ -44,7 +42,7 @@ def benchmark(
         log=note,
     )
     if json:
-        print_json(as_json(result))
+        print_json(result)
     else:
         say(", ".join(f"{key} {value}" for key, value in result.machine.items()))
         say()

@@ -32,10 +32,12 @@ def with_options(message: str) -> str:
 
 
 def print_json(value: Any) -> None:
-    """JSON on standard output."""
+    """JSON on standard output; results with paths and tuples in them become plain values."""
     import json
 
-    typer.echo(json.dumps(value, indent=1, ensure_ascii=False))
+    from pydantic_core import to_jsonable_python
+
+    typer.echo(json.dumps(to_jsonable_python(value), indent=1, ensure_ascii=False))
 
 
 def milliseconds(stages: dict[str, float]) -> str:

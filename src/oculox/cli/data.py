@@ -1,7 +1,5 @@
 """``oculox data``: the demo dataset, converters, tiles, the check, statistics and caches."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -66,19 +64,12 @@ def demo(
             on_image=counted(progress, train + val),
         )
     if json:
-        print_json(
-            {
-                "folder": str(summary.folder),
-                "classes": list(summary.classes),
-                "images": {"train": summary.train_images, "val": summary.val_images},
-                "objects": {"train": summary.train_objects, "val": summary.val_objects},
-            }
-        )
+        print_json(summary)
         return
+    images, objects = summary.images, summary.objects
     say(
-        f"{summary.folder}: {summary.train_images} training and {summary.val_images} validation "
-        f"images, {summary.train_objects} and {summary.val_objects} objects of "
-        f"{', '.join(summary.classes)}"
+        f"{summary.folder}: {images['train']} training and {images['val']} validation images, "
+        f"{objects['train']} and {objects['val']} objects of {', '.join(summary.classes)}"
     )
 
 
@@ -236,9 +227,8 @@ def stats(
 
     Ends with advice on the input size and on what is rare in the data.
     """
-    from oculox.api import locate_splits
     from oculox.cli.data_view import show_stats
-    from oculox.data.coco import load_coco
+    from oculox.data.coco import load_coco, locate_splits
     from oculox.datasets.stats import index_stats
 
     found = {
@@ -246,7 +236,7 @@ def stats(
         for name, (folder, annotations) in locate_splits(data, split=split, images=images).items()
     }
     if json:
-        print_json({name: one.as_dict() for name, one in found.items()})
+        print_json(found)
     else:
         show_stats(found)
 
@@ -263,20 +253,16 @@ def cache(
 
     They are what runs with data.cache=disk leave there.
     """
-    from oculox.api import locate_splits
     from oculox.data.cache import find_caches, remove_cache
+    from oculox.data.coco import locate_splits
 
     folders = dict.fromkeys(a.parent for _, a in locate_splits(data).values())
     found = [one for folder in folders for one in find_caches(folder)]
     removed = [clear and remove_cache(one.path) for one in found]
     rows = list(zip(found, removed, strict=True))
     if json:
-        print_json(
-            [
-                {"path": str(p), "bytes": size, "input_size": side, "removed": gone}
-                for (p, size, side), gone in rows
-            ]
-        )
+        names = ("path", "bytes", "input_size", "removed")
+        print_json([dict(zip(names, (*one, gone), strict=True)) for one, gone in rows])
         return
     for (path, size, side), gone in rows:
         state = "deleted" if gone else "in use, kept" if clear else f"input {side}"

@@ -1,7 +1,5 @@
 """What ``oculox data`` shows on the screen."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """``oculox demo``: the whole job on the built-in dataset."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 from typing import Annotated
@@ -88,7 +86,7 @@ def demo(
     write_image(sheet, contact_sheet(drawn))
     if json:
         paths = {"weights": exported, "detections": sheet, "run": summary.output, "data": data}
-        print_json({"metrics": metrics.as_dict()} | {k: str(path) for k, path in paths.items()})
+        print_json({"metrics": metrics.as_dict(), **paths})
         return
     say(metrics.table())
     say()

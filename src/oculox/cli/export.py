@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -106,7 +106,15 @@ def export(  # the options are the command's surface
         note(parity_table(error.parity))
         raise
     if json:
-        print_json(_as_dict(report))
+        print_json(
+            {
+                "files": report.files,
+                "format": report.metadata.format,
+                "precision": report.metadata.precision,
+                "parity": [{**asdict(row), "ok": row.ok} for row in report.parity],
+                "ap": report.ap,
+            }
+        )
     else:
         _say(report)
 
@@ -135,13 +143,3 @@ def _say(report: ExportReport) -> None:
     for path in report.files:
         size = sum(f.stat().st_size for f in (path, *path.rglob("*")) if f.is_file())
         say(f"{path}  {size / 1e6:.2f} MB")
-
-
-def _as_dict(report: ExportReport) -> dict[str, Any]:
-    return {
-        "files": [str(file) for file in report.files],
-        "format": report.metadata.format,
-        "precision": report.metadata.precision,
-        "parity": [{**dataclasses.asdict(row), "ok": row.ok} for row in report.parity],
-        "ap": None if report.ap is None else dataclasses.asdict(report.ap),
-    }

@@ -1,7 +1,5 @@
 """``oculox config`` and ``oculox models``."""
 
-from __future__ import annotations
-
 from oculox.cli import options as o
 from oculox.cli.console import print_json, say
 from oculox.cli.train import Overrides, Recipe

@@ -1,7 +1,5 @@
 """The ``oculox`` command: every error a person can cause is one line and an exit code."""
 
-from __future__ import annotations
-
 import os
 import sys
 import warnings

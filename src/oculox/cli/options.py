@@ -4,8 +4,6 @@ Nothing heavy is imported here or at the top of any module of `oculox.cli`: the 
 command must come at once.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 

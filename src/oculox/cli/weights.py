@@ -82,7 +82,7 @@ def convert(
     for text in done.notes:
         note(f"note: {with_options(text)}")
     if json:
-        print_json({"file": str(target), "layout": done.layout, "notes": list(done.notes)})
+        print_json({"file": target, "layout": done.layout, "notes": done.notes})
         return
     spec = done.weights.spec
     say(f"{target}: {spec.model.name}, {spec.num_classes} classes, in the layout of {done.layout}")
@@ -120,7 +120,7 @@ def get(
     if json:
         print_json(
             {
-                "file": str(done.path),
+                "file": done.path,
                 "url": url,
                 "sha256": done.sha256,
                 "verified": done.verified,
@@ -161,13 +161,7 @@ def _row(entry: PublishedWeights) -> dict[str, Any]:
     from oculox.weights.download import cache_folder
 
     return {
-        "name": entry.name,
-        "recipe": entry.recipe,
-        "project": entry.project,
-        "ap": entry.ap,
-        "license": entry.license,
-        "url": entry.url,
-        "sha256": entry.sha256,
+        **entry.model_dump(),
         "input": entry.input.model_dump(mode="json"),
         "cached": (cache_folder() / entry.filename).is_file(),
     }

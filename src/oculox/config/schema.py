@@ -4,8 +4,6 @@ The defaults are the official recipe (YOLOX-L shape); `recipes/*.yaml` say what 
 changes. Field descriptions are the documentation of the keys.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -104,7 +102,7 @@ class InputConfig(_Section):
             raise ValueError(f"size must be positive multiples of 32, got {list(self.size)}")
         return self
 
-    def at(self, size_hw: tuple[int, int]) -> InputConfig:
+    def at(self, size_hw: tuple[int, int]) -> Self:
         """The same pixels at another size."""
         return self.model_copy(update={"size": size_hw})
 
@@ -316,7 +314,7 @@ class Config(_Section):
     train: TrainConfig = TrainConfig()
     eval: EvalConfig = EvalConfig()
 
-    def with_overrides(self, *overrides: str) -> Config:
+    def with_overrides(self, *overrides: str) -> "Config":
         """A changed, validated copy; `model_copy` of pydantic does not validate.
 
         Args:

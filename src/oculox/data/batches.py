@@ -1,7 +1,5 @@
 """From samples to batches, here or in loader processes; used by `oculox.data.loader`."""
 
-from __future__ import annotations
-
 import os
 import signal
 import sys
@@ -12,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 import cv2
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from oculox.data.faults import BadImages
 from oculox.data.preprocess import stack_images
@@ -79,19 +77,12 @@ def order_indices(total: int, *, seed: int, start: int, count: int) -> IntArray:
     return stretch[start - first * total :][:count].astype(np.int64)
 
 
-class Steps(Sampler[list[SampleKey]]):
-    """What the next pass loads, a list of keys for each batch.
+Steps = list[list[SampleKey]]
+"""What the next pass loads: the keys of each batch.
 
-    Loader processes live through all epochs; they learn of a new epoch or phase only through
-    the keys they are sent, so nothing in them can be out of date.
-    """
-
-    def __init__(self) -> None:
-        self.keys: list[list[SampleKey]] = []
-
-    def __iter__(self) -> Iterator[list[SampleKey]]:
-        """The keys as they are now."""
-        return iter(self.keys)
+Loader processes live through all epochs; they learn of a new epoch or phase only through the keys
+they are sent, so nothing in them can be out of date.
+"""
 
 
 class _Reader(Dataset[Batch | DataError]):
@@ -131,7 +122,7 @@ def open_loader(
 
     Args:
         sample: makes a sample; it must be picklable where processes are not forked.
-        steps: what to load.
+        steps: what to load, looked at when a pass begins.
         color: channel order of the batches.
         workers: loader processes, which stay for all passes; 0 for none.
         pin_memory: page-locked batches.

@@ -8,8 +8,7 @@ On disk a split has one cache: a new one, of another input size or of changed im
 those before it, unless a run is reading them.
 """
 
-from __future__ import annotations
-
+import dataclasses
 import hashlib
 import itertools
 import json
@@ -18,7 +17,7 @@ import shutil
 import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -47,12 +46,11 @@ _RAM_SHARE = 0.8
 """Part of the available memory that a cache may take."""
 
 
+@dataclasses.dataclass(frozen=True)
 class FileImages:
     """Images decoded from their files at every call."""
 
-    def __init__(self, index: CocoIndex) -> None:
-        """Read the images of `index`."""
-        self._index = index
+    index: CocoIndex
 
     def __call__(self, i: int) -> ImageArray:
         """Image i: uint8 (H, W, 3), BGR.
@@ -61,9 +59,9 @@ class FileImages:
             DataError: it cannot be read, or its size is not what the annotations state (its
                 boxes would be wrong).
         """
-        path = self._index.image_path(i)
+        path = self.index.image_path(i)
         image = read_image(path)
-        height, width = self._index.source_hw(i)
+        height, width = self.index.source_hw(i)
         if image.shape[:2] != (height, width):
             got = f"{image.shape[1]} x {image.shape[0]}"
             turned = (
@@ -72,8 +70,8 @@ class FileImages:
                 else ""
             )
             raise DataError(
-                f"{path}: the image is {got}{turned}, but image {self._index.image_id(i)!r} of "
-                f"{self._index.annotations} says {width} x {height}; correct the annotations"
+                f"{path}: the image is {got}{turned}, but image {self.index.image_id(i)!r} of "
+                f"{self.index.annotations} says {width} x {height}; correct the annotations"
             )
         return image
 
@@ -199,7 +197,9 @@ def remove_cache(path: Path) -> bool:
         DataError: it cannot be deleted.
     """
     try:
-        if _is_free(path):
+        with path.open("rb") as file:
+            free = try_lock(file)  # Windows: deleting it says so
+        if free:
             path.unlink(missing_ok=True)
             path.with_suffix(".lock").unlink(missing_ok=True)
             return True
@@ -334,17 +334,8 @@ def _make_room(path: Path, split: str, *, needed: int) -> str:
 def _hold(path: Path) -> int:
     """Open a cache so that `remove_cache` leaves it alone; the descriptor to close."""
     held = os.open(path, os.O_RDONLY)
-    with suppress(ImportError):  # Windows deletes no open files
-        import fcntl
-
-        fcntl.flock(held, fcntl.LOCK_SH)
+    try_lock(held, shared=True, wait=True)  # Windows deletes no open files
     return held
-
-
-def _is_free(path: Path) -> bool:
-    """Whether no process holds a cache."""
-    with path.open("rb") as file:
-        return try_lock(file)  # Windows: deleting it says so
 
 
 def _write(path: Path, files: FileImages, shapes_hw: IntArray, bad: BadImages) -> None:
@@ -368,11 +359,6 @@ def _write(path: Path, files: FileImages, shapes_hw: IntArray, bad: BadImages) -
 @contextmanager
 def _only_one(lock: Path) -> Iterator[None]:
     """One process of a machine at a time; the system lets go of it if the process dies."""
-    try:
-        import fcntl
-    except ImportError:  # Windows: two writers waste time, the last move wins
-        yield
-        return
-    with lock.open("w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+    with lock.open("wb") as file:
+        try_lock(file, wait=True)  # Windows: two writers waste time, the last move wins
         yield

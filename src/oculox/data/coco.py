@@ -5,14 +5,12 @@ the parent, whereas lists of Python objects are copied one by one as their refer
 change, and memory grows with every process and epoch.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, Self, TypeVar, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -38,7 +36,7 @@ class PackedStrings:
     offsets: IntArray
 
     @classmethod
-    def pack(cls, strings: Sequence[str]) -> PackedStrings:
+    def pack(cls, strings: Sequence[str]) -> Self:
         """Store `strings`, in order."""
         encoded = [s.encode("utf-8", "surrogatepass") for s in strings]
         offsets = np.zeros(len(encoded) + 1, np.int64)
@@ -228,6 +226,30 @@ def load_split(data: DataConfig, split: Split) -> CocoIndex:
     """Find and read a split; see `find_split` and `load_coco`."""
     images, annotations = find_split(data, split)
     return load_coco(annotations, images)
+
+
+def locate_splits(
+    data: str | Path, *, split: Split | Literal["all"] = "all", images: str | Path | None = None
+) -> dict[Split, tuple[Path, Path]]:
+    """Image folder and annotation file of splits: of a folder, or the one file that is named.
+
+    Raises:
+        DataError: a split is not there.
+        UsageError: `images` was named for a folder.
+    """
+    path = Path(data)
+    if path.is_file():
+        folder = path.parent if images is None else Path(images)
+        return {"train" if split == "all" else split: (folder, path)}
+    if images is not None:
+        raise UsageError(f"`images` goes with a COCO JSON file; {data} is not one")
+    return find_splits(path, split)
+
+
+def open_split(data: str | Path, split: Split, *, images: str | Path | None = None) -> CocoIndex:
+    """Read one split; see `locate_splits` and `load_coco`."""
+    ((folder, annotations),) = locate_splits(data, split=split, images=images).values()
+    return load_coco(annotations, folder)
 
 
 def find_splits(

@@ -4,8 +4,6 @@ Only a file that is not COCO JSON stops it. `oculox data check` lists the faults
 `oculox.data.coco.load_coco` raises the first one that spoils training or evaluation.
 """
 
-from __future__ import annotations
-
 import gc
 import json
 import math

@@ -1,12 +1,10 @@
 """What can be wrong with a dataset: the same faults for training, the check and the converters."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import PurePosixPath, PureWindowsPath
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -41,10 +39,6 @@ class Fault:
     message: str
     image_id: ImageId | None = None
     annotation_id: ImageId | None = None
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        return dataclasses.asdict(self)
 
     def __str__(self) -> str:
         """One line: where, then what."""

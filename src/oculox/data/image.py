@@ -4,8 +4,6 @@ Damaged images are refused rather than decoded with a grey rest, as a half-empty
 full labels silently teaches the network the wrong thing. Prediction alone takes what there is.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,7 +19,7 @@ IMAGE_SUFFIXES = frozenset(
 """Lower-case suffixes of the files that are taken for images."""
 
 MAX_PIXELS = 200_000_000
-"""Largest image read by default; a bigger one is far more often an attack than a photo."""
+"""Most pixels of an image that is read; a bigger one is far more often an attack than a photo."""
 
 _JPEG = b"\xff\xd8"
 _JPEG_END = b"\xff\xd9"
@@ -34,12 +32,11 @@ _FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _EXIF_MARKS = (b"Exif\0\0", b"eXIf", b"EXIF")
 
 
-def read_image(path: Path, *, max_pixels: int = MAX_PIXELS) -> ImageArray:
+def read_image(path: Path) -> ImageArray:
     """Read an image file.
 
     Args:
         path: any format OpenCV reads (JPEG, PNG, BMP, WebP, TIFF, ...).
-        max_pixels: width times height above which the image is refused.
 
     Returns:
         uint8 (H, W, 3), BGR, turned upright by its EXIF orientation. Grey images are repeated
@@ -48,7 +45,7 @@ def read_image(path: Path, *, max_pixels: int = MAX_PIXELS) -> ImageArray:
     Raises:
         DataError: the file is missing, empty, no image, truncated or too large.
     """
-    return decode_image(read_file(path), where=str(path), max_pixels=max_pixels)
+    return decode_image(read_file(path), where=str(path))
 
 
 def read_file(path: Path) -> bytes:
@@ -68,15 +65,12 @@ def read_file(path: Path) -> bytes:
         raise DataError(f"{path}: cannot read the image ({error.strerror or error})") from None
 
 
-def decode_image(
-    data: bytes, *, where: str, max_pixels: int = MAX_PIXELS, allow_truncated: bool = False
-) -> ImageArray:
+def decode_image(data: bytes, *, where: str, allow_truncated: bool = False) -> ImageArray:
     """Decode an image held in memory; see `read_image` for the result and its conversions.
 
     Args:
         data: the bytes of an image file.
         where: its name, for error messages.
-        max_pixels: width times height above which the image is refused.
         allow_truncated: decode as much as there is of a truncated JPEG, the rest is grey; other
             formats are refused all the same.
 
@@ -92,7 +86,7 @@ def decode_image(
     if header.truncated and not allow_truncated:
         raise truncated
     if header.size_hw is not None:
-        _check_pixels(*header.size_hw, where=where, max_pixels=max_pixels)
+        _check_pixels(*header.size_hw, where=where)
     if header.truncated and data.startswith(_JPEG):
         data += _JPEG_END  # without it OpenCV waits for more, and gives nothing
     try:
@@ -104,11 +98,11 @@ def decode_image(
     if image is None or image.dtype != np.uint8:
         raise DataError(f"{where}: not an image that can be decoded (damaged or unknown format)")
     height, width = image.shape[:2]
-    _check_pixels(height, width, where=where, max_pixels=max_pixels)
+    _check_pixels(height, width, where=where)
     return np.asarray(image, np.uint8)
 
 
-def image_size(data: bytes, *, where: str, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+def image_size(data: bytes, *, where: str) -> tuple[int, int]:
     """Height and width that `decode_image` gives, without decoding where the header is enough.
 
     It is not enough where EXIF data may turn the image, and for formats without a known header.
@@ -116,16 +110,15 @@ def image_size(data: bytes, *, where: str, max_pixels: int = MAX_PIXELS) -> tupl
     Args:
         data: the bytes of an image file.
         where: its name, for error messages.
-        max_pixels: width times height above which the image is refused.
 
     Raises:
         DataError: the image is truncated, too large or, where it is decoded, damaged.
     """
     size, truncated = read_header(data)
     if size is None or truncated or any(mark in data for mark in _EXIF_MARKS):
-        height, width = decode_image(data, where=where, max_pixels=max_pixels).shape[:2]
+        height, width = decode_image(data, where=where).shape[:2]
         return height, width
-    _check_pixels(*size, where=where, max_pixels=max_pixels)
+    _check_pixels(*size, where=where)
     return size
 
 
@@ -162,11 +155,11 @@ def read_header(data: bytes) -> ImageHeader:
     return ImageHeader(None, truncated=False)
 
 
-def _check_pixels(height: int, width: int, *, where: str, max_pixels: int) -> None:
-    if height * width > max_pixels:
+def _check_pixels(height: int, width: int, *, where: str) -> None:
+    if height * width > MAX_PIXELS:
         raise DataError(
             f"{where}: the image is too large ({width} x {height}, "
-            f"at most {max_pixels:,} pixels are read)"
+            f"at most {MAX_PIXELS:,} pixels are read)"
         )
 
 

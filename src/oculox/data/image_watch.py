@@ -1,7 +1,5 @@
 """A look at all images of a run ahead of it, so that hours of training do not end at a bad one."""
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import signal

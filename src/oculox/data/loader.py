@@ -4,12 +4,9 @@ What a training batch holds depends only on (seed, epoch, step): not on the numb
 processes, not on how many training processes share a global batch, not on where a run resumed.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -71,7 +68,7 @@ class TrainLoader:
         self._bad = bad or bad_training_images(0, images=len(train_set))
         self._batch, self._rank, self._world_size = batch, rank, world_size
         self._seed = seed
-        self._steps = Steps()
+        self._steps: Steps = []
         self._loader = open_loader(
             partial(_train_sample, train_set),
             self._steps,
@@ -104,7 +101,7 @@ class TrainLoader:
         share = self._batch * self._world_size
         size = self.steps_per_epoch * share
         order = order_indices(len(self._set), seed=self._seed, start=epoch * size, count=size)
-        self._steps.keys = [
+        self._steps[:] = [
             [
                 SampleKey(epoch, position, int(order[position]), mosaic)
                 for position in range(low, low + self._batch)
@@ -156,12 +153,11 @@ class EvalLoader:
         self.max_bad_images = max_bad_images
         self.input_config = input_config
         mine = list(range(rank, len(index), world_size))
-        steps = Steps()
-        steps.keys = [
+        steps = [
             [SampleKey(0, i, i, mosaic=False) for i in mine[low : low + batch]]
             for low in range(0, len(mine), batch)
         ]
-        self._length = len(steps.keys)
+        self._length = len(steps)
         self._loader = open_loader(
             partial(_eval_sample, index, FileImages(index), input_config),
             steps,
@@ -194,7 +190,6 @@ def build_train_loader(
     rank: int = 0,
     world_size: int = 1,
     batch_per_process: int,
-    cache_dir: Path | None = None,
     report: Callable[[str], None] | None = None,
 ) -> TrainLoader:
     """The training loader of a configuration.
@@ -205,7 +200,6 @@ def build_train_loader(
         rank: number of this process.
         world_size: number of processes.
         batch_per_process: images a step (or micro-batch) for this process.
-        cache_dir: folder of a disk cache; beside the annotations by default.
         report: gets a line on what a disk cache takes.
 
     Raises:
@@ -216,7 +210,6 @@ def build_train_loader(
         index,
         cache=config.data.cache,
         input_config=config.input,
-        folder=cache_dir,
         processes=world_size,
         bad=bad,
         report=report,

@@ -7,8 +7,6 @@ into the output: no double-size canvas, one interpolation instead of two, and im
 fall outside the output are not even read.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 

@@ -8,8 +8,6 @@ Sources: official `data_augment.py` (`preproc`); the centred letterbox: MindYOLO
 `transforms_factory.py`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -21,6 +19,27 @@ from torch import Tensor
 
 from oculox.config.schema import InputConfig
 from oculox.types import FloatArray, ImageArray
+
+
+@dataclass(frozen=True, kw_only=True)
+class Letterbox:
+    """How an image of one size lies in an input of another.
+
+    Attributes:
+        scale: input pixels for each source pixel.
+        left: columns of padding before the image.
+        top: rows of padding above it.
+        inner_hw: size of the resized image.
+        size_hw: size of the input.
+        source_hw: size of the source image.
+    """
+
+    scale: float
+    left: int
+    top: int
+    inner_hw: tuple[int, int]
+    size_hw: tuple[int, int]
+    source_hw: tuple[int, int]
 
 
 def preprocess(
@@ -81,27 +100,6 @@ def to_floats(
     tensor = images if isinstance(images, Tensor) else torch.from_numpy(images)
     tensor = tensor.to(device, non_blocking=True).to(dtype)
     return tensor / 255 if input_config.pixel_max == 1 else tensor
-
-
-@dataclass(frozen=True, kw_only=True)
-class Letterbox:
-    """How an image of one size lies in an input of another.
-
-    Attributes:
-        scale: input pixels for each source pixel.
-        left: columns of padding before the image.
-        top: rows of padding above it.
-        inner_hw: size of the resized image.
-        size_hw: size of the input.
-        source_hw: size of the source image.
-    """
-
-    scale: float
-    left: int
-    top: int
-    inner_hw: tuple[int, int]
-    size_hw: tuple[int, int]
-    source_hw: tuple[int, int]
 
 
 def letterbox_geometry(

@@ -1,7 +1,6 @@
 """Training samples as a pure function of (seed, epoch, position)."""
 
-from __future__ import annotations
-
+import dataclasses
 from collections.abc import Callable
 from functools import partial
 
@@ -44,21 +43,22 @@ _STAND_INS = 10
 """Images tried in place of one that cannot be read; more in a row are no accident."""
 
 
+@dataclasses.dataclass(frozen=True)
 class _Reader:
     """Reads the images of one sample; those that cannot be read are None, and noted."""
 
-    def __init__(self, images: Images) -> None:
-        self._images = images
-        self.faults: dict[int, str] = {}
+    images: Images
+    faults: dict[int, str] = dataclasses.field(default_factory=dict)
 
     def __call__(self, i: int) -> ImageArray | None:
         try:
-            return self._images(i)
+            return self.images(i)
         except DataError as error:
             self.faults[i] = str(error)
             return None
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
 class TrainSet:
     """Images and labels of a split, augmented as in the official recipe.
 
@@ -68,35 +68,23 @@ class TrainSet:
     be read stays grey, mixup takes another image, and for a plain one the next stands in.
 
     Source: official `mosaicdetection.py` and `TrainTransform`.
+
+    Attributes:
+        index: the split.
+        input_config: size of the samples, placement and grey of the letterbox.
+        augment: probabilities and ranges.
+        max_labels: most boxes kept in a sample.
+        seed: of all randomness.
+        images: reader of images, see `oculox.data.cache`.
     """
 
-    def __init__(
-        self,
-        index: CocoIndex,
-        *,
-        input_config: InputConfig,
-        augment: AugmentConfig,
-        max_labels: int,
-        seed: int,
-        images: Images,
-    ) -> None:
-        """Keep the parts; nothing is read yet.
-
-        Args:
-            index: the split.
-            input_config: size of the samples, placement and grey of the letterbox.
-            augment: probabilities and ranges.
-            max_labels: most boxes kept in a sample.
-            seed: of all randomness.
-            images: reader of images, see `oculox.data.cache`.
-        """
-        self.index = index
-        self.input_config = input_config
-        self.size_hw = input_config.size
-        self._augment = augment
-        self._max_labels = max_labels
-        self._seed = seed
-        self._images = images
+    index: CocoIndex
+    _: dataclasses.KW_ONLY
+    input_config: InputConfig
+    augment: AugmentConfig
+    max_labels: int
+    seed: int
+    images: Images
 
     def __len__(self) -> int:
         """Number of images."""
@@ -116,29 +104,29 @@ class TrainSet:
             DataError: neither the image nor those after it can be read, or they have not the
                 sizes that their annotations state.
         """
-        rng = np.random.default_rng(np.random.SeedSequence((self._seed, 1, epoch, position)))
+        rng = np.random.default_rng(np.random.SeedSequence((self.seed, 1, epoch, position)))
         fit: Letterbox | None = None
-        read = _Reader(self._images)
-        if mosaic and rng.random() < self._augment.mosaic_prob:
+        read = _Reader(self.images)
+        if mosaic and rng.random() < self.augment.mosaic_prob:
             image, boxes, labels = self._mosaic(index, rng, read)
             # The official code mixes only mosaics that have labels.
-            if len(labels) and rng.random() < self._augment.mixup_prob:
+            if len(labels) and rng.random() < self.augment.mixup_prob:
                 image, boxes, labels = self._mixup(image, boxes, labels, rng, read)
-            width = self.size_hw[1]
+            width = self.input_config.size[1]
         else:
             index, image = self._first_readable(index, read)
             boxes, labels = self.index.boxes(index), self.index.labels(index)
             source_hw = self.index.source_hw(index)
-            fit = letterbox_geometry(source_hw, self.size_hw, self.input_config.placement)
+            fit = letterbox_geometry(source_hw, self.input_config.size, self.input_config.placement)
             width = source_hw[1]
-        if rng.random() < self._augment.hsv_prob:
-            image = jitter_hsv(image, self._augment.hsv_gain, rng=rng)
-        if rng.random() < self._augment.flip_prob:
+        if rng.random() < self.augment.hsv_prob:
+            image = jitter_hsv(image, self.augment.hsv_gain, rng=rng)
+        if rng.random() < self.augment.flip_prob:
             image, boxes = flip_image(image), flip_boxes(boxes, width=width)
         if fit is not None:
             image = apply_letterbox(image, fit, pad_value=self.input_config.pad_value)
             boxes = boxes_to_input(boxes, fit)
-        boxes, labels = keep_boxes(boxes, labels, max_labels=self._max_labels)
+        boxes, labels = keep_boxes(boxes, labels, max_labels=self.max_labels)
         return Sample(
             image=image,
             boxes=boxes,
@@ -166,29 +154,29 @@ class TrainSet:
         self, index: int, rng: np.random.Generator, read: _Reader
     ) -> tuple[ImageArray, FloatArray, IntArray]:
         """Four images around a random centre, through one random affine, into the input."""
-        height, width = self.size_hw
+        size_hw = height, width = self.input_config.size
         center = (
             int(rng.uniform(0.5 * width, 1.5 * width)),
             int(rng.uniform(0.5 * height, 1.5 * height)),
         )
         members = [index, *rng.integers(0, len(self.index), 3).tolist()]
         affine = random_affine(
-            self.size_hw,
-            degrees=self._augment.degrees,
-            scale=self._augment.mosaic_scale,
-            translate=self._augment.translate,
-            shear=self._augment.shear,
+            size_hw,
+            degrees=self.augment.degrees,
+            scale=self.augment.mosaic_scale,
+            translate=self.augment.translate,
+            shear=self.augment.shear,
             rng=rng,
         )
-        tiles = plan_tiles([self.index.source_hw(i) for i in members], center, self.size_hw)
+        tiles = plan_tiles([self.index.source_hw(i) for i in members], center, size_hw)
         image = np.full((height, width, 3), self.input_config.pad_value, np.uint8)
         draw_tiles(image, tiles, affine, read=[partial(read, i) for i in members])
         parts = [
-            tile_boxes(*self._objects(i, read), tile, self.size_hw)
+            tile_boxes(*self._objects(i, read), tile, size_hw)
             for i, tile in zip(members, tiles, strict=True)
         ]
         boxes, labels = (np.concatenate(part) for part in zip(*parts, strict=True))
-        return image, transform_boxes(boxes, affine, self.size_hw), labels
+        return image, transform_boxes(boxes, affine, size_hw), labels
 
     def _mixup(
         self,
@@ -199,13 +187,14 @@ class TrainSet:
         read: _Reader,
     ) -> tuple[ImageArray, FloatArray, IntArray]:
         """Mix in one more image that has objects; unchanged where none turns up."""
+        size_hw = self.input_config.size
         draws = rng.integers(0, len(self.index), _MIXUP_DRAWS).tolist()
         # Lazily: only the images up to the first good one are read.
         labelled = ((i, read(i)) for i in draws if self.index.num_objects(i))
         other, other_image = next(((i, p) for i, p in labelled if p is not None), (0, None))
         if other_image is None:
             return image, boxes, labels
-        plan = draw_mixup_plan(self.size_hw, self._augment.mixup_scale, rng=rng)
+        plan = draw_mixup_plan(size_hw, self.augment.mixup_scale, rng=rng)
         other_hw = self.index.source_hw(other)
         mixed = mix_image(
             image,
@@ -214,7 +203,7 @@ class TrainSet:
             other_hw=other_hw,
             pad_value=self.input_config.pad_value,
         )
-        moved = mix_boxes(self.index.boxes(other), plan, other_hw=other_hw, size_hw=self.size_hw)
+        moved = mix_boxes(self.index.boxes(other), plan, other_hw=other_hw, size_hw=size_hw)
         return (
             mixed,
             np.concatenate((boxes, moved)),

@@ -4,8 +4,6 @@ Images are uint8 (H, W, 3) BGR, boxes float32 (n, 4) xyxy pixels, sizes (height,
 is random takes the generator as an argument. Source: official `data_augment.py`.
 """
 
-from __future__ import annotations
-
 import math
 
 import cv2

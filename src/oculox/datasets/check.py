@@ -4,8 +4,6 @@
 the images as well, and says what can be used; a clean copy or a conversion is made of that.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import os
@@ -17,13 +15,15 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+from pydantic_core import to_jsonable_python
 
-from oculox.data.coco import Split, missing_files
+from oculox.data.coco import Split, locate_splits, missing_files
 from oculox.data.coco_scan import CocoScan, scan_coco
 from oculox.data.faults import Fault, check_boxes, count_faults
 from oculox.data.image import decode_image, image_size
 from oculox.datasets.stats import SplitStats, split_stats
 from oculox.errors import DataError
+from oculox.types import ImageSize, Progress, counted, height_width
 
 Depth = Literal["exists", "header", "decode"]
 """How images are looked at: only for presence; size and end from the header; all, decoded."""
@@ -92,46 +92,53 @@ class CheckReport:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON: ok, counts by code, and each split's faults and statistics."""
-        return {
-            "ok": self.ok,
-            "counts": count_faults(self.faults),
-            "splits": {
-                name: {
-                    "image_dir": str(report.checked.image_dir),
-                    "annotations": str(report.checked.coco.annotations),
-                    "faults": [fault.as_dict() for fault in report.faults],
-                    "stats": report.stats.as_dict(),
-                }
-                for name, report in self.splits.items()
-            },
-            "between": [fault.as_dict() for fault in self.between],
+        splits = {
+            name: {
+                "image_dir": report.checked.image_dir,
+                "annotations": report.checked.coco.annotations,
+                "faults": report.faults,
+                "stats": report.stats,
+            }
+            for name, report in self.splits.items()
         }
+        counts = count_faults(self.faults)
+        values: dict[str, Any] = to_jsonable_python(
+            {"ok": self.ok, "counts": counts, "splits": splits, "between": self.between}
+        )
+        return values
 
 
 def check_data(
-    splits: Mapping[Split, tuple[Path, Path]],
+    data: str | Path,
     *,
+    split: Split | Literal["all"] = "all",
+    images: str | Path | None = None,
     deep: bool = True,
-    input_hw: tuple[int, int] = (640, 640),
-    on_image: Callable[[], None] | None = None,
+    imgsz: ImageSize = 640,
+    progress: Progress | None = None,
 ) -> CheckReport:
-    """Check a dataset: each split by itself, then the splits against each other.
+    """Look for everything that is wrong with a COCO dataset.
+
+    Each split is checked by itself, then the splits against each other.
 
     Args:
-        splits: image folder and COCO JSON file of each; `find_splits` finds them.
-        deep: decode every image (finds damage, wrong sizes and copies); otherwise only their
-            presence is checked.
-        input_hw: network input that the statistics are about, height and width in pixels.
-        on_image: called after each decoded image, for progress.
+        data: a dataset folder, or a COCO JSON file.
+        split: which split of a folder.
+        images: folder of the images of a JSON file; by default the file's own.
+        deep: decode every image (finds damage, wrong sizes and copies); otherwise only look
+            whether it is there.
+        imgsz: network input that the statistics are about.
+        progress: called with the number of images done; how many there are is not known.
 
     Raises:
         DataError: an annotation file is missing, is not JSON or not a COCO file.
     """
+    on_image = counted(progress)
     reports: dict[Split, SplitReport] = {}
-    for name, paths in splits.items():
+    for name, paths in locate_splits(data, split=split, images=images).items():
         depth: Depth = "decode" if deep else "exists"
         checked = check_split(*paths, depth=depth, on_image=on_image)
-        stats = _stats(checked, input_hw)
+        stats = _stats(checked, height_width(imgsz))
         faults = (*checked.faults, *_copies_within(checked), *_remarks(checked, stats))
         reports[name] = SplitReport(checked=checked, stats=stats, faults=faults)
     return CheckReport(splits=reports, between=tuple(_between(reports)))
@@ -142,7 +149,7 @@ def check_split(
     annotations: Path,
     *,
     depth: Depth,
-    on_image: Callable[[], None] | None = None,
+    on_image: Callable[[], None],
 ) -> CheckedSplit:
     """What can be used of one split, and what is wrong with the rest.
 
@@ -180,16 +187,18 @@ class ImageFacts:
     """What is known about an image file.
 
     Attributes:
-        problem: why it cannot be used; None when nothing was found.
-        missing: whether the file is absent.
+        problem: code and message of why it cannot be used; None when nothing was found.
         hw: height and width, upright; None where not looked at.
         digest: SHA-256 of the bytes; None where not looked at.
     """
 
-    problem: str | None = None
-    missing: bool = False
+    problem: tuple[str, str] | None = None
     hw: tuple[int, int] | None = None
     digest: str | None = None
+
+
+def _absent(path: Path) -> ImageFacts:
+    return ImageFacts(("image-missing", f"no such image: {path}"))
 
 
 def look_at(path: Path, *, decode: bool = False) -> ImageFacts:
@@ -203,16 +212,17 @@ def look_at(path: Path, *, decode: bool = False) -> ImageFacts:
     try:
         data = path.read_bytes()
     except (FileNotFoundError, IsADirectoryError):
-        return ImageFacts(f"no such image: {path}", missing=True)
+        return _absent(path)
     except OSError as error:
-        return ImageFacts(f"{path}: cannot be read ({error.strerror or error})")
+        message = f"{path}: cannot be read ({error.strerror or error})"
+        return ImageFacts(("image-unreadable", message))
     try:
         if decode:
             height, width = decode_image(data, where=str(path)).shape[:2]
         else:
             height, width = image_size(data, where=str(path))
     except DataError as error:
-        return ImageFacts(str(error).removeprefix(f"{path}: "))
+        return ImageFacts(("image-unreadable", str(error).removeprefix(f"{path}: ")))
     return ImageFacts(
         hw=(height, width), digest=hashlib.sha256(data).hexdigest() if decode else None
     )
@@ -223,15 +233,12 @@ def _examine(
     names: Sequence[str],
     *,
     depth: Depth,
-    on_image: Callable[[], None] | None,
+    on_image: Callable[[], None],
 ) -> dict[str, ImageFacts]:
     """Facts of images of a folder, by name."""
     unique = list(dict.fromkeys(names))
     if depth == "exists":
-        return {
-            name: ImageFacts(f"no such image: {folder / name}", missing=True)
-            for name in missing_files(unique, folder)
-        }
+        return {name: _absent(folder / name) for name in missing_files(unique, folder)}
     facts: dict[str, ImageFacts] = {}
     look = partial(look_at, decode=depth == "decode")
     # Reading and decoding leave the interpreter's lock, so threads are enough.
@@ -239,8 +246,7 @@ def _examine(
         looked = pool.map(look, (folder / name for name in unique))
         for name, found in zip(unique, looked, strict=True):
             facts[name] = found
-            if on_image is not None:
-                on_image()
+            on_image()
     return facts
 
 
@@ -253,7 +259,7 @@ def _settle_size(
     unless height and width are merely swapped or were not stated (0, 0).
     """
     if fact.problem is not None:
-        return (0, 0), ("image-missing" if fact.missing else "image-unreadable", fact.problem)
+        return (0, 0), fact.problem
     if fact.hw is None or fact.hw == stated:
         return stated, None
     if stated == (0, 0):

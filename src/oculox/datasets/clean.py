@@ -1,7 +1,5 @@
 """A clean copy of a dataset: what the check can use of it, in COCO layout."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 from collections.abc import Callable
@@ -44,7 +42,7 @@ def write_clean(
     target: Path,
     *,
     mode: FileMode = "copy",
-    on_image: Callable[[], None] | None = None,
+    on_image: Callable[[], None] = lambda: None,
 ) -> dict[str, CleanSummary]:
     """Write what can be used of a checked dataset to a new folder; the source is not touched.
 
@@ -79,8 +77,7 @@ def write_clean(
             for image in coco["images"]:
                 source = checked.image_dir / image["file_name"]
                 place_file(source, scratch / f"{name}2017" / image["file_name"], mode=mode)
-                if on_image is not None:
-                    on_image()
+                on_image()
             path = scratch / "annotations" / f"instances_{name}2017.json"
             path.write_text(json.dumps(coco), encoding="utf-8")
     return summaries

@@ -1,7 +1,5 @@
 """Statistics of a dataset: counts, sizes and shapes of objects, advice on the input size."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Sequence
 from typing import Any
@@ -74,10 +72,6 @@ class SplitStats:
     image_width: Spread
     image_height: Spread
     hints: tuple[str, ...]
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        return dataclasses.asdict(self)
 
 
 def index_stats(index: CocoIndex, *, input_hw: tuple[int, int] = (640, 640)) -> SplitStats:

@@ -73,10 +73,10 @@ def tile_data(
             raise UsageError(f"`{name}` must be between 0 and 1, got {share}")
     source, target = Path(source), Path(target)
     require_own(target, _MARK, overwrite=overwrite)
-    data = read_coco(source)
+    data = read_coco(source, classes=None, splits=None, on_image=lambda: None)
     reader = ImageReader()
     total = sum(map(len, data.splits.values()))
-    on_image = None if progress is None else counted(progress, total)
+    on_image = counted(progress, total)
     splits: dict[str, list[LabelledImage]] = {}
     unseen = dict.fromkeys(data.splits, 0)
     with scratch_beside(target) as scratch:
@@ -84,8 +84,7 @@ def tile_data(
             tiles = splits.setdefault(split, [])
             empty = 0
             for image in images:
-                if on_image is not None:
-                    on_image()
+                on_image()
                 windows = tiling.windows(image.hw)
                 labelled = [_labelled(image, window, min_visible) for window in windows]
                 try:

@@ -1,7 +1,5 @@
 """Devices and processes, through accelerate."""
 
-from __future__ import annotations
-
 import atexit
 import dataclasses
 import os
@@ -16,7 +14,7 @@ from accelerate.utils import gather_object, is_npu_available
 
 from oculox.config.schema import Precision
 from oculox.distributed.launch import is_launched
-from oculox.errors import ConfigError, UsageError
+from oculox.errors import ConfigError, UsageError, first_line
 
 _MIXED = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 # In the order in which `auto` takes them.
@@ -43,8 +41,7 @@ def usable_device(device: torch.device | str) -> torch.device:
         target = torch.device(device)
         torch.zeros(1, device=target)
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UsageError(f"device '{device}' cannot be used: {reason}") from error
+        raise UsageError(f"device '{device}' cannot be used: {first_line(error)}") from error
     return target
 
 

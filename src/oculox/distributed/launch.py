@@ -1,7 +1,5 @@
 """Several processes on this machine, through PyTorch's elastic launcher (that of torchrun)."""
 
-from __future__ import annotations
-
 import logging
 import os
 import signal

@@ -1,7 +1,5 @@
 """How large, how quick and how exact a network is in every format, on this machine."""
 
-from __future__ import annotations
-
 import dataclasses
 import os
 import platform
@@ -13,7 +11,7 @@ import cv2
 import numpy as np
 import torch
 
-from oculox.data.coco import CocoIndex
+from oculox.data.coco import CocoIndex, open_split
 from oculox.data.image import decode_image
 from oculox.errors import DataError, OculoxError, UsageError
 from oculox.evaluation.evaluate import evaluate
@@ -26,8 +24,9 @@ from oculox.runtime.backend import Backend
 from oculox.runtime.open_model import open_model
 from oculox.runtime.timing import Spread, Stopwatch, spread_of
 from oculox.runtime.torch_backend import TorchBackend
+from oculox.types import ImageSize, height_width
 from oculox.version import __version__
-from oculox.weights import Weights
+from oculox.weights import Weights, load_weights
 from oculox.weights.checkpoint import save_checkpoint
 
 TORCH = "torch"
@@ -80,38 +79,43 @@ class Benchmark:
     machine: dict[str, str]
 
 
-def run_benchmark(
-    weights: Weights,
-    formats: Sequence[str],
+def benchmark(
+    model: str | Path,
+    formats: Sequence[str] = (TORCH, "onnx", "openvino"),
     *,
-    size_hw: tuple[int, int] | None = None,
+    imgsz: ImageSize | None = None,
     samples: int = 50,
     threads: int | None = None,
-    data: CocoIndex | None = None,
-    calibration: Path | None = None,
-    progress: Callable[[str], None] | None = None,
+    data: str | Path | None = None,
+    images: str | Path | None = None,
+    calib: str | Path | None = None,
+    log: Callable[[str], None] | None = None,
 ) -> Benchmark:
-    """Export to each format, prove it, and time it.
+    """Size, speed, stages, AP and parity of a model in several formats, on this machine.
 
     Args:
-        weights: the network.
-        formats: names of `TARGETS` or ``torch``; add ``-fp16`` or ``-int8``.
-        size_hw: input size; None for that of the weights.
-        samples: images timed in each format, after a tenth as many to warm up.
-        threads: of the CPU, for PyTorch in the whole process; None for one per core.
-        data: to measure AP on.
-        calibration: images for int8 (see `ExportOptions`).
-        progress: called with a line on what is being done.
+        model: a weights file, or a name of published weights that have been fetched.
+        formats: ``torch`` and export formats; add ``-fp16`` or ``-int8``.
+        imgsz: input size; that of the weights by default.
+        samples: images to time, after a tenth as many to warm up.
+        threads: of the CPU, for PyTorch in the whole process; one per core by default.
+        data: a dataset folder or COCO JSON to measure AP on; its images are timed.
+        images: folder of the images of a JSON file; by default the file's own.
+        calib: for int8: a folder of images, or a dataset whose training images are used.
+        log: called with a line on what is being done.
 
     Raises:
-        UsageError: when a format is unknown.
+        OculoxError: anything wrong with the model, the data or an option.
     """
+    weights = load_weights(model)
+    index = None if data is None else open_split(data, "val", images=images)
+    calibration = None if calib is None else Path(calib)
     for name in formats:
         if name.split("-")[0] not in (TORCH, *TARGETS):
             raise UsageError(f"unknown format {name!r} (formats: {TORCH}, {', '.join(TARGETS)})")
-    say = progress or (lambda _: None)
-    size = weights.spec.check_size(size_hw)
-    jpegs = sample_jpegs(data, samples)
+    say = log or (lambda _: None)
+    size = weights.spec.check_size(None if imgsz is None else height_width(imgsz))
+    jpegs = sample_jpegs(index, samples)
     measured: list[Measurement] = []
     skipped: dict[str, str] = {}
     if threads is not None:
@@ -120,23 +124,24 @@ def run_benchmark(
         say(f"{name}: exporting and timing")
         with tempfile.TemporaryDirectory(prefix="oculox-") as folder:
             try:
-                made = _make(name, weights, Path(folder), size, calibration, threads)
+                backend, parity = _make(name, weights, Path(folder), size, calibration, threads)
             except OculoxError as error:
                 skipped[name] = str(error)
                 continue
-            spread = time_pipeline(made.backend, jpegs, size)
+            size_bytes = sum(f.stat().st_size for f in Path(folder).rglob("*") if f.is_file())
+            spread = time_pipeline(backend, jpegs, size)
             total = spread.pop("total")
-            ap = None if data is None else evaluate(made.backend, data, size_hw=size).metrics.ap
+            ap = None if index is None else evaluate(backend, index, size_hw=size).metrics.ap
             measured.append(
                 Measurement(
                     format=name,
-                    megabytes=_size(Path(folder)) / 1e6,
+                    megabytes=size_bytes / 1e6,
                     median_ms=total.median,
                     min_ms=total.min,
                     max_ms=total.max,
                     stages_ms={stage: one.median for stage, one in spread.items()},
                     images_per_second=1000 / total.median,
-                    parity=made.parity,
+                    parity=parity,
                     ap=ap,
                 )
             )
@@ -149,12 +154,6 @@ def run_benchmark(
     )
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Made:
-    backend: Backend
-    parity: float | None
-
-
 def _make(
     name: str,
     weights: Weights,
@@ -162,13 +161,14 @@ def _make(
     size_hw: tuple[int, int],
     calibration: Path | None,
     threads: int | None,
-) -> _Made:
+) -> tuple[Backend, float | None]:
+    """The opened backend of a format, and its largest error as a fraction of what is allowed."""
     format_name, _, precision = name.partition("-")
     if format_name == TORCH:
         if precision:
             raise UsageError(f"{name}: PyTorch is measured in float32")
         save_checkpoint(folder / "model.pt", weights)
-        return _Made(backend=TorchBackend.from_weights(weights), parity=None)
+        return TorchBackend.from_weights(weights), None
     if precision not in ("", "fp16", "int8"):
         raise UsageError(f"{name}: precision must be fp16 or int8, got {precision!r}")
     options = ExportOptions(
@@ -181,10 +181,8 @@ def _make(
     report = export_model(weights, options, folder / f"model{target.suffix}")
     if not target.runs:
         raise UsageError(f"converts, but cannot be run on {platform.system()}")
-    return _Made(
-        backend=open_model(report.path, device="auto", threads=threads),
-        parity=max(row.error / row.tolerance for row in report.parity),
-    )
+    backend = open_model(report.path, device="auto", threads=threads)
+    return backend, max(row.error / row.tolerance for row in report.parity)
 
 
 def time_pipeline(
@@ -229,10 +227,6 @@ def sample_jpegs(data: CocoIndex | None, count: int) -> list[bytes]:
         image = sample_image((480, 640), rng=np.random.default_rng((11, i % 10)))
         encoded.append(cv2.imencode(".jpg", image)[1].tobytes())
     return encoded
-
-
-def _size(folder: Path) -> int:
-    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
 def describe_machine(threads: int | None) -> dict[str, str]:

@@ -1,10 +1,6 @@
-"""A benchmark as a table, as JSON and as a plot."""
+"""A benchmark as a table and as a plot."""
 
-from __future__ import annotations
-
-import dataclasses
 from pathlib import Path
-from typing import Any
 
 from oculox.errors import UsageError
 from oculox.exporting.benchmark import Benchmark
@@ -32,11 +28,6 @@ def as_table(result: Benchmark) -> str:
         )
     lines += [f"\n{name}: not measured: {why}" for name, why in result.skipped.items()]
     return "\n".join(lines)
-
-
-def as_json(result: Benchmark) -> dict[str, Any]:
-    """Plain values."""
-    return dataclasses.asdict(result)
 
 
 def write_plot(result: Benchmark, path: Path) -> None:

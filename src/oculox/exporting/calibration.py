@@ -1,7 +1,5 @@
 """Images that show a quantiser which activations to expect."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path

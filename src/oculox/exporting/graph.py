@@ -1,7 +1,5 @@
 """The one network that every target converts: images in, boxes and scores of all cells out."""
 
-from __future__ import annotations
-
 import copy
 
 import torch

@@ -1,9 +1,10 @@
 """What is to be exported: the request, and the job that a converter gets."""
 
-from __future__ import annotations
-
 import dataclasses
 from pathlib import Path
+
+import torch
+from torch import Tensor
 
 from oculox.errors import UsageError
 from oculox.exporting.graph import DetectionGraph, for_export
@@ -96,6 +97,20 @@ class Job:
             strides=spec.strides,
             size_hw=None if spec.dynamic_size else spec.input.size,
         ).eval()
+
+    def example(self) -> Tensor:
+        """Black images to convert with, float32 (B, 3, H, W), two where the batch is free.
+
+        A batch of 1 would be taken for a constant.
+        """
+        return torch.zeros(self.metadata.spec.batch or 2, 3, *self.metadata.spec.input.size)
+
+    def traced(self) -> torch.jit.ScriptModule:
+        """The graph as TorchScript, traced with `example`."""
+        with torch.inference_mode():
+            return torch.jit.trace(  # type: ignore[no-any-return, no-untyped-call]
+                self.graph(), (self.example(),), check_trace=False
+            )
 
 
 def make_job(

@@ -64,8 +64,8 @@ def build_onnx(job: Job, *, half: bool = False) -> onnx.ModelProto:
     return model
 
 
-def free_dimensions(metadata: ExportMetadata) -> dict[int, Any]:
-    """The dimensions of the input that stay free, as `torch.export` takes them."""
+def free_dimensions(metadata: ExportMetadata) -> dict[str, dict[int, Any]] | None:
+    """The dimensions of the input that stay free, as `torch.export` takes them; None for none."""
     dims: dict[int, Any] = {}
     if metadata.spec.batch is None:
         dims[0] = torch.export.Dim.DYNAMIC
@@ -73,23 +73,20 @@ def free_dimensions(metadata: ExportMetadata) -> dict[int, Any]:
         stride = max(metadata.spec.strides)
         dims[2] = stride * torch.export.Dim("rows", min=1, max=256)
         dims[3] = stride * torch.export.Dim("columns", min=1, max=256)
-    return dims
+    return {"images": dims} if dims else None
 
 
 def _network(job: Job, *, half: bool) -> onnx.ModelProto:
     metadata, opset = job.metadata, job.opset
-    # Two images, not one: a batch of 1 would be taken for a constant.
-    example = torch.zeros(metadata.spec.batch or 2, 3, *metadata.spec.input.size)
-    dims = free_dimensions(metadata)
     with quiet():
         program = torch.onnx.export(
             job.graph(half=half),
-            (example,),
+            (job.example(),),
             dynamo=True,
             opset_version=opset,
             input_names=["images"],
             output_names=["boxes", "scores"],
-            dynamic_shapes={"images": dims} if dims else None,
+            dynamic_shapes=free_dimensions(metadata),
             verbose=False,
         )
     if program is None:

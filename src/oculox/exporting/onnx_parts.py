@@ -4,8 +4,6 @@ Written in ONNX's own text form out of standard operators, for any batch. Each p
 one graph, to be merged with its neighbours by output and input names.
 """
 
-from __future__ import annotations
-
 from oculox.config.schema import InputConfig
 from oculox.runtime.exported import InGraphNms
 
@@ -88,57 +86,44 @@ def letterbox_part(input_config: InputConfig, *, opset: int) -> str:
 <ir_version: {IR_VERSION}, opset_import: ["" : {opset}]>
 letterbox (uint8[batch, height, width, 3] raw_images)
   => (float[batch, 3, {height}, {width}] letterboxed, float[4] shift, float[1] scale)
-<int64[1] full_h = {{{height}}}, int64[1] full_w = {{{width}}}, int64[1] one = {{1}},
- int64[1] two = {{2}}, int64[1] three = {{3}}, int64[2] none = {{0, 0}},
- int64[1] centered = {{{centered}}}, int64[3] order = {{{order}}},
- float pad_value = {{{float(input_config.pad_value)}}},
+<int64[2] full = {{{height}, {width}}}, int64[2] full_swapped = {{{width}, {height}}},
+ int64[2] swap = {{1, 0}}, int64[1] one = {{1}}, int64[1] two = {{2}}, int64[1] three = {{3}},
+ int64[2] none = {{0, 0}}, int64[1] centered = {{{centered}}}, int64[3] order = {{{order}}},
+ int64[4] left_top_twice = {{1, 0, 1, 0}}, float pad_value = {{{float(input_config.pad_value)}}},
  float range = {{{255.0 / input_config.pixel_max}}}>
 {{
-  h = Shape <start = 1, end = 2> (raw_images)
-  w = Shape <start = 2, end = 3> (raw_images)
-  h_twice = Mul (h, two)
-  w_twice = Mul (w, two)
-  h_rounding = Mul (h, centered)
-  w_rounding = Mul (w, centered)
-  h_scaled = Mul (h_twice, full_w)
-  w_scaled = Mul (w_twice, full_h)
-  h_raised = Add (h_scaled, w_rounding)
-  w_raised = Add (w_scaled, h_rounding)
-  h_fitted = Div (h_raised, w_twice)
-  w_fitted = Div (w_raised, h_twice)
-  h_limited = Min (h_fitted, full_h)
-  w_limited = Min (w_fitted, full_w)
-  inner_h = Max (h_limited, one)
-  inner_w = Max (w_limited, one)
-  h_room = Sub (full_h, inner_h)
-  w_room = Sub (full_w, inner_w)
-  h_movable = Mul (h_room, centered)
-  w_movable = Mul (w_room, centered)
-  top = Div (h_movable, two)
-  left = Div (w_movable, two)
-  bottom = Sub (h_room, top)
-  right = Sub (w_room, left)
+  size = Shape <start = 1, end = 3> (raw_images)
+  swapped = Gather (size, swap)
+  size_twice = Mul (size, two)
+  swapped_twice = Mul (swapped, two)
+  scaled = Mul (size_twice, full_swapped)
+  rounding = Mul (swapped, centered)
+  raised = Add (scaled, rounding)
+  fitted = Div (raised, swapped_twice)
+  limited = Min (fitted, full)
+  inner = Max (limited, one)
+  room = Sub (full, inner)
+  movable = Mul (room, centered)
+  before = Div (movable, two)
+  after = Sub (room, before)
   floats = Cast <to = 1> (raw_images)
   planes = Transpose <perm = [0, 3, 1, 2]> (floats)
   count = Shape <start = 0, end = 1> (raw_images)
-  inner_shape = Concat <axis = 0> (count, three, inner_h, inner_w)
+  inner_shape = Concat <axis = 0> (count, three, inner)
   resized = Resize <mode = "linear", coordinate_transformation_mode = "half_pixel">
     (planes, , , inner_shape)
   pixels = Round (resized)
-  pads = Concat <axis = 0> (none, top, left, none, bottom, right)
+  pads = Concat <axis = 0> (none, before, none, after)
   padded = Pad <mode = "constant"> (pixels, pads, pad_value)
   colored = Gather <axis = 1> (padded, order)
   ranged = Div (colored, range)
-  full_shape = Concat <axis = 0> (count, three, full_h, full_w)
+  full_shape = Concat <axis = 0> (count, three, full)
   letterboxed = Reshape (ranged, full_shape)
-  full_hf = Cast <to = 1> (full_h)
-  full_wf = Cast <to = 1> (full_w)
-  hf = Cast <to = 1> (h)
-  wf = Cast <to = 1> (w)
-  scale_h = Div (full_hf, hf)
-  scale_w = Div (full_wf, wf)
-  scale = Min (scale_h, scale_w)
-  shift_pixels = Concat <axis = 0> (left, top, left, top)
+  full_float = Cast <to = 1> (full)
+  size_float = Cast <to = 1> (size)
+  scales = Div (full_float, size_float)
+  scale = ReduceMin <keepdims = 1> (scales)
+  shift_pixels = Gather (before, left_top_twice)
   shift = Cast <to = 1> (shift_pixels)
 }}
 """

@@ -1,7 +1,5 @@
 """Checkpoints through a faster runtime than PyTorch, converted when they are opened."""
 
-from __future__ import annotations
-
 import importlib.util
 import tempfile
 from pathlib import Path
@@ -43,7 +41,6 @@ def open_with(
     precision: Precision = "fp32",
     size_hw: tuple[int, int] | None = None,
     dynamic_size: bool = False,
-    threads: int | None = None,
 ) -> Backend:
     """Open a model, a checkpoint with a runtime of choice.
 
@@ -58,7 +55,6 @@ def open_with(
         precision: of the network; only PyTorch takes another than ``fp32``.
         size_hw: the input size, fixed by a conversion; None for the checkpoint's own.
         dynamic_size: convert so that it takes other sizes too.
-        threads: of the CPU.
 
     Raises:
         UsageError: when the runtime is unknown or cannot do what is requested.
@@ -68,7 +64,7 @@ def open_with(
     path = locate_weights(path)
     if backend is None or format_of(path) != "torch":
         named = None if backend == "auto" else backend
-        return open_model(path, device=device, precision=precision, backend=named, threads=threads)
+        return open_model(path, device=device, precision=precision, backend=named)
     if backend not in RUNTIMES:
         raise UsageError(
             f"a checkpoint cannot be run with {backend!r}; there are {', '.join(RUNTIMES)}"
@@ -87,4 +83,4 @@ def open_with(
     with tempfile.TemporaryDirectory(prefix="oculox-") as folder:
         converted = Path(folder) / f"model{target.suffix}"
         target.convert(job, converted)
-        return open_model(converted, device=device, threads=threads)
+        return open_model(converted, device=device)

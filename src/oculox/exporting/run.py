@@ -1,9 +1,6 @@
 """Weights -> a checked file: convert, compare with PyTorch, measure, and only then publish."""
 
-from __future__ import annotations
-
 import dataclasses
-import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -13,8 +10,8 @@ from oculox.evaluation.evaluate import OFFICIAL_SETTINGS, evaluate
 from oculox.exporting.calibration import find_calibration
 from oculox.exporting.job import ExportOptions, make_job
 from oculox.exporting.parity import ParityRow, check_parity
-from oculox.exporting.targets import Target, find_target
-from oculox.files import scratch_beside
+from oculox.exporting.targets import find_target
+from oculox.files import move_entries, scratch_beside
 from oculox.runtime.backend import Backend
 from oculox.runtime.exported import ExportedBackend, ExportMetadata
 from oculox.runtime.open_model import open_model
@@ -117,7 +114,8 @@ def export_model(
         ap = None
         if target.runs:
             say("comparing with PyTorch")
-            backend = _opened(draft, target)
+            backend = open_model(draft, device="auto")
+            assert isinstance(backend, ExportedBackend)
             parity = check_parity(backend, job.network)
             if not all(row.ok for row in parity):
                 worst = max(parity, key=lambda row: row.error / max(row.tolerance, 1e-12))
@@ -136,17 +134,10 @@ def export_model(
                         f"{max_ap_loss}; nothing was written to {output}",
                         parity,
                     )
-        files = _publish(scratch, output)
+        files = move_entries(scratch, output.parent, last=output.name)
     return ExportReport(
         path=output, files=files, metadata=job.metadata, parity=tuple(parity), ap=ap
     )
-
-
-def _opened(path: Path, target: Target) -> ExportedBackend:
-    backend = open_model(path, device="auto")
-    if not isinstance(backend, ExportedBackend):
-        raise ExportError(f"{path.name}: {target.suffix} does not open as an exported model")
-    return backend
 
 
 def _measure_ap(weights: Weights, backend: Backend, data: CocoIndex, allowed: float) -> ApLoss:
@@ -157,16 +148,3 @@ def _measure_ap(weights: Weights, backend: Backend, data: CocoIndex, allowed: fl
         for candidate in (TorchBackend.from_weights(weights), backend)
     )
     return ApLoss(checkpoint=checkpoint, exported=exported, allowed=allowed)
-
-
-def _publish(scratch: Path, output: Path) -> tuple[Path, ...]:
-    """Move everything into place, the file that people open last."""
-    entries = sorted(scratch.iterdir(), key=lambda entry: entry.name == output.name)
-    files = []
-    for entry in entries:
-        final = output.parent / entry.name
-        if final.is_dir():
-            shutil.rmtree(final)
-        entry.replace(final)
-        files.append(final)
-    return tuple(files)

@@ -1,7 +1,5 @@
 """Every format that can be written: its suffix, what it can do, and who converts."""
 
-from __future__ import annotations
-
 import dataclasses
 import difflib
 import platform
@@ -26,7 +24,7 @@ from oculox.runtime.open_model import FORMATS
 Feature = Literal["batch", "size", "nms", "preprocess"]
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True)
 class Target:
     """A format.
 
@@ -43,6 +41,7 @@ class Target:
     name: str
     title: str
     convert: Callable[[Job, Path], None]
+    _: dataclasses.KW_ONLY
     precisions: tuple[ExportPrecision, ...] = ("fp32",)
     can: tuple[Feature, ...] = ()
     batches: int | None = None
@@ -55,40 +54,18 @@ class Target:
 
 
 _PRECISIONS: tuple[ExportPrecision, ...] = ("fp32", "fp16", "int8")
+_FEATURES: tuple[Feature, ...] = ("batch", "size", "nms", "preprocess")
+_ON_MAC = platform.system() == "Darwin"
 _ALL = (
-    Target(
-        name="onnx",
-        title="ONNX",
-        convert=write_onnx,
-        precisions=_PRECISIONS,
-        can=("batch", "size", "nms", "preprocess"),
-    ),
-    Target(
-        name="openvino",
-        title="OpenVINO",
-        convert=write_openvino,
-        precisions=_PRECISIONS,
-        can=("batch", "size", "nms", "preprocess"),
-    ),
-    Target(name="torchscript", title="TorchScript", convert=write_torchscript, can=("batch",)),
-    Target(name="pt2", title="PyTorch exported program", convert=write_pt2, can=("batch", "size")),
-    Target(name="ncnn", title="ncnn", convert=write_ncnn, batches=1),
-    Target(name="litert", title="LiteRT", convert=write_litert),
-    Target(
-        name="coreml",
-        title="Core ML",
-        convert=write_coreml,
-        precisions=("fp32", "fp16"),
-        runs=platform.system() == "Darwin",
-    ),
-    Target(
-        name="tensorrt",
-        title="TensorRT",
-        convert=write_tensorrt,
-        precisions=_PRECISIONS,
-        can=("batch", "nms"),
-    ),
-    Target(name="mindir", title="MindIR", convert=write_mindir),
+    Target("onnx", "ONNX", write_onnx, precisions=_PRECISIONS, can=_FEATURES),
+    Target("openvino", "OpenVINO", write_openvino, precisions=_PRECISIONS, can=_FEATURES),
+    Target("torchscript", "TorchScript", write_torchscript, can=("batch",)),
+    Target("pt2", "PyTorch exported program", write_pt2, can=("batch", "size")),
+    Target("ncnn", "ncnn", write_ncnn, batches=1),
+    Target("litert", "LiteRT", write_litert),
+    Target("coreml", "Core ML", write_coreml, precisions=("fp32", "fp16"), runs=_ON_MAC),
+    Target("tensorrt", "TensorRT", write_tensorrt, precisions=_PRECISIONS, can=("batch", "nms")),
+    Target("mindir", "MindIR", write_mindir),
 )
 TARGETS: Mapping[str, Target] = MappingProxyType({target.name: target for target in _ALL})
 """Formats by the name that ``--format`` takes."""

@@ -1,10 +1,6 @@
 """Core ML: an `.mlpackage` folder, an ML program for macOS 13, iOS 16 and later."""
 
-from __future__ import annotations
-
 from pathlib import Path
-
-import torch
 
 from oculox.exporting.job import Job
 from oculox.exporting.onnx_model import quiet
@@ -20,15 +16,10 @@ def write_coreml(job: Job, path: Path) -> None:
     """
     with quiet():
         tools = require("coremltools", extra="coreml", purpose="a Core ML export")
-        size = (job.metadata.spec.batch or 1, 3, *job.metadata.spec.input.size)
-        with torch.inference_mode():
-            traced = torch.jit.trace(  # type: ignore[no-untyped-call]
-                job.graph(), (torch.zeros(size),), check_trace=False
-            )
         precision = tools.precision
         model = tools.convert(
-            traced,
-            inputs=[tools.TensorType("images", shape=size)],
+            job.traced(),
+            inputs=[tools.TensorType("images", shape=tuple(job.example().shape))],
             outputs=[tools.TensorType(name) for name in CELL_OUTPUTS],
             convert_to="mlprogram",
             minimum_deployment_target=tools.target.iOS16,

@@ -1,7 +1,5 @@
 """LiteRT, formerly TensorFlow Lite: one `.tflite` file."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import zipfile
@@ -37,10 +35,10 @@ def write_litert(job: Job, path: Path) -> None:
         MissingExtraError: when litert-torch is not installed.
     """
     litert_torch = require("litert_torch", extra="litert", purpose="a LiteRT export")
-    example = torch.zeros(job.metadata.spec.batch or 1, 3, *job.metadata.spec.input.size)
     # The converter prints every step on both streams.
     with torch.no_grad(), quiet(), contextlib.redirect_stderr(io.StringIO()):
-        model = litert_torch.convert(_Named(job.graph()).eval(), sample_kwargs={"images": example})
+        feed = {"images": job.example()}
+        model = litert_torch.convert(_Named(job.graph()).eval(), sample_kwargs=feed)
         model.export(str(path))
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr(f"{METADATA_KEY}.json", job.metadata.to_json())

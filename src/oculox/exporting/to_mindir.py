@@ -1,11 +1,7 @@
 """MindIR, MindSpore's own format, for MindSpore and MindSpore Lite."""
 
-from __future__ import annotations
-
 import tempfile
 from pathlib import Path
-
-import numpy as np
 
 from oculox.errors import ExportError, first_line
 from oculox.exporting.job import Job
@@ -29,12 +25,11 @@ def write_mindir(job: Job, path: Path) -> None:
     metadata = job.metadata
     network = DetectionNetwork(job.graph(), metadata.spec.input.size)
     network.set_train(False)
-    example = np.zeros((metadata.spec.batch or 1, 3, *metadata.spec.input.size), np.float32)
     with tempfile.TemporaryDirectory() as scratch:
         try:
             mindspore.export(
                 network,
-                mindspore.Tensor(example),
+                mindspore.Tensor(job.example().numpy()),
                 file_name=str(Path(scratch) / "model"),
                 file_format="MINDIR",
             )

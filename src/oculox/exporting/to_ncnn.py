@@ -1,12 +1,8 @@
 """ncnn: a folder with `model.ncnn.param`, `model.ncnn.bin` and the metadata."""
 
-from __future__ import annotations
-
 import subprocess
 import tempfile
 from pathlib import Path
-
-import torch
 
 from oculox.errors import ExportError
 from oculox.exporting.job import Job
@@ -25,20 +21,12 @@ def write_ncnn(job: Job, path: Path) -> None:
         ExportError: when pnnx fails.
     """
     pnnx = require("pnnx", extra="ncnn", purpose="an ncnn export")
-    size = (1, 3, *job.metadata.spec.input.size)
     path.mkdir()
-    with tempfile.TemporaryDirectory() as scratch, torch.inference_mode(), quiet():
-        traced = torch.jit.trace(  # type: ignore[no-untyped-call]
-            job.graph(), (torch.zeros(size),), check_trace=False
-        )
-        traced.save(str(Path(scratch) / "model.pt"))
+    with tempfile.TemporaryDirectory() as scratch, quiet():
+        job.traced().save(str(Path(scratch) / "model.pt"))
+        shape = ",".join(map(str, job.example().shape))
         done = subprocess.run(
-            [
-                pnnx.EXEC_PATH,
-                "model.pt",
-                f"inputshape=[{','.join(map(str, size))}]",
-                "fp16=0",
-            ],
+            [pnnx.EXEC_PATH, "model.pt", f"inputshape=[{shape}]", "fp16=0"],
             cwd=scratch,
             capture_output=True,
             text=True,

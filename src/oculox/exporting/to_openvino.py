@@ -1,7 +1,5 @@
 """OpenVINO's intermediate representation: `.xml` and `.bin`; int8 by NNCF."""
 
-from __future__ import annotations
-
 import tempfile
 from pathlib import Path
 from typing import Any

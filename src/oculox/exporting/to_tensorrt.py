@@ -4,45 +4,27 @@ The engine is strongly typed: every layer has the precision that the ONNX model 
 that float32, float16 and int8 are those of the ONNX export.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from oculox.errors import ExportError
 from oculox.exporting.job import Job
-from oculox.exporting.onnx_int8 import quantize_onnx
-from oculox.exporting.onnx_model import build_onnx
+from oculox.exporting.to_onnx import onnx_of
 from oculox.extras import require
 from oculox.runtime.exported import METADATA_KEY
 
-if TYPE_CHECKING:
-    import onnx
-
 LARGEST_BATCH = 16
 """Of an engine whose batch is left free; it is tuned for half as many."""
-
-
-def source_model(job: Job) -> onnx.ModelProto:
-    """The ONNX model that TensorRT gets.
-
-    Raises:
-        MissingExtraError: when onnx, onnxscript or onnxruntime is not installed.
-        ExportError: when a converter fails.
-    """
-    model = build_onnx(job, half=job.metadata.precision == "fp16")
-    return quantize_onnx(model, job, symmetric=True) if job.metadata.precision == "int8" else model
 
 
 def write_tensorrt(job: Job, path: Path) -> None:
     """Build with TensorRT 10, on this machine's GPU.
 
     Raises:
-        MissingExtraError: when tensorrt is not installed.
+        MissingExtraError: when tensorrt, onnx, onnxscript or onnxruntime is not installed.
         ExportError: when TensorRT cannot read the model or build the engine.
     """
     trt = require("tensorrt", extra="tensorrt", purpose="a TensorRT export")
-    metadata, model = job.metadata, source_model(job)
+    metadata, model = job.metadata, onnx_of(job, symmetric=True)
     logger = trt.Logger(trt.Logger.ERROR)
     builder = trt.Builder(logger)
     flag = trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED

@@ -1,8 +1,7 @@
 """The criterion: raw predictions and targets -> sums of the loss terms."""
 
-from __future__ import annotations
-
 import contextlib
+import dataclasses
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor
 
 from oculox.config.schema import LossConfig
-from oculox.losses.simota import Assignment, assign
+from oculox.losses.simota import Assignment, assign, take_rows
 from oculox.losses.terms import class_loss, iou_loss, l1_loss, objectness_loss
 from oculox.ops.boxes import xyxy_to_cxcywh
 from oculox.ops.points import Cells, decode_boxes, encode_boxes, make_cells
@@ -24,10 +23,11 @@ strides has an IoU of 0 with any object, so the bound changes no loss.
 """
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Criterion:
     """SimOTA assignment and the four loss terms, all in float32 even under autocast.
 
-    Args:
+    Attributes:
         num_classes: number of classes C.
         strides: pixels between cells of each level.
         candidates_k: see `assign`.
@@ -35,20 +35,11 @@ class Criterion:
         box_weight: weight of the IoU term.
     """
 
-    def __init__(
-        self,
-        *,
-        num_classes: int,
-        strides: Sequence[int],
-        candidates_k: int = 10,
-        center_radius: float = 1.5,
-        box_weight: float = 5.0,
-    ) -> None:
-        self.num_classes = num_classes
-        self.strides = tuple(strides)
-        self.candidates_k = candidates_k
-        self.center_radius = center_radius
-        self.box_weight = box_weight
+    num_classes: int
+    strides: tuple[int, ...]
+    candidates_k: int = 10
+    center_radius: float = 1.5
+    box_weight: float = 5.0
 
     def __call__(self, raw: RawPredictions, targets: Targets, *, use_l1: bool) -> LossTerms:
         """Sums of the loss terms over the batch.
@@ -70,32 +61,26 @@ class Criterion:
 
     def _terms(self, raw: RawPredictions, targets: Targets, *, use_l1: bool) -> LossTerms:
         """As `__call__`; the boxes of `targets` are in cxcywh here and there is at least one."""
-        deltas, objectness, classes = (
-            raw.deltas.float(),
-            raw.objectness.float(),
-            raw.classes.float(),
-        )
+        deltas, objectness, classes = (values.float() for values in raw[:3])
         cells = make_cells(raw.level_sizes, self.strides, device=deltas.device)
         boxes = decode_boxes(_bounded(deltas), cells)
         found = assign(
             boxes.detach(),
             objectness.detach(),
             classes.detach(),
-            object_boxes=targets.boxes,
-            object_labels=targets.labels,
-            object_mask=targets.mask,
+            targets=targets,
             cells=cells,
             level_sizes=raw.level_sizes,
             candidates_k=self.candidates_k,
             center_radius=self.center_radius,
         )
-        target_boxes = _rows(targets.boxes, found.objects)
+        target_boxes = take_rows(targets.boxes, found.objects)
         target_labels = targets.labels.gather(1, found.objects)
-        box = iou_loss(_rows(boxes, found.cells), target_boxes)
-        by_class = class_loss(_rows(classes, found.cells), target_labels, found.iou)
+        box = iou_loss(take_rows(boxes, found.cells), target_boxes)
+        by_class = class_loss(take_rows(classes, found.cells), target_labels, found.iou)
         if use_l1:
             target_deltas = _target_deltas(target_boxes, found, cells)
-            l1 = _sum(l1_loss(_rows(deltas, found.cells), target_deltas), found)
+            l1 = _sum(l1_loss(take_rows(deltas, found.cells), target_deltas), found)
         else:
             l1 = deltas.new_zeros(())
         return LossTerms(
@@ -118,7 +103,7 @@ def build_criterion(config: LossConfig, *, num_classes: int, strides: Sequence[i
     """
     return Criterion(
         num_classes=num_classes,
-        strides=strides,
+        strides=tuple(strides),
         candidates_k=config.candidates_k,
         center_radius=config.center_radius,
         box_weight=config.box_weight,
@@ -148,11 +133,6 @@ def _clean(targets: Targets) -> Targets:
 
 def _bounded(deltas: Tensor) -> Tensor:
     return torch.cat((deltas[..., :2], deltas[..., 2:].clamp(max=MAX_LOG_SIZE)), dim=-1)
-
-
-def _rows(values: Tensor, index: Tensor) -> Tensor:
-    """(B, n, c) and int64 (B, P) -> (B, P, c)."""
-    return values.gather(1, index[..., None].expand(-1, -1, values.shape[-1]))
 
 
 def _sum(losses: Tensor, found: Assignment) -> Tensor:

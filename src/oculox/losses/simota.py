@@ -5,8 +5,6 @@ for whole groups of images at once with shapes that depend only on sizes. Nothin
 device, no loop runs over objects, and no (objects, cells, classes) tensor is made.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -16,6 +14,7 @@ from torch import Tensor
 
 from oculox.ops.boxes import pairwise_iou_cxcywh
 from oculox.ops.points import Cells
+from oculox.types import Targets
 
 IOU_WEIGHT = 3.0
 OUTSIDE_PENALTY = 1e6
@@ -54,9 +53,7 @@ def assign(
     objectness: Tensor,
     classes: Tensor,
     *,
-    object_boxes: Tensor,
-    object_labels: Tensor,
-    object_mask: Tensor,
+    targets: Targets,
     cells: Cells,
     level_sizes: Sequence[tuple[int, int]],
     candidates_k: int = 10,
@@ -71,31 +68,26 @@ def assign(
         boxes: float32 (B, N, 4), predicted, cxcywh pixels.
         objectness: float32 (B, N) logits.
         classes: float32 (B, N, C) logits.
-        object_boxes: float32 (B, M, 4), cxcywh pixels; M is at least 1.
-        object_labels: int64 (B, M), classes 0..C-1 (in padding too).
-        object_mask: bool (B, M), false in padding.
+        targets: the objects, but with boxes in cxcywh; M is at least 1, labels are classes
+            0..C-1 in padding too.
         cells: the N cells.
         level_sizes: (rows, columns) of each level.
         candidates_k: how many of the best IoUs are summed to an object's number of cells.
         center_radius: half the side of the centre region, in strides of the cell.
     """
-    objects = object_boxes.shape[1]
+    objects = targets.mask.shape[1]
     cells_a_side = math.ceil(2 * center_radius)  # An open interval of 2r holds that many points.
     slots = min(len(level_sizes) * cells_a_side**2 * objects, boxes.shape[1])
-    near = _near_any_object(
-        object_boxes, object_mask, cells, level_sizes, center_radius=center_radius
-    )
+    near = _near_any_object(targets, cells, level_sizes, center_radius=center_radius)
     candidates, candidate_valid = _compact(near, size=slots)
     group = max(1, PAIRS_AT_ONCE // (objects * slots))
     parts = [
         _match(
-            boxes=_take_cells(boxes[s], candidates[s]),
+            boxes=take_rows(boxes[s], candidates[s]),
             objectness=objectness[s].gather(1, candidates[s]),
-            classes=_take_cells(classes[s], candidates[s]),
+            classes=take_rows(classes[s], candidates[s]),
             valid=candidate_valid[s],
-            object_boxes=object_boxes[s],
-            object_labels=object_labels[s],
-            object_mask=object_mask[s],
+            targets=Targets(*(values[s] for values in targets)),
             centers=cells.centers[candidates[s]],
             radii=cells.strides[candidates[s]] * center_radius,
             candidates_k=min(candidates_k, slots),
@@ -113,12 +105,7 @@ def assign(
 
 
 def _near_any_object(
-    object_boxes: Tensor,
-    object_mask: Tensor,
-    cells: Cells,
-    level_sizes: Sequence[tuple[int, int]],
-    *,
-    center_radius: float,
+    targets: Targets, cells: Cells, level_sizes: Sequence[tuple[int, int]], *, center_radius: float
 ) -> Tensor:
     """Bool (B, N): the candidates, cells in the centre region of at least one object."""
     near, first = [], 0
@@ -127,10 +114,10 @@ def _near_any_object(
         centers = cells.centers[level].reshape(rows, columns, 2)
         radius = cells.strides[first] * center_radius
         first += rows * columns
-        in_column = (centers[0, :, 0] - object_boxes[..., 0, None]).abs() < radius
-        in_row = (centers[:, 0, 1] - object_boxes[..., 1, None]).abs() < radius
+        in_column = (centers[0, :, 0] - targets.boxes[..., 0, None]).abs() < radius
+        in_row = (centers[:, 0, 1] - targets.boxes[..., 1, None]).abs() < radius
         # Regions are squares, so "near any object" is a product of two small 0/1 matrices.
-        rows_of_objects = (in_row & object_mask[..., None]).float().transpose(1, 2)
+        rows_of_objects = (in_row & targets.mask[..., None]).float().transpose(1, 2)
         near.append((rows_of_objects @ in_column.float() > 0).flatten(1))
     return torch.cat(near, dim=1)
 
@@ -149,7 +136,7 @@ def _compact(mask: Tensor, *, size: int) -> tuple[Tensor, Tensor]:
     return indices[:, :size], ranks < mask.sum(1, keepdim=True)
 
 
-def _take_cells(values: Tensor, index: Tensor) -> Tensor:
+def take_rows(values: Tensor, index: Tensor) -> Tensor:
     """(B, N, c) and int64 (B, K) -> (B, K, c)."""
     return values.gather(1, index[..., None].expand(-1, -1, values.shape[-1]))
 
@@ -160,9 +147,7 @@ def _match(
     objectness: Tensor,
     classes: Tensor,
     valid: Tensor,
-    object_boxes: Tensor,
-    object_labels: Tensor,
-    object_mask: Tensor,
+    targets: Targets,
     centers: Tensor,
     radii: Tensor,
     candidates_k: int,
@@ -171,15 +156,15 @@ def _match(
 
     Returns bool (B, K) positive, int64 (B, K) object and float32 (B, K) IoU with it.
     """
-    iou = pairwise_iou_cxcywh(object_boxes, boxes).masked_fill_(~valid[:, None], 0)
-    cost = _class_cost(objectness, classes, object_labels)
+    iou = pairwise_iou_cxcywh(targets.boxes, boxes).masked_fill_(~valid[:, None], 0)
+    cost = _class_cost(objectness, classes, targets.labels)
     cost -= (iou + 1e-8).log_().mul_(IOU_WEIGHT)
     away = torch.maximum(
-        *((centers[:, None, :, axis] - object_boxes[..., None, axis]).abs_() for axis in (0, 1))
+        *((centers[:, None, :, axis] - targets.boxes[..., None, axis]).abs_() for axis in (0, 1))
     )
     cost += torch.where(away < radii[:, None], 0.0, OUTSIDE_PENALTY)
     # A NaN is chosen last, but can be chosen: it must reach the loss, where training stops.
-    cost.nan_to_num_(nan=1e30).masked_fill_(~(valid[:, None] & object_mask[..., None]), math.inf)
+    cost.nan_to_num_(nan=1e30).masked_fill_(~(valid[:, None] & targets.mask[..., None]), math.inf)
 
     # An object takes as many cells as its best IoUs sum to, at least one (dynamic k).
     count = iou.topk(candidates_k).values.sum(-1).int().clamp(1, candidates_k)

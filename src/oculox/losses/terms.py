@@ -1,7 +1,5 @@
 """The terms of the loss, not yet summed (YOLOX paper, section 2.1; official `yolo_head.py`)."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits

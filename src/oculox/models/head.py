@@ -1,7 +1,5 @@
 """The decoupled head: classes on one branch, box and objectness on the other (paper, 2.1)."""
 
-from __future__ import annotations
-
 import math
 from functools import partial
 

@@ -1,6 +1,7 @@
 """The building blocks of all seven networks (official `network_blocks.py` and `darknet.py`)."""
 
-from __future__ import annotations
+from collections import OrderedDict
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -56,35 +57,19 @@ class ConvBNAct(nn.Module):
         return out
 
 
-class DepthwiseConv(nn.Module):
-    """A depthwise and a pointwise `ConvBNAct` in place of one full convolution (nano)."""
-
-    def __init__(
-        self, in_channels: int, out_channels: int, *, kernel: int, stride: int = 1, activation: str
-    ) -> None:
-        super().__init__()
-        self.depthwise = ConvBNAct(
-            in_channels,
-            in_channels,
-            kernel=kernel,
-            stride=stride,
-            groups=in_channels,
-            activation=activation,
-        )
-        self.pointwise = ConvBNAct(in_channels, out_channels, kernel=1, activation=activation)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, in, H, W) -> (B, out, H / stride, W / stride)."""
-        out: Tensor = self.pointwise(self.depthwise(x))
-        return out
-
-
 def make_conv3x3(
     in_channels: int, out_channels: int, *, stride: int = 1, depthwise: bool, activation: str
 ) -> nn.Module:
-    """A 3x3 convolution, full or depthwise-separable."""
-    kind = DepthwiseConv if depthwise else ConvBNAct
-    return kind(in_channels, out_channels, kernel=3, stride=stride, activation=activation)
+    """A 3x3 convolution, or a depthwise and a pointwise one in its place (nano)."""
+    conv = partial(ConvBNAct, activation=activation)
+    if not depthwise:
+        return conv(in_channels, out_channels, kernel=3, stride=stride)
+    return nn.Sequential(
+        OrderedDict(
+            depthwise=conv(in_channels, in_channels, kernel=3, stride=stride, groups=in_channels),
+            pointwise=conv(in_channels, out_channels, kernel=1),
+        )
+    )
 
 
 class Bottleneck(nn.Module):
@@ -128,18 +113,10 @@ class CSPLayer(nn.Module):
         self.main = ConvBNAct(in_channels, hidden, kernel=1, activation=activation)
         self.skip = ConvBNAct(in_channels, hidden, kernel=1, activation=activation)
         self.merge = ConvBNAct(2 * hidden, out_channels, kernel=1, activation=activation)
-        self.blocks = nn.Sequential(
-            *(
-                Bottleneck(
-                    hidden,
-                    hidden=hidden,
-                    residual=residual,
-                    depthwise=depthwise,
-                    activation=activation,
-                )
-                for _ in range(blocks)
-            )
+        bottleneck = partial(
+            Bottleneck, hidden, hidden=hidden, residual=residual, depthwise=depthwise
         )
+        self.blocks = nn.Sequential(*(bottleneck(activation=activation) for _ in range(blocks)))
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in, H, W) -> (B, out, H, W)."""

@@ -1,17 +1,13 @@
 """The whole network: backbone, neck and head, and the builder that reads a configuration."""
 
-from __future__ import annotations
-
 from typing import TypedDict
 
 from torch import Tensor, nn
 
 from oculox.config.schema import ModelConfig
-from oculox.models.csp_darknet import CSPDarknet
-from oculox.models.darknet53 import Darknet53
-from oculox.models.fpn import FPN
+from oculox.models.backbones import Backbone, CSPDarknet, Darknet53
 from oculox.models.head import DecoupledHead
-from oculox.models.pafpn import PAFPN
+from oculox.models.necks import FPN, PAFPN
 from oculox.types import RawPredictions
 
 
@@ -24,7 +20,7 @@ class YOLOX(nn.Module):
 
     def __init__(
         self,
-        backbone: CSPDarknet | Darknet53,
+        backbone: Backbone,
         neck: PAFPN | FPN,
         head: DecoupledHead,
         *,
@@ -60,7 +56,7 @@ def build_model(config: ModelConfig, *, num_classes: int) -> YOLOX:
         num_classes: classes to predict, resolved by the caller from config or data.
     """
     style: _Style = {"depthwise": config.depthwise, "activation": config.activation}
-    backbone: CSPDarknet | Darknet53
+    backbone: Backbone
     neck: PAFPN | FPN
     if config.backbone == "darknet53":
         backbone = Darknet53(channels=int(32 * config.width), activation=config.activation)

@@ -3,8 +3,6 @@
 A backend takes letterboxed images and returns detections in the pixels of its input.
 """
 
-from __future__ import annotations
-
 import abc
 from collections.abc import Iterator
 from typing import Any

@@ -4,18 +4,16 @@ An export carries one JSON text, wherever its format keeps such things: everythi
 it and to read its outputs, so that nothing but the file is needed.
 """
 
-from __future__ import annotations
-
-import abc
 import dataclasses
 import json
 import warnings
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from pydantic_core import to_jsonable_python
 from torch import Tensor
 
 from oculox.data.preprocess import to_floats
@@ -104,15 +102,13 @@ class ExportMetadata:
         """The text that goes into the file."""
         values = {
             "metadata_version": METADATA_VERSION,
-            **{f.name: getattr(self, f.name) for f in dataclasses.fields(self)},
-            "spec": self.spec.as_dict(),
-            "nms": None if self.nms is None else dataclasses.asdict(self.nms),
+            **to_jsonable_python(self),
             "outputs": list(self.output_names),
         }
         return json.dumps(values, sort_keys=True)
 
     @classmethod
-    def from_json(cls, text: str | None, *, where: str) -> ExportMetadata:
+    def from_json(cls, text: str | None, *, where: str) -> Self:
         """Read the text back.
 
         Args:
@@ -149,28 +145,30 @@ class ExportMetadata:
             raise CheckpointError(f"{where}: its metadata is damaged ({error!r})") from None
 
 
+Run = Callable[[Array], tuple[Array, ...]]
+"""Runs an exported model.
+
+It takes float32 (B, 3, H, W) in the network's pixel range, or with preprocessing inside uint8
+(B, H, W, 3) BGR, and gives the outputs in the order of `ExportMetadata.output_names`.
+"""
+Opened = tuple[ExportMetadata, Run]
+"""What the function that opens a format gives."""
+
+
 class ExportedBackend(Backend):
     """A backend over an exported file: a format supplies only `run`.
 
     Args:
+        kind: the format's short name.
         metadata: from the file.
+        run: runs the model.
     """
 
-    def __init__(self, metadata: ExportMetadata) -> None:
+    def __init__(self, kind: str, metadata: ExportMetadata, run: Run) -> None:
         super().__init__(metadata.fed_spec)
+        self.kind = kind
         self.metadata = metadata
-
-    @abc.abstractmethod
-    def run(self, inputs: Array) -> tuple[Array, ...]:
-        """Run the model.
-
-        Args:
-            inputs: float32 (B, 3, H, W), in the network's pixel range; with preprocessing
-                inside uint8 (B, H, W, 3), BGR.
-
-        Returns:
-            Outputs in the order of `ExportMetadata.output_names`.
-        """
+        self.run = run
 
     def predict(self, images: ImageArray | Tensor) -> tuple[Array, ...]:
         """See `Backend.predict`; the outputs of `run`."""

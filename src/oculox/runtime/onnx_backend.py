@@ -1,7 +1,5 @@
 """ONNX files through ONNX Runtime."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,11 +7,11 @@ from typing import Any
 from oculox.distributed.devices import own_device
 from oculox.errors import CheckpointError, UsageError, first_line
 from oculox.extras import existing, require
-from oculox.runtime.exported import METADATA_KEY, Array, ExportedBackend, ExportMetadata
+from oculox.runtime.exported import METADATA_KEY, Array, ExportMetadata, Opened
 
 
-class OnnxBackend(ExportedBackend):
-    """Runs an exported `.onnx`.
+def open_onnx(path: Path, *, device: str, threads: int | None) -> Opened:
+    """Open an exported `.onnx`.
 
     Args:
         path: the file.
@@ -23,34 +21,29 @@ class OnnxBackend(ExportedBackend):
     Raises:
         MissingExtraError: when onnxruntime is not installed.
         UsageError: when this build of ONNX Runtime has no such device.
-        CheckpointError: when the file is missing, damaged or not exported by Oculox.
+        CheckpointError: when the file is missing, damaged or was not exported by Oculox.
     """
+    runtime = require("onnxruntime", extra="onnx", purpose="running an ONNX file")
+    existing(path)
+    options = runtime.SessionOptions()
+    options.log_severity_level = 3  # errors; the rest is about its own optimisations
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    state = runtime.capi.onnxruntime_pybind11_state
+    providers = choose_providers(runtime.get_available_providers(), device)
+    try:
+        session = runtime.InferenceSession(str(path), options, providers=providers)
+    except (state.Fail, state.InvalidProtobuf) as error:
+        raise CheckpointError(
+            f"{path}: damaged, or not an ONNX file ({first_line(error)})"
+        ) from None
+    text = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
+    metadata = ExportMetadata.from_json(text, where=str(path))
 
-    kind = "onnx"
+    def run(inputs: Array) -> tuple[Array, ...]:
+        return tuple(session.run(list(metadata.output_names), {metadata.input_name: inputs}))
 
-    def __init__(self, path: Path, *, device: str = "cpu", threads: int | None = None) -> None:
-        runtime = require("onnxruntime", extra="onnx", purpose="running an ONNX file")
-        existing(path)
-        options = runtime.SessionOptions()
-        options.log_severity_level = 3  # errors; the rest is about its own optimisations
-        if threads is not None:
-            options.intra_op_num_threads = threads
-        state = runtime.capi.onnxruntime_pybind11_state
-        providers = choose_providers(runtime.get_available_providers(), device)
-        try:
-            self._session = runtime.InferenceSession(str(path), options, providers=providers)
-        except (state.Fail, state.InvalidProtobuf) as error:
-            raise CheckpointError(
-                f"{path}: damaged, or not an ONNX file ({first_line(error)})"
-            ) from None
-        text = self._session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
-        super().__init__(ExportMetadata.from_json(text, where=str(path)))
-
-    def run(self, inputs: Array) -> tuple[Array, ...]:
-        """See `ExportedBackend.run`."""
-        return tuple(
-            self._session.run(list(self.metadata.output_names), {self.metadata.input_name: inputs})
-        )
+    return metadata, run
 
 
 def choose_providers(usable: Sequence[str], device: str) -> list[Any]:

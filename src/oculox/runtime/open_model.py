@@ -1,7 +1,5 @@
 """A model file in any supported format -> a backend."""
 
-from __future__ import annotations
-
 import importlib
 from pathlib import Path
 from typing import NamedTuple
@@ -9,34 +7,34 @@ from typing import NamedTuple
 from oculox.config.schema import Precision
 from oculox.errors import UsageError
 from oculox.runtime.backend import Backend
-from oculox.runtime.exported import METADATA_KEY
+from oculox.runtime.exported import METADATA_KEY, ExportedBackend, Opened
 from oculox.weights.download import locate_weights
 from oculox.weights.interop.protobuf_wire import read_metadata
 from oculox.weights.load import load_weights
 
 
 class Format(NamedTuple):
-    """Which files a backend opens, its class in `oculox.runtime`, and which options it takes."""
+    """Which files are of a format, the module that opens them, and which options it takes.
+
+    The module, one of `oculox.runtime`, holds a function called ``open_`` and the format's name.
+    """
 
     suffixes: tuple[str, ...]
     module: str
-    backend: str
     takes: tuple[str, ...] = ()
 
 
 FORMATS: dict[str, Format] = {
-    "torch": Format((".pt", ".pth", ".safetensors", ".ckpt"), "torch_backend", "TorchBackend"),
-    "onnx": Format((".onnx",), "onnx_backend", "OnnxBackend", ("device", "threads")),
-    "openvino": Format((".xml",), "openvino_backend", "OpenVinoBackend", ("device", "threads")),
-    "torchscript": Format(
-        (".torchscript",), "torch_export_backend", "TorchScriptBackend", ("device",)
-    ),
-    "pt2": Format((".pt2",), "torch_export_backend", "Pt2Backend", ("device",)),
-    "ncnn": Format((".ncnn",), "ncnn_backend", "NcnnBackend", ("threads",)),
-    "litert": Format((".tflite",), "litert_backend", "LitertBackend", ("threads",)),
-    "coreml": Format((".mlpackage",), "coreml_backend", "CoremlBackend"),
-    "tensorrt": Format((".engine",), "tensorrt_backend", "TensorrtBackend", ("device",)),
-    "mindir": Format((".mindir",), "mindir_backend", "MindirBackend"),
+    "torch": Format((".pt", ".pth", ".safetensors", ".ckpt"), "torch_backend"),
+    "onnx": Format((".onnx",), "onnx_backend", ("device", "threads")),
+    "openvino": Format((".xml",), "openvino_backend", ("device", "threads")),
+    "torchscript": Format((".torchscript",), "torch_export_backend", ("device",)),
+    "pt2": Format((".pt2",), "torch_export_backend", ("device",)),
+    "ncnn": Format((".ncnn",), "ncnn_backend", ("threads",)),
+    "litert": Format((".tflite",), "litert_backend", ("threads",)),
+    "coreml": Format((".mlpackage",), "coreml_backend"),
+    "tensorrt": Format((".engine",), "tensorrt_backend", ("device",)),
+    "mindir": Format((".mindir",), "mindir_backend"),
 }
 """Each kind of backend. Modules are imported when a file needs them: each pulls its own runtime."""
 
@@ -85,10 +83,10 @@ def open_model(
         raise UsageError(f"{path}: device {device!r}: Oculox runs {kind} models on the CPU")
     given = {"device": device, "threads": threads}
     module = importlib.import_module(f"oculox.runtime.{found.module}")
-    opened: Backend = getattr(module, found.backend)(
+    opened: Opened = getattr(module, f"open_{kind}")(
         path, **{name: given[name] for name in found.takes}
     )
-    return opened
+    return ExportedBackend(kind, *opened)
 
 
 def format_of(path: Path) -> str:

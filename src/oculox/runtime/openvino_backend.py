@@ -1,17 +1,15 @@
 """OpenVINO's intermediate representation (`.xml` beside `.bin`) through OpenVINO."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
 from oculox.errors import CheckpointError, UsageError
 from oculox.extras import existing, require
-from oculox.runtime.exported import METADATA_KEY, Array, ExportedBackend, ExportMetadata
+from oculox.runtime.exported import METADATA_KEY, Array, ExportMetadata, Opened
 
 
-class OpenVinoBackend(ExportedBackend):
-    """Runs an exported `.xml`.
+def open_openvino(path: Path, *, device: str, threads: int | None) -> Opened:
+    """Open an exported `.xml`.
 
     Args:
         path: the file; its `.bin` lies beside it.
@@ -21,39 +19,34 @@ class OpenVinoBackend(ExportedBackend):
     Raises:
         MissingExtraError: when openvino is not installed.
         UsageError: when OpenVINO sees no such device.
-        CheckpointError: when a file is missing, damaged or not exported by Oculox.
+        CheckpointError: when a file is missing, damaged or was not exported by Oculox.
     """
+    openvino = require("openvino", extra="openvino", purpose="running an OpenVINO model")
+    existing(path)
+    existing(path.with_suffix(".bin"))
+    core = openvino.Core()
+    try:
+        model = core.read_model(path)
+    except RuntimeError as error:
+        detail = str(error).strip().splitlines()[-1]
+        raise CheckpointError(f"{path}: damaged, or not an OpenVINO model ({detail})") from None
+    text = None
+    if model.has_rt_info(METADATA_KEY):
+        text = str(model.get_rt_info(METADATA_KEY).astype(str))
+    metadata = ExportMetadata.from_json(text, where=str(path))
+    config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
+    if threads is not None:
+        config["INFERENCE_NUM_THREADS"] = threads
+    target = "CPU" if device == "auto" else device.upper()
+    if target == "CPU":
+        # Some CPUs compute in bfloat16 by default.
+        config["INFERENCE_PRECISION_HINT"] = "f32"
+    if target not in {name.split(".")[0] for name in core.available_devices}:
+        raise UsageError(f"device {device!r}: OpenVINO sees {', '.join(core.available_devices)}")
+    request = core.compile_model(model, target, config).create_infer_request()
 
-    kind = "openvino"
+    def run(inputs: Array) -> tuple[Array, ...]:
+        results = request.infer([inputs], share_inputs=True)
+        return tuple(results[name] for name in metadata.output_names)
 
-    def __init__(self, path: Path, *, device: str = "cpu", threads: int | None = None) -> None:
-        openvino = require("openvino", extra="openvino", purpose="running an OpenVINO model")
-        existing(path)
-        existing(path.with_suffix(".bin"))
-        core = openvino.Core()
-        try:
-            model = core.read_model(path)
-        except RuntimeError as error:
-            detail = str(error).strip().splitlines()[-1]
-            raise CheckpointError(f"{path}: damaged, or not an OpenVINO model ({detail})") from None
-        text = None
-        if model.has_rt_info(METADATA_KEY):
-            text = str(model.get_rt_info(METADATA_KEY).astype(str))
-        super().__init__(ExportMetadata.from_json(text, where=str(path)))
-        config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
-        if threads is not None:
-            config["INFERENCE_NUM_THREADS"] = threads
-        target = "CPU" if device == "auto" else device.upper()
-        if target == "CPU":
-            # Some CPUs compute in bfloat16 by default.
-            config["INFERENCE_PRECISION_HINT"] = "f32"
-        if target not in {name.split(".")[0] for name in core.available_devices}:
-            raise UsageError(
-                f"device {device!r}: OpenVINO sees {', '.join(core.available_devices)}"
-            )
-        self._request = core.compile_model(model, target, config).create_infer_request()
-
-    def run(self, inputs: Array) -> tuple[Array, ...]:
-        """See `ExportedBackend.run`."""
-        results = self._request.infer([inputs], share_inputs=True)
-        return tuple(results[name] for name in self.metadata.output_names)
+    return metadata, run

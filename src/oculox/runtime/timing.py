@@ -1,13 +1,11 @@
 """The time of a prediction by stage: decode, preprocess, network, postprocess."""
 
-from __future__ import annotations
-
 import dataclasses
 import statistics
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Literal
+from typing import Literal, Self
 
 Stage = Literal["decode", "preprocess", "network", "postprocess"]
 STAGES: tuple[Stage, ...] = ("decode", "preprocess", "network", "postprocess")
@@ -42,15 +40,9 @@ class StageTimes:
         seconds: dict[str, float] = {str(stage): getattr(self, stage) for stage in STAGES}
         return {stage: s * scale for stage, s in {**seconds, "total": self.total}.items()}
 
-    def __add__(self, other: StageTimes) -> StageTimes:
+    def __add__(self, other: Self) -> Self:
         """The times of two runs together."""
-        return StageTimes(
-            decode=self.decode + other.decode,
-            preprocess=self.preprocess + other.preprocess,
-            network=self.network + other.network,
-            postprocess=self.postprocess + other.postprocess,
-            images=self.images + other.images,
-        )
+        return type(self)(**{key: mine + getattr(other, key) for key, mine in vars(self).items()})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,10 +1,8 @@
 """PyTorch networks as a backend: from a weights file or from memory, as during training."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Self
 
 import torch
@@ -89,11 +87,8 @@ class TorchBackend(Backend):
         weight = next(self.network.parameters())
         floats = to_floats(images, self.spec.input, device=weight.device, dtype=weight.dtype)
         with torch.inference_mode():
-            if self._owned:
+            with nullcontext() if self._owned else evaluation_mode(self.network):
                 raw = self.network(floats)
-            else:
-                with evaluation_mode(self.network):
-                    raw = self.network(floats)
             decoded = decode(raw, self.spec.strides)
         if weight.device.type == "cuda":
             # CUDA does not wait for its kernels; without this their time counts for the next stage.

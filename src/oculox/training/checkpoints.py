@@ -4,18 +4,16 @@
 so on older states (`train.keep_checkpoints`).
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
 from oculox.config import config_to_dict
-from oculox.errors import CheckpointError
+from oculox.errors import CheckpointError, first_line
 from oculox.training.build import Run
 from oculox.weights.bundle import Weights
 from oculox.weights.checkpoint import load_training_state, save_checkpoint
@@ -43,7 +41,7 @@ class TrainProgress:
     best_epoch: int = 0
     evals_without_gain: int = 0
 
-    def scored(self, ap: float, *, epoch: int) -> TrainProgress:
+    def scored(self, ap: float, *, epoch: int) -> Self:
         """After an evaluation at the end of an epoch (from 1).
 
         Without an AP to compare the newest weights are the best.
@@ -131,7 +129,7 @@ def restore_run(run: Run, folder: Path) -> TrainProgress:
         torch.set_rng_state(training["rng"]["cpu"])
         return TrainProgress(**training["progress"])
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        detail = str(error).splitlines()[0]
+        detail = first_line(error)
         raise CheckpointError(f"{path}: its training state does not fit: {detail}") from None
 
 

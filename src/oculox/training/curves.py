@@ -1,7 +1,5 @@
 """Curves of a run as one image."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from oculox.files import write_atomically
@@ -18,7 +16,6 @@ def write_curves(folder: Path) -> Path | None:
         OculoxError: when the image cannot be written.
     """
     # Here, since importing it takes as long as several training steps.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     rows = read_log(folder)
@@ -27,7 +24,6 @@ def write_curves(folder: Path) -> Path | None:
     if not steps:
         return None
     figure = Figure(figsize=(12, 3.6), layout="constrained")
-    FigureCanvasAgg(figure)
     losses, rates, scores = figure.subplots(1, 3)
     x = [row["step"] for row in steps]
     for key in ("loss", "box", "objectness", "classes", "l1"):

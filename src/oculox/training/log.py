@@ -1,7 +1,5 @@
 """What a run leaves to read: JSON lines, lines for people, a progress bar, trackers, a profile."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import os
@@ -21,7 +19,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from torch.profiler import ProfilerActivity, profile, schedule
 
 from oculox.config import Config, known_keys
-from oculox.errors import MissingExtraError, TrainingError, UsageError
+from oculox.errors import MissingExtraError, TrainingError, UsageError, first_line
 from oculox.files import write_text
 from oculox.training.build import Run
 from oculox.types import Batch
@@ -223,10 +221,7 @@ class StepMeter:
                 step=step,
                 phase="tail" if run.plan.in_tail(self._epoch) else "aug",
                 loss=sum(entry.total for entry in losses) / len(losses),
-                box=mean.box,
-                objectness=mean.objectness,
-                classes=mean.classes,
-                l1=mean.l1,
+                **{name: getattr(mean, name) for name in ("box", "objectness", "classes", "l1")},
                 positives_per_object=mean.positives / max(mean.objects, 1 / len(losses)),
                 gradient_norm=mean.gradient_norm,
                 lr=run.rate.at(step - 1),
@@ -321,7 +316,7 @@ def open_trackers(
     except Exception as error:
         # Each tracker has its own, for a server that is away or a key that is wrong.
         names = ", ".join(config.train.trackers)
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise TrainingError(f"train.trackers=[{names}] could not start: {reason}") from error
     settings = {key: str(attrgetter(key)(config)) for key in known_keys()}
     for tracker in accelerator.trackers:

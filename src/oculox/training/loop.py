@@ -1,7 +1,5 @@
 """A run from top to bottom: parts, epochs, steps, evaluation, saving."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import math
@@ -17,7 +15,6 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from oculox.config import Config
-from oculox.config.schema import InputConfig
 from oculox.data.preprocess import to_floats
 from oculox.distributed.devices import open_accelerator, processes_of
 from oculox.distributed.sync_bn import share_buffers
@@ -253,12 +250,7 @@ def train_step(
         TrainingError: when the loss is not finite; nothing was updated.
     """
     set_learning_rate(parts.optimizer, rate)
-    images, targets = _prepare_inputs(
-        batch,
-        size_hw=size_hw,
-        device=parts.accelerator.device,
-        input_config=parts.input_config,
-    )
+    images, targets = _prepare_inputs(parts, batch, size_hw=size_hw)
     local = _backward(parts, images, targets, use_l1=use_l1)
     local = torch.cat((local, local.new_tensor([float(stop)])))
     sums = parts.accelerator.reduce(local, reduction="sum")
@@ -282,18 +274,15 @@ def train_step(
 
 
 def _prepare_inputs(
-    batch: Batch,
-    *,
-    size_hw: tuple[int, int],
-    device: torch.device,
-    input_config: InputConfig,
+    parts: Parts, batch: Batch, *, size_hw: tuple[int, int]
 ) -> tuple[Tensor, Targets]:
     """Move a batch to the device, as floats of the network's range, at the step's size."""
+    device = parts.accelerator.device
     targets = Targets(*(t.to(device, non_blocking=True) for t in batch.targets))
     # Loaders hand over channels-last memory; unless train.channels_last is set, training avoids it:
     # its batch norm sums in plain float32 on a CPU and moves the losses of a fresh batch by a
     # thousandth (docs/experiments.md).
-    images = to_floats(batch.images, input_config, device=device).contiguous()
+    images = to_floats(batch.images, parts.input_config, device=device).contiguous()
     height, width = images.shape[-2:]
     if (height, width) == size_hw:
         return images, targets

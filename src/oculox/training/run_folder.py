@@ -4,8 +4,6 @@
 `oculox.training.checkpoints`, `oculox.training.log` and `oculox.training.curves` write the rest.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import math
@@ -15,6 +13,8 @@ from contextlib import contextmanager
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, BinaryIO
+
+from pydantic_core import to_jsonable_python
 
 from oculox.config import Config, config_to_yaml, known_keys, load_config
 from oculox.distributed.devices import processes_of
@@ -74,8 +74,7 @@ class TrainSummary:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values."""
-        values = dataclasses.asdict(self)
-        return {**values, "output": str(self.output), "best": str(self.best)}
+        return {**to_jsonable_python(self), "best": str(self.best)}
 
     def write(self) -> None:
         """Write ``summary.json`` into the run's folder.

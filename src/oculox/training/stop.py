@@ -1,14 +1,13 @@
 """SIGTERM and SIGINT as a request to stop once the state of a run is saved."""
 
-from __future__ import annotations
-
 import signal
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
-from types import FrameType, TracebackType
-from typing import Any, Self
+from types import FrameType
+from typing import Self
 
 from oculox.errors import TrainingError
 
@@ -28,7 +27,7 @@ class RunStopped(TrainingError):  # noqa: N818 - nothing is wrong
         self.number = number
 
 
-class StopRequest:
+class StopRequest(ExitStack):
     """Notes the first SIGTERM or SIGINT inside its block; a later one ends the process at once.
 
     Only the main thread can do that, and only signals that are not ignored (as under ``nohup``).
@@ -40,29 +39,20 @@ class StopRequest:
 
     def __init__(self, folder: Path, *, tell: Callable[[str], None]) -> None:
         """A request for the run in `folder`; `tell` gets the message when it stops."""
+        super().__init__()
         self.agreed = False
         self.number = 0
         self._folder = folder
         self._tell = tell
         self._since = 0.0
-        self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
-        """Take the signals over."""
+        """Take the signals over; the end of the block gives them back."""
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGINT):
                 if signal.getsignal(number) not in (signal.SIG_IGN, None):
-                    self._before[number] = signal.signal(number, self._note)
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Give the signals back."""
-        self._restore()
+                    self.callback(signal.signal, number, signal.signal(number, self._note))
+        return super().__enter__()
 
     def agree(self) -> None:
         """Note that all processes stop now, whichever of them got the signal."""
@@ -88,13 +78,8 @@ class StopRequest:
         if not self.number:
             self.number, self._since = number, now
         elif now - self._since > _ONCE:
-            self._restore()
+            self.close()
             raise_again(number)
-
-    def _restore(self) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-        self._before.clear()
 
 
 def raise_again(number: int) -> None:

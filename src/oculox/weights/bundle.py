@@ -1,7 +1,5 @@
 """Weights with everything needed to use them, and networks built strictly from them."""
 
-from __future__ import annotations
-
 import dataclasses
 import re
 from collections.abc import Mapping, Sequence

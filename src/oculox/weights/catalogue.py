@@ -1,7 +1,5 @@
 """The catalogue of published weights (`catalogue.yaml`)."""
 
-from __future__ import annotations
-
 import difflib
 from functools import cache
 from importlib import resources

@@ -11,8 +11,6 @@ A `.pt` is a mapping of plain values and tensors:
 A `.safetensors` holds the state, and ``format``, ``version`` and ``meta`` (JSON) as metadata.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -95,10 +93,15 @@ def load_training_state(path: Path) -> tuple[Weights, dict[str, Any]]:
         CheckpointError: when the file has no training state.
     """
     content = load_torch(path)
-    training = content.get("training") if is_checkpoint(content) else None
-    if not isinstance(training, dict) or "raw" not in training:
+    training = _training(content)
+    if "raw" not in training:
         raise CheckpointError(f"{path}: holds no training state to resume from")
     return weights_from(content, where=str(path)), training
+
+
+def _training(content: Mapping[str, Any]) -> dict[str, Any]:
+    training = content.get("training") if is_checkpoint(content) else None
+    return training if isinstance(training, dict) else {}
 
 
 def training_config(path: Path) -> Mapping[str, Any] | None:
@@ -107,9 +110,7 @@ def training_config(path: Path) -> Mapping[str, Any] | None:
     Raises:
         CheckpointError: when the file cannot be read.
     """
-    content = load_torch(path)
-    training = content.get("training") if is_checkpoint(content) else None
-    config = training.get("config") if isinstance(training, dict) else None
+    config = _training(load_torch(path)).get("config")
     return config if isinstance(config, dict) else None
 
 

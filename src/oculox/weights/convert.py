@@ -1,7 +1,5 @@
 """Weights from one project's file to another's, and what a weights file is."""
 
-from __future__ import annotations
-
 import dataclasses
 from pathlib import Path
 from typing import Any, Literal

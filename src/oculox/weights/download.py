@@ -8,14 +8,12 @@ Two environment variables are read, when something is fetched or looked up and n
 Proxies and certificates are those of `requests` (``HTTPS_PROXY``, ``REQUESTS_CA_BUNDLE``).
 """
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import quote, urlparse
 from urllib.request import url2pathname
@@ -28,7 +26,7 @@ from oculox.weights.catalogue import PublishedWeights, find_published, published
 CACHE_VARIABLE = "OCULOX_CACHE"
 MIRROR_VARIABLE = "OCULOX_MIRROR"
 Progress = Callable[[int, int | None], None]
-"""Called with the bytes received and, where the server sends it, the size of the file."""
+"""That of `oculox.types`, without which `oculox weights list` needs no numpy."""
 
 _CHUNK = 1 << 18
 _TIMEOUT_SECONDS = 30
@@ -53,18 +51,16 @@ class Downloaded:
     verified: bool
 
 
-def cache_folder(environment: Mapping[str, str] | None = None) -> Path:
+def cache_folder() -> Path:
     """The folder of downloaded weights."""
-    values = os.environ if environment is None else environment
-    if values.get(CACHE_VARIABLE):
-        return Path(values[CACHE_VARIABLE]).expanduser()
-    return Path(values.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "oculox"
+    if chosen := os.environ.get(CACHE_VARIABLE):
+        return Path(chosen).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "oculox"
 
 
-def source_url(entry: PublishedWeights, environment: Mapping[str, str] | None = None) -> str:
+def source_url(entry: PublishedWeights) -> str:
     """Where a file is fetched from: the mirror where one is set, else its publisher."""
-    values = os.environ if environment is None else environment
-    mirror = values.get(MIRROR_VARIABLE)
+    mirror = os.environ.get(MIRROR_VARIABLE)
     return f"{mirror.rstrip('/')}/{quote(entry.filename)}" if mirror else entry.url
 
 
@@ -107,7 +103,8 @@ def fetch_weights(
         folder: where the file goes, under its published name.
         url: where it comes from (see `source_url`).
         allow_unverified: accept a file whose publisher gives no checksum.
-        progress: called after each part.
+        progress: called with the bytes received and, where the server sends it, the file's size;
+            after each part.
 
     Raises:
         UsageError: no checksum is known and `allow_unverified` is not set, or the URL's scheme is

@@ -1,7 +1,5 @@
 """PyTorch files in and out: written atomically, and never a pickle from outside."""
 
-from __future__ import annotations
-
 import pickle
 import struct
 import warnings
@@ -11,7 +9,7 @@ from typing import Any
 
 import torch
 
-from oculox.errors import CheckpointError
+from oculox.errors import CheckpointError, first_line
 from oculox.files import write_atomically
 
 # What PyTorch's restricted unpickler and its archive reader raise on arbitrary bytes.
@@ -57,13 +55,12 @@ def load_torch(path: Path) -> dict[str, Any]:
             warnings.simplefilter("ignore")
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        detail = str(error).splitlines()[0]
         raise CheckpointError(
             f"{path}: refused: it holds pickled objects besides tensors and plain values, "
-            f"or is not a PyTorch file ({detail})"
+            f"or is not a PyTorch file ({first_line(error)})"
         ) from None
     except _DAMAGED as error:
-        detail = (str(error) or type(error).__name__).splitlines()[0]
+        detail = first_line(error)
         raise CheckpointError(f"{path}: damaged, or not a PyTorch file ({detail})") from None
     if not isinstance(content, dict):
         raise CheckpointError(

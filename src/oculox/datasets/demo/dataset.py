@@ -1,7 +1,5 @@
 """The built-in demo dataset: rendered scenes in COCO layout, the same for the same seed."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 from collections.abc import Callable
@@ -24,14 +22,12 @@ _MARK = "Oculox demo dataset: rendered scenes"
 
 @dataclasses.dataclass(frozen=True)
 class DemoSummary:
-    """What `write_demo` wrote: images and labelled objects of each split."""
+    """What `write_demo` wrote: numbers of images and labelled objects by split."""
 
     folder: Path
     classes: tuple[str, ...]
-    train_images: int
-    train_objects: int
-    val_images: int
-    val_objects: int
+    images: dict[str, int]
+    objects: dict[str, int]
 
 
 def write_demo(
@@ -42,7 +38,7 @@ def write_demo(
     val: int = 60,
     size: tuple[int, int] = (320, 240),
     overwrite: bool = False,
-    on_image: Callable[[], None] | None = None,
+    on_image: Callable[[], None] = lambda: None,
 ) -> DemoSummary:
     """Render the demo dataset: six kinds of objects on varied backgrounds, with clutter.
 
@@ -69,22 +65,22 @@ def write_demo(
         )
     folder = folder.expanduser().absolute()
     require_own(folder, _MARK, overwrite=overwrite)
-    objects = []
+    images, objects = {"train": train, "val": val}, {}
     with scratch_beside(folder) as new:
         (new / "annotations").mkdir()
-        for number, (split, count) in enumerate((("train2017", train), ("val2017", val))):
+        for number, (split, count) in enumerate(images.items()):
             rngs = (np.random.default_rng((seed, number, i)) for i in range(count))
-            (new / split).mkdir()
+            (new / f"{split}2017").mkdir()
             coco = _empty_coco(seed)
             for i, rng in enumerate(rngs, start=1):
-                _write_scene(new / split / f"{i:06d}.jpg", render_scene(rng, size[::-1]), coco)
-                if on_image is not None:
-                    on_image()
-            objects.append(len(coco["annotations"]))
-            text = json.dumps(coco)
-            (new / "annotations" / f"instances_{split}.json").write_text(text, encoding="utf-8")
+                path = new / f"{split}2017" / f"{i:06d}.jpg"
+                _write_scene(path, render_scene(rng, size[::-1]), coco)
+                on_image()
+            objects[split] = len(coco["annotations"])
+            path = new / "annotations" / f"instances_{split}2017.json"
+            path.write_text(json.dumps(coco), encoding="utf-8")
         move_entries(new, folder)
-    return DemoSummary(folder, CLASSES, train, objects[0], val, objects[1])
+    return DemoSummary(folder, CLASSES, images, objects)
 
 
 def _empty_coco(seed: int) -> dict[str, Any]:

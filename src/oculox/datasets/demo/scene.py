@@ -1,7 +1,5 @@
 """Whole scenes of the demo dataset: backgrounds, clutter, objects, shadows and light."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import cv2
@@ -79,10 +77,8 @@ def _meadow(rng: Rng, hw: tuple[int, int]) -> FloatArray:
     height, width = hw
     y = np.linspace(0, 1, height, dtype=np.float32)[:, None]
     clouds = np.clip(noise(rng, hw, cells=(3, 4), octaves=4) * 0.9, 0, 1)[..., None]
-    high, low = (
-        np.asarray(hsv(0.58, 0.55, 0.85), np.float32),
-        np.asarray(hsv(0.56, 0.15, 0.97), np.float32),
-    )
+    high = np.asarray(hsv(0.58, 0.55, 0.85), np.float32)
+    low = np.asarray(hsv(0.56, 0.15, 0.97), np.float32)
     sky = (high * (1 - y) + low * y)[:, None, :].reshape(height, 1, 3)
     sky = sky * (1 - clouds) + np.float32(0.97) * clouds
     hill = rng.uniform(0.25, 0.55) + 0.05 * np.sin(
@@ -118,6 +114,7 @@ def _plaster(rng: Rng, hw: tuple[int, int]) -> FloatArray:
     return _tint(color, gain.astype(np.float32))
 
 
+_CORNERS = np.array(((-1, -1), (1, -1), (1, 1), (-1, 1)))
 _BACKGROUNDS = (_planks, _tiles, _meadow, _cloth, _plaster)
 
 
@@ -138,18 +135,10 @@ def _scatter(canvas: FloatArray, rng: Rng) -> FloatArray:
             turn = rng.uniform(0, np.pi)
             way = np.array((np.cos(turn), np.sin(turn)))
             side = np.array((-way[1], way[0])) * size * 0.14
-            outline = np.stack(
-                (
-                    -way * 2 * size - side,
-                    way * 2 * size - side,
-                    way * 2 * size + side,
-                    -way * 2 * size + side,
-                )
-            )
+            outline = _CORNERS[:, :1] * way * 2 * size + _CORNERS[:, 1:] * side
             color = hsv(0.08, rng.uniform(0.2, 0.6), rng.uniform(0.2, 0.7))
         else:
-            corners = np.array(((-1, -1), (1, -1), (1, 1), (-1, 1))) * size
-            outline = corners + rng.uniform(-0.6, 0.6, (4, 2)) * size
+            outline = _CORNERS * size + rng.uniform(-0.6, 0.6, (4, 2)) * size
             color = hsv(rng.uniform(), rng.uniform(0, 0.6), rng.uniform(0.6, 1))
         _blot(canvas, outline + center, color, shift=size * 0.18)
     return canvas

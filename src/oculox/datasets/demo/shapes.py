@@ -4,8 +4,6 @@ Every outline is a signed distance (negative inside), so edges are smooth at any
 rotation or flip is a change of coordinates. Colours are BGR, 0-1.
 """
 
-from __future__ import annotations
-
 import colorsys
 import dataclasses
 from collections.abc import Callable, Sequence

@@ -1,7 +1,5 @@
 """COCO JSON in (tolerantly) and out (in the layout that training finds by itself)."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,9 +18,9 @@ from oculox.files import FileMode, place_file
 def read_coco(
     root: Path,
     *,
-    classes: Sequence[str] | None = None,
-    splits: Mapping[str, str] | None = None,
-    on_image: OnImage | None = None,
+    classes: Sequence[str] | None,
+    splits: Mapping[str, str] | None,
+    on_image: OnImage,
 ) -> LabelledData:
     """Read a COCO dataset, leaving out what is faulty.
 
@@ -85,9 +83,7 @@ def _images(
     return images
 
 
-def write_coco(
-    data: LabelledData, folder: Path, *, mode: FileMode, on_image: OnImage | None = None
-) -> None:
+def write_coco(data: LabelledData, folder: Path, *, mode: FileMode) -> None:
     """Write ``<split>2017/`` and ``annotations/instances_<split>2017.json`` into an empty folder.
 
     Categories are numbered from 1 in the order of the classes, images and annotations from 1
@@ -96,8 +92,6 @@ def write_coco(
     for split, images in data.splits.items():
         for image in images:
             place_file(image.source, folder / f"{split}2017" / image.name, mode=mode)
-            if on_image is not None:
-                on_image()
         write_annotations(images, folder, split=split, classes=data.classes)
 
 

@@ -1,12 +1,12 @@
 """From one annotation format to another, in one call."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
+
+from pydantic_core import to_jsonable_python
 
 from oculox.data.faults import Fault, count_faults
 from oculox.datasets.formats import SourceFormat, TargetFormat
@@ -46,14 +46,8 @@ class ConvertSummary:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
-        return {
-            "target": str(self.target),
-            "classes": list(self.classes),
-            "images": self.images,
-            "objects": self.objects,
-            "counts": count_faults(self.faults),
-            "faults": [fault.as_dict() for fault in self.faults],
-        }
+        values = to_jsonable_python(self)
+        return {**values, "counts": count_faults(self.faults)}
 
 
 def convert(
@@ -101,7 +95,7 @@ def convert(
     if skip_difficult and source_format != "voc":
         raise UsageError("only Pascal VOC marks objects as difficult")
     require_free(target)
-    on_image = None if progress is None else counted(progress)
+    on_image = counted(progress)
     more = {"skip_difficult": True} if skip_difficult else {}
     read, write = _READERS[source_format], _WRITERS[target_format]
     data = read(source, classes=classes, splits=splits, on_image=on_image, **more)

@@ -1,7 +1,5 @@
 """What every reader returns and every writer takes."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
@@ -75,8 +73,8 @@ class ImageReader:
         """Height and width of an image; None, and a fault, where it cannot be used."""
         fact = look_at(path)
         if fact.problem is not None:
-            code = "image-missing" if fact.missing else "image-unreadable"
-            self.fault(code, path, fact.problem)
+            code, message = fact.problem
+            self.fault(code, path, message)
         return fact.hw
 
     def keep(

@@ -5,8 +5,6 @@ k, so ``xmin - 1, ymin - 1, xmax, ymax`` are the edges; the VOC development kit 
 this way too (xmax - xmin + 1).
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from xml.etree.ElementTree import Element, ParseError
@@ -34,10 +32,10 @@ _Stated = tuple[Path, Path, tuple[int, int], list[LabelledObject]]
 def read_voc(
     root: Path,
     *,
-    classes: Sequence[str] | None = None,
-    splits: Mapping[str, str] | None = None,
+    classes: Sequence[str] | None,
+    splits: Mapping[str, str] | None,
     skip_difficult: bool = False,
-    on_image: OnImage | None = None,
+    on_image: OnImage,
 ) -> LabelledData:
     """Read a Pascal VOC dataset.
 
@@ -68,8 +66,7 @@ def read_voc(
             image = reader.read(stem, split)
             if image is not None:
                 stated[split].append(image)
-            if on_image is not None:
-                on_image()
+            on_image()
     seen = {o.class_name for images in stated.values() for *_, objects in images for o in objects}
     names = tuple(classes) if classes is not None else tuple(sorted(seen))
     result = {

@@ -4,8 +4,6 @@ A line is ``class cx cy w h``, fractions of the image; or a class and a polygon 
 three points, whose bounding box is taken.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -31,9 +29,9 @@ _ALIASES = {"train": "train", "val": "val", "valid": "val", "test": "test"}
 def read_yolo(
     root: Path,
     *,
-    classes: Sequence[str] | None = None,
-    splits: Mapping[str, str] | None = None,
-    on_image: OnImage | None = None,
+    classes: Sequence[str] | None,
+    splits: Mapping[str, str] | None,
+    on_image: OnImage,
 ) -> LabelledData:
     """Read a YOLO dataset.
 
@@ -58,8 +56,7 @@ def read_yolo(
             image = reader.read(path, name, split)
             if image is not None:
                 images.append(image)
-            if on_image is not None:
-                on_image()
+            on_image()
         if images:
             result[split] = (*result.get(split, ()), *images)
         elif splits is not None:
@@ -207,9 +204,7 @@ def label_path(image: Path) -> Path:
     return Path(*parts).with_suffix(".txt")
 
 
-def write_yolo(
-    data: LabelledData, folder: Path, *, mode: FileMode, on_image: OnImage | None = None
-) -> None:
+def write_yolo(data: LabelledData, folder: Path, *, mode: FileMode) -> None:
     """Write ``images/<split>``, ``labels/<split>`` and ``data.yaml`` into an empty folder.
 
     Crowd regions have no place in this format and are left out; an image without objects gets
@@ -221,8 +216,6 @@ def write_yolo(
             labels = (folder / "labels" / split / image.name).with_suffix(".txt")
             labels.parent.mkdir(parents=True, exist_ok=True)
             labels.write_text("".join(_lines(image)), encoding="utf-8")
-            if on_image is not None:
-                on_image()
     config: dict[str, Any] = {s: f"images/{s}" for s in SPLITS if s in data.splits}
     config["names"] = dict(enumerate(data.classes))
     text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
@@ -234,10 +227,5 @@ def _lines(image: LabelledImage) -> Iterator[str]:
     rows = zip(image.boxes.tolist(), image.labels.tolist(), image.crowd.tolist(), strict=True)
     for (x1, y1, x2, y2), label, crowd in rows:
         if not crowd:
-            values = (
-                (x1 + x2) / 2 / width,
-                (y1 + y2) / 2 / height,
-                (x2 - x1) / width,
-                (y2 - y1) / height,
-            )
-            yield f"{label} " + " ".join(f"{v:.7f}" for v in values) + "\n"
+            center = f"{(x1 + x2) / 2 / width:.7f} {(y1 + y2) / 2 / height:.7f}"
+            yield f"{label} {center} {(x2 - x1) / width:.7f} {(y2 - y1) / height:.7f}\n"

@@ -4,8 +4,6 @@ Where Oculox writes weights that differ from what such a file says by itself (cl
 preprocessing), it adds an entry ``oculox`` that the official programs ignore.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -14,18 +12,17 @@ from torch import Tensor
 from oculox.types import ModelSpec
 from oculox.weights.bundle import Weights, empty_network, recognise_tensors
 from oculox.weights.checkpoint import describe, from_description
-from oculox.weights.interop.names import NameMap, export_state, import_state, rules_map
+from oculox.weights.interop.names import (
+    OFFICIAL_PARTS,
+    NameMap,
+    export_state,
+    import_state,
+    rules_map,
+)
 
 DESCRIPTION = "oculox"
 
-_INNER = (
-    (r"\.depthwise\.", ".dconv."),
-    (r"\.pointwise\.", ".pconv."),
-    (r"\.main\.", ".conv1."),
-    (r"\.skip\.", ".conv2."),
-    (r"\.merge\.", ".conv3."),
-    (r"\.blocks\.", ".m."),
-)
+_INNER = tuple((rf"\.{ours}\.", f".{theirs}.") for ours, theirs in OFFICIAL_PARTS.items())
 _STAGES = ((r"^backbone\.stage", "backbone.dark"), (r"^backbone\.", "backbone.backbone."))
 
 _CSP = rules_map(

@@ -8,8 +8,6 @@ is UTF-32. Some writers append ``crc_num`` and ten bytes of CRC-32 after the mes
 message definition in MindSpore 2.10, and files written by it.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import math
 import zlib

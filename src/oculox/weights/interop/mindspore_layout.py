@@ -5,8 +5,6 @@ from what such a file says by itself, it adds one text parameter, ``oculox.descr
 MindSpore loads it as a string that belongs to no network, and Oculox reads everything back from it.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Callable, Mapping

@@ -3,8 +3,6 @@
 Source: the configuration files and parameter names of MindYOLO's seven YOLOX networks.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import re
 from collections.abc import Mapping
@@ -22,7 +20,7 @@ from oculox.weights.interop.mindspore_layout import (
     with_mindspore_norms,
     write_network,
 )
-from oculox.weights.interop.names import NameMap
+from oculox.weights.interop.names import OFFICIAL_PARTS, NameMap
 
 # Layers without tensors (upsampling, concatenation) leave gaps in the numbers.
 _CSP_LAYERS: dict[str, str] = {
@@ -47,14 +45,6 @@ _CSP_LAYERS: dict[str, str] = {
     "head": "24",
 }
 _CSP_HEAD, _DARKNET_HEAD = 24, 32
-_INNER = {
-    ".depthwise.": ".dconv.",
-    ".pointwise.": ".pconv.",
-    ".main.": ".conv1.",
-    ".skip.": ".conv2.",
-    ".merge.": ".conv3.",
-    ".blocks.": ".m.",
-}
 # Repeated residual blocks of Darknet-53 are one layer with an index; a single one has none.
 _DARKNET_LAYERS: dict[str, str] = {
     "backbone.stem.0": "0",
@@ -82,10 +72,8 @@ def mindyolo_names(backbone: Literal["csp_darknet", "darknet53"]) -> NameMap:
     def rename(name: str) -> str:
         parts = name.split(".")
         count = next(n for n in (3, 2, 1) if ".".join(parts[:n]) in layers)
-        inner = "." + ".".join(parts[count:])
-        for ours, theirs in _INNER.items():
-            inner = inner.replace(ours, theirs)
-        return f"model.model.{layers['.'.join(parts[:count])]}{inner}"
+        inner = ".".join(OFFICIAL_PARTS.get(part, part) for part in parts[count:])
+        return f"model.model.{layers['.'.join(parts[:count])]}.{inner}"
 
     return with_mindspore_norms(rename)
 

@@ -6,8 +6,6 @@ before every name (``ema.network.`` before averaged ones), and its scripts read 
 Pixels are fed as to the official weights.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from typing import Literal

@@ -5,8 +5,6 @@ names of the network in question are mapped forward and the pairs are inverted, 
 is not one-to-one is found at once.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
@@ -15,6 +13,15 @@ from torch import Tensor
 from oculox.errors import CheckpointError
 
 NameMap = Callable[[str], str]
+OFFICIAL_PARTS = {
+    "depthwise": "dconv",
+    "pointwise": "pconv",
+    "main": "conv1",
+    "skip": "conv2",
+    "merge": "conv3",
+    "blocks": "m",
+}
+"""Our names of the parts of a block, and the official ones, which MindYOLO has too."""
 
 
 def rules_map(rules: Sequence[tuple[str, str]]) -> NameMap:

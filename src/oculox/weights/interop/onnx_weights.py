@@ -5,8 +5,6 @@ input, side by side with our own network's: backwards every step is determined, 
 convolution has one input and a concatenation has its inputs in order.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import math
 import operator

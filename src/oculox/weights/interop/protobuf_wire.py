@@ -6,8 +6,6 @@ file, and every length is compared with what is left of the message, so that a d
 file ends in a clear error and never in a large allocation. Errors name no file: the caller does.
 """
 
-from __future__ import annotations
-
 import mmap
 from collections.abc import Iterator
 from pathlib import Path
