@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from oculox.config.schema import DataConfig
-from oculox.data.coco import find_splits, load_split
+from oculox.data.coco import load_split
 from oculox.data.tiles import Tiling
 from oculox.datasets.check import check_data
 from oculox.datasets.demo.dataset import write_demo
@@ -47,7 +47,7 @@ def test_no_object_is_lost_and_boxes_lie_in_their_tiles(demo, tmp_path):
     summary = tile_data(demo, tmp_path / "t", tiling=SIZE, min_visible=0)
     assert summary.unseen == {"train": 0, "val": 0}
     assert summary.images == {"train": 4 * 12, "val": 2 * 12}
-    assert check_data(find_splits(tmp_path / "t")).ok
+    assert check_data(tmp_path / "t").ok
     tree, source = read(tmp_path / "t"), read(demo)
     union = {}
     for image, annotations in by_image(tree):
@@ -171,7 +171,7 @@ def test_tiles_and_images_of_one_name(tmp_path):
     tile_data(tmp_path / "src", tmp_path / "t", tiling=Tiling(128, 0))
     names = [image["file_name"] for image in read(tmp_path / "t")["images"]]
     assert names[:2] == ["a_0_0.png", "a_0_0-2.png"]
-    assert check_data(find_splits(tmp_path / "t")).ok
+    assert check_data(tmp_path / "t").ok
 
 
 def test_bad_images_and_boxes_are_listed(tmp_path):
