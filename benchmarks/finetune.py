@@ -6,8 +6,8 @@ dataset, seed and start) with the standard error over all datasets. A difference
 is more than twice its standard error. Results are kept in `WORK/results.jsonl`: a second call
 runs only what is missing, and goes on with runs that were cut off.
 
-    python benchmarks/finetune.py yolox_nano.pth --shared ../shared --settings official finetune
-    python benchmarks/finetune.py yolox_nano.pth --shared ../shared --table my-settings.yaml
+    python benchmarks/finetune.py yolox_nano.pth --shared ../shared
+    python benchmarks/finetune.py yolox_nano.pth --table my-settings.yaml --steps 160 320
 """
 
 from __future__ import annotations
@@ -50,8 +50,12 @@ TRAIN_SHARE = 0.7
 
 @dataclasses.dataclass(frozen=True, order=True)
 class Case:
-    """One run: a setting on a dataset with a seed, at a number of steps."""
+    """One run: a setting on a dataset with a seed, at a number of steps.
 
+    `digest` stands for what a setting's name does not say: its overrides, the weights, the input.
+    """
+
+    digest: str
     setting: str
     dataset: str
     seed: int
@@ -60,7 +64,7 @@ class Case:
     @property
     def folder(self) -> str:
         """Name of the run's folder."""
-        return f"{self.setting}-{self.dataset}-{self.seed}-{self.steps}"
+        return f"{self.setting}-{self.dataset}-{self.seed}-{self.steps}-{self.digest}"
 
 
 def main() -> int:
@@ -74,10 +78,11 @@ def main() -> int:
     parser.add_argument("--datasets", nargs="+", help="all by default")
     parser.add_argument("--recipe", default="yolox-nano")
     parser.add_argument("--imgsz", type=int, default=224)
-    parser.add_argument("--steps", type=int, default=320)
+    parser.add_argument("--steps", type=int, nargs="+", default=[320], help="one table for each")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--jobs", type=int, default=2, help="runs at once, one thread each")
+    parser.add_argument("--plot", type=Path, help="an image of mean AP over steps")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     table: Mapping[str, list[str]] = yaml.safe_load(args.table.read_text("utf-8"))
@@ -86,8 +91,10 @@ def main() -> int:
         parser.error(f"{args.table} has no {', '.join(unknown)} (it has {', '.join(table)})")
     args.work.mkdir(parents=True, exist_ok=True)
     datasets = prepare(args.shared, args.work / "data", args.datasets)
+    digests = {name: digest(table[name], args) for name in names}
     cases = [
-        Case(name, dataset, seed, args.steps)
+        Case(digests[name], name, dataset, seed, steps)
+        for steps in args.steps
         for seed in args.seeds
         for dataset in datasets
         for name in names
@@ -97,8 +104,25 @@ def main() -> int:
         todo = [case for case in cases if case not in results.ap]
         for _ in pool.map(lambda case: run(case, table[case.setting], args, results), todo):
             pass
-    report(results, names, list(datasets), args.seeds, args.steps, as_json=args.json)
+    tables = {
+        steps: rows(results, digests, list(datasets), args.seeds, steps) for steps in args.steps
+    }
+    if args.json:
+        print(json.dumps(tables, indent=2))
+    else:
+        for steps, table in tables.items():
+            print(f"\n{steps} steps of {args.batch} images\n")
+            show(table, list(datasets))
+    if args.plot is not None:
+        plot(tables, list(datasets), args.plot)
     return 0
+
+
+def digest(setting: Sequence[str], args: argparse.Namespace) -> str:
+    """Eight hexadecimal digits that change with what is trained."""
+    weights = hashlib.sha256(args.weights.read_bytes()).hexdigest()
+    facts = json.dumps([*setting, weights, args.recipe, args.imgsz, args.batch])
+    return hashlib.sha256(facts.encode()).hexdigest()[:8]
 
 
 class Results:
@@ -113,7 +137,7 @@ class Results:
             self._keep(json.loads(line))
 
     def _keep(self, row: Mapping[str, Any]) -> None:
-        case = Case(row["setting"], row["dataset"], row["seed"], row["steps"])
+        case = Case(*(row[field.name] for field in dataclasses.fields(Case)))
         self.ap[case], self.seconds[case] = row["ap"], row["seconds"]
 
     def add(self, case: Case, summary: Mapping[str, Any]) -> None:
@@ -221,38 +245,42 @@ def write_subset(coco: Path, folder: Path, classes: Sequence[str]) -> None:
         path.write_text(json.dumps(content), "utf-8")
 
 
-def report(
+def rows(
     results: Results,
-    names: Sequence[str],
+    digests: Mapping[str, str],
     datasets: Sequence[str],
     seeds: Sequence[int],
     steps: int,
-    *,
-    as_json: bool,
-) -> None:
-    """Print mean AP by setting and dataset, and the paired difference from the first setting."""
-    rows = []
-    for name in names:
+) -> list[dict[str, Any]]:
+    """By setting: mean AP and spread by dataset, and the paired difference from the first one."""
+    table = []
+    first = next(iter(digests))
+    for name, digest_ in digests.items():
         row: dict[str, Any] = {"setting": name}
         gains: dict[str, list[float]] = {}
         for dataset in datasets:
-            cases = [Case(name, dataset, seed, steps) for seed in seeds]
-            values = [results.ap[case] for case in cases]
+            values, base = (
+                [results.ap[Case(digests[of], of, dataset, seed, steps)] for seed in seeds]
+                for of in (name, first)
+            )
             row[dataset] = (statistics.fmean(values), spread(values))
-            first = [results.ap[dataclasses.replace(c, setting=names[0])] for c in cases]
-            gains[dataset] = [a - b for a, b in zip(values, first, strict=True)]
+            gains[dataset] = [a - b for a, b in zip(values, base, strict=True)]
         row["mean"] = statistics.fmean(row[dataset][0] for dataset in datasets)
         row["gain"], row["error"] = combined(gains.values())
         row["seconds"] = statistics.fmean(
-            results.seconds[Case(name, d, s, steps)] for d in datasets for s in seeds
+            results.seconds[Case(digest_, name, dataset, seed, steps)]
+            for dataset in datasets
+            for seed in seeds
         )
-        rows.append(row)
-    if as_json:
-        print(json.dumps(rows, indent=2))
-        return
+        table.append(row)
+    return table
+
+
+def show(table: Sequence[Mapping[str, Any]], datasets: Sequence[str]) -> None:
+    """Print as Markdown."""
     print(f"| setting | {' | '.join(datasets)} | mean | gain | seconds |")
     print("| --- |" + " ---: |" * (len(datasets) + 3))
-    for row in rows:
+    for row in table:
         cells = [f"{row[d][0]:.3f} ± {row[d][1]:.3f}" for d in datasets]
         counts = "" if abs(row["gain"]) > 2 * row["error"] else " (no)"
         gain = f"{row['gain']:+.3f} ± {row['error']:.3f}{counts}"
@@ -260,6 +288,25 @@ def report(
             f"| {row['setting']} | {' | '.join(cells)} | {row['mean']:.3f} | {gain} "
             f"| {row['seconds']:.0f} |"
         )
+
+
+def plot(
+    tables: Mapping[int, Sequence[Mapping[str, Any]]], datasets: Sequence[str], path: Path
+) -> None:
+    """Mean AP over the length of the run, one panel for each dataset."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(2.4 * len(datasets), 2.6), layout="constrained")
+    panels = figure.subplots(1, len(datasets), squeeze=False)[0]
+    for panel, dataset in zip(panels, datasets, strict=True):
+        for i, row in enumerate(next(iter(tables.values()))):
+            means, spreads = zip(*(table[i][dataset] for table in tables.values()), strict=True)
+            panel.errorbar(list(tables), means, spreads, marker=".", label=row["setting"])
+        panel.set(title=dataset, xlabel="steps", ylim=(0, None))
+        panel.grid(alpha=0.3)
+    panels[0].set_ylabel("AP")
+    panels[0].legend(fontsize=8)
+    figure.savefig(path, dpi=120)
 
 
 def spread(values: Sequence[float]) -> float:

@@ -58,14 +58,15 @@ def test_settings_are_compared_and_results_kept(eager_pt, tmp_path):
     table.write_text("official: [recipe=official]\nquick: [optimizer.lr=0.001]\n")
     words = ["--work", tmp_path / "work", "--table", table, "--datasets", "demo", "--imgsz", "64"]
     command = [sys.executable, FOLDER / "finetune.py", eager_pt, *words]
-    command += ["--steps", "25", "--seeds", "0", "1"]
+    command += ["--steps", "25", "50", "--seeds", "0", "1", "--plot", tmp_path / "curves.png"]
     tables = []
     for _ in range(2):
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
         assert done.returncode == 0, done.stderr
         tables.append(done.stdout)
     # Nothing was run again.
-    assert len((tmp_path / "work/results.jsonl").read_text().splitlines()) == 4
+    assert len((tmp_path / "work/results.jsonl").read_text().splitlines()) == 8
     assert tables[0] == tables[1]
-    assert "| official |" in tables[0]
+    assert tables[0].count("| official |") == 2
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert "+0.000 ± 0.000 (no)" in tables[0]
