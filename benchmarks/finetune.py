@@ -160,7 +160,7 @@ def run(case: Case, setting: Sequence[str], args: argparse.Namespace, results: R
     folder = args.work / "runs" / case.folder
     data = args.work / "data" / case.dataset
     command = [sys.executable, "-m", "oculox", "train", "--json"]
-    if (folder / "last.pt").exists():
+    if (folder / "last.pt").exists() and (folder / "config.yaml").exists():
         command += ["--resume", str(folder)]
     else:
         train = json.loads((data / "annotations" / "instances_train2017.json").read_text("utf-8"))

@@ -192,6 +192,8 @@ class OptimizerConfig(_Section):
     """sgd (with Nesterov momentum, the paper's) or adamw (needs its own lr and weight_decay)."""
     lr: float = Field(0.01, gt=0)
     """Peak learning rate for 64 images a step; scaled by the global batch."""
+    known_lr_ratio: float = Field(1.0, gt=0, le=1)
+    """Part of `lr` where the weights know all classes by name; where some, in proportion."""
     momentum: float = Field(0.9, ge=0, lt=1)
     """Nesterov momentum of sgd, the first beta of adamw."""
     weight_decay: float = Field(5e-4, ge=0)

@@ -113,6 +113,9 @@ def build_run(config: Config, accelerator: Accelerator, *, weights: Path | None)
         size = config.input.size
         config = config.model_copy(update={"input": loaded.spec.input.at(size)})
         notes.append(_transfer_note(weights, loaded.spec.num_classes, len(names), kept))
+        if config.train.match_classes:
+            config, note = _gentler(config, kept / len(names))
+            notes += note
     freeze_parts(network, config.train.freeze)
 
     network.to(accelerator.device)
@@ -211,6 +214,21 @@ def _describe(train: CocoIndex, val: CocoIndex) -> str:
         f"data: {len(train)} training images with {objects} objects of "
         f"{len(train.class_names)} classes, {len(val)} validation images"
     )
+
+
+def _gentler(config: Config, known: float) -> tuple[Config, list[str]]:
+    """A configuration whose rate fits weights that know this share of the classes, and a note.
+
+    What the weights know is lost at a rate that a new class needs (docs/experiments.md).
+    """
+    rates = config.optimizer
+    if not known or rates.known_lr_ratio == 1:
+        return config, []
+    rate = rates.lr * (1 - known * (1 - rates.known_lr_ratio))
+    # Settled: a saved configuration must not do it again.
+    settled = rates.model_copy(update={"lr": rate, "known_lr_ratio": 1.0})
+    note = f"the weights know {known:.0%} of the classes: optimizer.lr is {rate:.3g} now"
+    return config.model_copy(update={"optimizer": settled}), [note]
 
 
 def _transfer_note(weights: Path, theirs: int, ours: int, kept: int) -> str:
