@@ -180,3 +180,29 @@ def test_a_tracker(quick, tmp_path):
     words = ("train.trackers=[tensorboard]", "train.max_steps=1")
     output = train("yolox-nano", *quick, *words, output=tmp_path / "out").output
     assert list((output / "trackers/oculox").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("weights", "words", "rate", "said"),
+    [
+        ("eager_pt", (), 0.006 * 0.15, "the weights know 100% of the classes"),
+        ("three_classes_pt", (), 0.006, "class predictors, which start fresh"),
+        ("eager_pt", ("optimizer.lr=0.1",), 0.1 * 0.15, "optimizer.lr is 0.015 now"),
+        ("eager_pt", ("recipe=official",), 0.01, "weights: all tensors"),
+    ],
+)
+def test_the_rate_of_a_run_from_weights_follows_what_they_know(
+    quick, tmp_path, request, weights, words, rate, said
+):
+    words = (*quick, *words, "train.max_steps=1")
+    start = request.getfixturevalue(weights)
+    summary = train("yolox-nano", *words, weights=start, output=tmp_path / "out")
+    config = load_config(summary.output / "config.yaml")
+    assert config.optimizer.lr == pytest.approx(rate)
+    assert config.recipe == ("official" if "recipe=official" in words else "finetune")
+    log = (summary.output / "log.txt").read_text()
+    assert said in log
+    assert f"recipe={config.recipe}" in log
+    # It is settled: the saved configuration gives the same rate again.
+    again = train(summary.output / "config.yaml", weights=start, output=tmp_path / "again")
+    assert load_config(again.output / "config.yaml").optimizer == config.optimizer
