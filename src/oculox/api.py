@@ -12,12 +12,14 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from oculox.config import Config, config_from_dict, config_to_yaml, load_config, recipe_names
-from oculox.config.schema import DataConfig, Precision
-from oculox.data.coco import CocoIndex, Split, find_splits, load_coco, load_split
+from oculox.config.schema import Precision
+from oculox.data.coco import CocoIndex, ScannedSplit, Split, index_split
+from oculox.data.coco_scan import scan_coco
 from oculox.data.image import read_image
 from oculox.datasets import check as checking
 from oculox.datasets.check import CheckReport
 from oculox.datasets.formats.convert import convert as convert
+from oculox.datasets.splits import YAML_SUFFIXES, load_splits, scan_splits
 from oculox.distributed.devices import open_processes, own_device
 from oculox.distributed.launch import is_launched, launch
 from oculox.errors import TrainingError, UsageError
@@ -215,7 +217,7 @@ class Detector:
             config = training_config(self.path)
         if config is None:
             raise UsageError("name the data to evaluate on (`data`); the model does not know it")
-        return load_split(config_from_dict(config, where=str(self.path)).data, split)
+        return load_splits(config_from_dict(config, where=str(self.path)).data, split)[0]
 
 
 def train(
@@ -444,10 +446,10 @@ def check_data(
     imgsz: ImageSize = 640,
     progress: Progress | None = None,
 ) -> CheckReport:
-    """Look for everything that is wrong with a COCO dataset.
+    """Look for everything that is wrong with a dataset.
 
     Args:
-        data: a dataset folder, or a COCO JSON file.
+        data: a dataset folder (COCO, YOLO or Pascal VOC), a ``data.yaml`` or a COCO JSON file.
         split: which split of a folder.
         images: folder of the images of a JSON file; by default the file's own.
         deep: decode every image; otherwise only look whether it is there.
@@ -458,29 +460,29 @@ def check_data(
         DataError: an annotation file is missing, is not JSON or not a COCO file.
     """
     return checking.check_data(
-        locate_splits(data, split=split, images=images),
+        scan_data(data, split=split, images=images),
         deep=deep,
         input_hw=_height_width(imgsz),
         on_image=None if progress is None else counted(progress),
     )
 
 
-def locate_splits(
+def scan_data(
     data: str | Path, *, split: Split | Literal["all"] = "all", images: str | Path | None = None
-) -> dict[Split, tuple[Path, Path]]:
-    """Image folder and annotation file of splits: of a folder, or the one file that is named.
+) -> dict[Split, ScannedSplit]:
+    """Image folder and scan of splits: of a dataset, or of the one COCO file that is named.
 
     Raises:
         DataError: a split is not there.
-        UsageError: `images` was named for a folder.
+        UsageError: `images` was named for a dataset.
     """
     path = Path(data)
-    if path.is_file():
+    if path.is_file() and path.suffix.lower() not in YAML_SUFFIXES:
         folder = path.parent if images is None else Path(images)
-        return {"train" if split == "all" else split: (folder, path)}
+        return {"train" if split == "all" else split: (folder, scan_coco(path))}
     if images is not None:
         raise UsageError(f"`images` goes with a COCO JSON file; {data} is not one")
-    return find_splits(path, split)
+    return scan_splits(path) if split == "all" else scan_splits(path, split)
 
 
 def list_models() -> list[dict[str, Any]]:
@@ -528,7 +530,4 @@ def _height_width(imgsz: ImageSize) -> tuple[int, int]:
 
 
 def _index(data: str | Path, images: str | Path | None, split: Split) -> CocoIndex:
-    path = Path(data)
-    if path.is_file():
-        return load_coco(path, path.parent if images is None else Path(images))
-    return load_split(DataConfig(root=path), split)
+    return index_split(*scan_data(data, split=split, images=images)[split])

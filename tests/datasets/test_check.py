@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 
 from oculox.data.coco import find_splits, load_coco
+from oculox.data.coco_scan import scan_coco
 from oculox.data.faults import count_faults
-from oculox.datasets.check import SplitReport, check_data
+from oculox.datasets import check as checking
+from oculox.datasets.check import CheckReport, SplitReport
 from oculox.datasets.clean import write_clean
 from oculox.datasets.demo.dataset import write_demo
 from oculox.errors import DataError, UsageError
@@ -47,6 +49,12 @@ def write(root: Path, split: str, coco: dict[str, Any]) -> tuple[Path, Path]:
         cv2.imwrite(str(images / f"{i}.png"), image)
     annotations.write_text(json.dumps(coco))
     return images, annotations
+
+
+def check_data(splits: dict[Any, tuple[Path, Path]], **options: Any) -> CheckReport:
+    """The check of image folders and COCO files."""
+    scanned = {name: (images, scan_coco(file)) for name, (images, file) in splits.items()}
+    return checking.check_data(scanned, **options)
 
 
 def check(images: Path, annotations: Path, *, deep: bool = True) -> SplitReport:

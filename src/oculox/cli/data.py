@@ -8,8 +8,8 @@ from typing import Annotated, Literal
 import typer
 
 from oculox.cli import options as o
-from oculox.cli.console import print_json, progress_bar, say
-from oculox.datasets.formats import SourceFormat, TargetFormat
+from oculox.cli.console import note, print_json, progress_bar, say
+from oculox.datasets.formats import LabelFormat, SourceFormat, TargetFormat
 from oculox.files import FileMode
 
 app = typer.Typer(
@@ -145,7 +145,7 @@ def check(
     show: ShowOption = 10,
     json: o.Json = False,
 ) -> None:
-    """Find everything that is wrong with a COCO dataset.
+    """Find everything that is wrong with a dataset.
 
     The exit code is 1 when errors are found; with --fix it is that of the clean copy.
     """
@@ -181,6 +181,59 @@ def check(
 
 
 @app.command()
+def label(
+    weights: o.Model,
+    images: Annotated[Path, typer.Argument(metavar="IMAGES", help="Folder of images.")],
+    output: Annotated[Path, typer.Option(help="New or empty folder for the annotations.")],
+    label_format: Annotated[
+        LabelFormat, typer.Option("--format", help="Format of the annotations.")
+    ] = "coco",
+    conf: o.Conf = 0.3,
+    iou: o.Iou = 0.45,
+    max_det: o.MaxDet = 1000,
+    classes: o.Classes = None,
+    imgsz: o.ImageSize = None,
+    batch: o.Batch = 1,
+    device: o.Device = "auto",
+    json: o.Json = False,
+) -> None:
+    """Write a model's detections as annotations to correct.
+
+    The files are for a labelling tool; the images stay where they are.
+    """
+    from oculox.api import Detector
+    from oculox.files import require_free
+    from oculox.predict.label import label_images, write_labels
+
+    require_free(output)
+    detector = Detector(
+        weights,
+        conf=conf,
+        iou=iou,
+        max_det=max_det,
+        classes=o.split_names(classes),
+        imgsz=imgsz,
+        device=device,
+        batch=batch,
+    )
+    with progress_bar("labelling") as progress:
+        found = label_images(detector.pipeline, images, progress=progress)
+    write_labels(found, output, label_format=label_format, root=images.resolve().name)
+    labelled, faults = found.splits["train"], found.all_faults
+    objects = sum(len(one.boxes) for one in labelled)
+    for fault in faults:
+        note(f"error: {fault}")
+    if json:
+        counts = {"images": len(labelled), "objects": objects}
+        unreadable = [fault.as_dict() for fault in faults]
+        print_json({"output": str(output), **counts, "unreadable": unreadable})
+    else:
+        say(f"{output}: {objects} objects in {len(labelled)} images")
+    if faults:
+        raise typer.Exit(1)
+
+
+@app.command()
 def stats(
     data: o.DataPath,
     split: SplitOption = "all",
@@ -192,14 +245,14 @@ def stats(
 
     Ends with advice on the input size and on what is rare in the data.
     """
-    from oculox.api import locate_splits
+    from oculox.api import scan_data
     from oculox.cli.data_view import show_stats
-    from oculox.data.coco import load_coco
+    from oculox.data.coco import index_split
     from oculox.datasets.stats import index_stats
 
     found = {
-        name: index_stats(load_coco(annotations, folder), input_hw=imgsz or (640, 640))
-        for name, (folder, annotations) in locate_splits(data, split=split, images=images).items()
+        name: index_stats(index_split(*scanned), input_hw=imgsz or (640, 640))
+        for name, scanned in scan_data(data, split=split, images=images).items()
     }
     if json:
         print_json({name: one.as_dict() for name, one in found.items()})
@@ -219,11 +272,17 @@ def cache(
 
     They are what runs with data.cache=disk leave there.
     """
-    from oculox.api import locate_splits
     from oculox.data.cache import find_caches, remove_cache
+    from oculox.data.coco import find_splits
+    from oculox.datasets.splits import recognise
 
-    folders = dict.fromkeys(a.parent for _, a in locate_splits(data).values())
-    found = [one for folder in folders for one in find_caches(folder)]
+    if data.is_file():
+        folders = {data.parent}
+    elif recognise(data) in ("voc", "yolo"):
+        folders = {data}
+    else:
+        folders = {annotations.parent for _, annotations in find_splits(data).values()}
+    found = [one for folder in sorted(folders) for one in find_caches(folder)]
     removed = [clear and remove_cache(one.path) for one in found]
     rows = list(zip(found, removed, strict=True))
     if json:

@@ -18,8 +18,8 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from oculox.data.coco import Split, missing_files
-from oculox.data.coco_scan import CocoScan, scan_coco
+from oculox.data.coco import ScannedSplit, Split, missing_files
+from oculox.data.coco_scan import CocoScan
 from oculox.data.faults import Fault, check_boxes, count_faults
 from oculox.data.image import decode_image, image_size
 from oculox.datasets.stats import SplitStats, split_stats
@@ -109,7 +109,7 @@ class CheckReport:
 
 
 def check_data(
-    splits: Mapping[Split, tuple[Path, Path]],
+    splits: Mapping[Split, ScannedSplit],
     *,
     deep: bool = True,
     input_hw: tuple[int, int] = (640, 640),
@@ -118,19 +118,16 @@ def check_data(
     """Check a dataset: each split by itself, then the splits against each other.
 
     Args:
-        splits: image folder and COCO JSON file of each; `find_splits` finds them.
+        splits: image folder and scan of each; `scan_splits` makes them.
         deep: decode every image (finds damage, wrong sizes and copies); otherwise only their
             presence is checked.
         input_hw: network input that the statistics are about, height and width in pixels.
         on_image: called after each decoded image, for progress.
-
-    Raises:
-        DataError: an annotation file is missing, is not JSON or not a COCO file.
     """
     reports: dict[Split, SplitReport] = {}
-    for name, paths in splits.items():
+    for name, (image_dir, scan) in splits.items():
         depth: Depth = "decode" if deep else "exists"
-        checked = check_split(*paths, depth=depth, on_image=on_image)
+        checked = check_split(image_dir, scan, depth=depth, on_image=on_image)
         stats = _stats(checked, input_hw)
         faults = (*checked.faults, *_copies_within(checked), *_remarks(checked, stats))
         reports[name] = SplitReport(checked=checked, stats=stats, faults=faults)
@@ -139,17 +136,12 @@ def check_data(
 
 def check_split(
     image_dir: Path,
-    annotations: Path,
+    coco: CocoScan,
     *,
     depth: Depth,
     on_image: Callable[[], None] | None = None,
 ) -> CheckedSplit:
-    """What can be used of one split, and what is wrong with the rest.
-
-    Raises:
-        DataError: the annotation file is missing, is not JSON or not a COCO file.
-    """
-    coco = scan_coco(annotations)
+    """What can be used of one split, and what is wrong with the rest."""
     files = [image["file_name"] for image in coco.images]
     facts = _examine(image_dir, files, depth=depth, on_image=on_image)
     faults = list(coco.faults)
