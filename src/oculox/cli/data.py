@@ -32,6 +32,9 @@ InputSize = Annotated[
         help="Network input that the statistics are about; 640 by default.",
     ),
 ]
+DeepOption = Annotated[
+    bool, typer.Option("--deep/--no-deep", help="Decode every image, or only look for it.")
+]
 ShowOption = Annotated[int, typer.Option("--show", min=0, help="Faults to list of each kind.")]
 
 
@@ -133,9 +136,7 @@ def check(
     data: o.DataPath,
     split: SplitOption = "all",
     images: o.Images = None,
-    deep: Annotated[
-        bool, typer.Option("--deep/--no-deep", help="Decode every image, or only look for it.")
-    ] = True,
+    deep: DeepOption = True,
     fix: Annotated[
         Path | None,
         typer.Option(metavar="OUT", help="Write a clean copy there; DATA is not touched."),
@@ -178,6 +179,45 @@ def check(
         ok = again.ok
     if not ok:
         raise typer.Exit(1)
+
+
+@app.command()
+def view(
+    data: o.DataPath,
+    output: Annotated[Path, typer.Option(metavar="PAGE", help="The page: a new .html file.")],
+    split: SplitOption = "all",
+    images: o.Images = None,
+    deep: DeepOption = True,
+    side: Annotated[
+        int, typer.Option(min=32, max=1024, help="Longest side of the thumbnails in pixels.")
+    ] = 256,
+    overwrite: o.Overwrite = False,
+    json: o.Json = False,
+) -> None:
+    """Show a dataset with its boxes and faults as one page.
+
+    The page is one file for any browser; thumbnails are in it.
+    """
+    from oculox import api
+    from oculox.datasets.view import write_view
+    from oculox.errors import UsageError
+    from oculox.types import counted
+
+    if output.suffix.lower() not in (".html", ".htm"):
+        raise UsageError(f"{output}: `output` must end in .html")
+    if output.exists() and not overwrite:
+        raise UsageError(f"{output} exists; pass `overwrite` to replace it")
+    with progress_bar("checking") as progress:
+        found = api.check_data(data, split=split, images=images, deep=deep, progress=progress)
+    with progress_bar("shrinking images") as progress:
+        write_view(found, output, title=str(data), side=side, on_image=counted(progress))
+    shown = sum(len(one.checked.coco.images) for one in found.splits.values())
+    size = output.stat().st_size
+    if json:
+        counts = {"images": shown, "bytes": size, "faults": len(found.faults)}
+        print_json({"output": str(output), **counts})
+    else:
+        say(f"{output}: {shown} images, {len(found.faults)} findings, {size / 1e6:.1f} MB")
 
 
 @app.command()
