@@ -42,7 +42,8 @@ def recognise(root: Path) -> SourceFormat | None:
         return "voc"
     if (root / "data.yaml").is_file() or (root / "data.yml").is_file():
         return "yolo"
-    return "yolo" if (root / "labels").is_dir() or any(root.glob("*/labels")) else None
+    folders = (root, *(root / split for split in ("train", "val", "valid", "test")))
+    return "yolo" if any((folder / "labels").is_dir() for folder in folders) else None
 
 
 def load_splits(data: DataConfig, *splits: Split) -> tuple[CocoIndex, ...]:

@@ -106,11 +106,11 @@ def _by_image(
     mine: dict[int, list[Fault]] = defaultdict(list)
     rest = []
     for file, fault in found:
-        row = rows.get(file, rows.get(Path(file).stem))
-        if row is None:
-            rest.append(f"{fault.code}: {fault}")
+        key = file if file in rows else Path(file).stem
+        if key in rows:
+            mine[rows[key]].append(fault)
         else:
-            mine[row].append(fault)
+            rest.append(f"{fault.code}: {fault}")
     return mine, rest
 
 

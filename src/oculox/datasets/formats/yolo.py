@@ -49,7 +49,8 @@ def read_yolo(
         on_image: called after each image, for progress.
 
     Raises:
-        DataError: no images or no class names are found, or the YAML file is malformed.
+        DataError: no image of any split or no class names are found, or the YAML file is
+            malformed.
     """
     config, base = _load_yaml(root)
     names = tuple(classes) if classes is not None else _names(config, base)
@@ -71,7 +72,7 @@ def read_yolo(
         elif splits is not None:
             raise DataError(f"{root}: no images of split {source!r} found")
     faults = {split: reader.faults for split, reader in readers.items()}
-    if not result and not any(faults.values()):
+    if wanted == SPLITS and not result and not any(faults.values()):
         raise DataError(
             f"{root}: no images found; expected a data.yaml with train and val, or "
             "images/train and labels/train, or train/images and train/labels"
