@@ -11,11 +11,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from oculox.config import Config, config_from_dict, config_to_yaml, load_config, recipe_names
 from oculox.config.schema import Precision
-from oculox.data.coco import CocoIndex, Split, load_split, open_split
+from oculox.data.coco import CocoIndex, Split
 from oculox.data.image import read_image
 from oculox.data.tiles import Tiling
 from oculox.datasets.check import check_data as check_data
 from oculox.datasets.formats.convert import convert as convert
+from oculox.datasets.splits import load_splits, open_split
 from oculox.distributed.devices import open_processes, own_device
 from oculox.distributed.launch import is_launched, launch
 from oculox.errors import TrainingError, UsageError
@@ -224,7 +225,7 @@ class Detector:
             config = training_config(self.path)
         if config is None:
             raise UsageError("name the data to evaluate on (`data`); the model does not know it")
-        return load_split(config_from_dict(config, where=str(self.path)).data, split)
+        return load_splits(config_from_dict(config, where=str(self.path)).data, split)[0]
 
 
 def train(

@@ -45,7 +45,7 @@ def options(name):
 
 
 def test_all_commands_are_walked_through():
-    assert len(COMMANDS) == 18
+    assert len(COMMANDS) == 20
     assert {"train", "data check", "weights list"} <= set(COMMANDS)
 
 
@@ -184,6 +184,8 @@ def test_what_is_no_size(text):
         ("data", "demo", "{tmp}/demo", "--train", 1, "--val", 1, "--width", 64, "--height", 64),
         ("data", "check", "{data}"),
         ("data", "stats", "{data}"),
+        ("data", "view", "{data}", "--output", "{tmp}/view.html"),
+        ("data", "label", "{weights}", "{data}/val2017", "--output", "{tmp}/labels"),
         ("data", "convert", "{data}", "{tmp}/new", "--from", "coco"),
         ("data", "tile", "{data}", "{tmp}/new", "--size", 64),
         ("eval", "{weights}", "--data", "{data}", "--workers", 0),
@@ -218,6 +220,8 @@ def test_default_outputs_number_themselves(oculox, eager_pt, tiny_data, tmp_path
         ("data", "convert", "none", "new/data", "--from", "voc"),
         ("data", "tile", "none", "new/data"),
         ("data", "check", "none", "--fix", "new/clean"),
+        ("data", "view", "none", "--output", "new/view.html"),
+        ("data", "label", "{weights}", "none", "--output", "new/labels"),
         ("data", "demo", "new/demo", "--train", "0"),
         ("weights", "convert", "none.pt", "new/out.pth"),
         ("demo", "--output", "{image}"),

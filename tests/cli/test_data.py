@@ -9,6 +9,7 @@ from oculox.cli.data import app
 from oculox.config.schema import DataConfig, InputConfig
 from oculox.data.cache import build_images
 from oculox.data.coco import load_split
+from oculox.datasets.splits import load_splits
 from oculox.errors import DataError, OculoxError, UsageError
 
 
@@ -130,6 +131,36 @@ def test_refusals_are_for_people(
     assert isinstance(result.exception, error), result.output
     assert message in str(result.exception)
     assert "\n" not in str(result.exception)
+
+
+def test_yolo_is_checked_measured_and_searched_for_caches(demo: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "y"
+    assert run("convert", "--from", "coco", "--to", "yolo", demo, folder).exit_code == 0
+    for root in (folder, folder / "data.yaml"):
+        assert list(json.loads(run("check", root, "--json").stdout)["splits"]) == ["train", "val"]
+        ours = json.loads(run("stats", root, "--json").stdout)
+        theirs = json.loads(run("stats", demo, "--json").stdout)
+        assert ours["train"]["per_class"] == theirs["train"]["per_class"]
+        assert run("cache", root).output == "no image caches\n"
+    (index,) = load_splits(DataConfig(root=folder), "train")
+    build_images(index, cache="disk", input_config=InputConfig(size=(64, 96)))
+    (row,) = json.loads(run("cache", folder, "--json").stdout)
+    assert Path(row["path"]).parent == folder
+
+
+def test_view(demo: Path, tmp_path: Path) -> None:
+    page = tmp_path / "view.html"
+    result = run("view", demo, "--output", page)
+    assert result.exit_code == 0, result.output
+    assert f"{page}: 11 images, 0 findings, 0." in result.output
+    again = run("view", demo, "--output", page)
+    assert isinstance(again.exception, UsageError)
+    assert "pass `overwrite`" in str(again.exception)
+    tree = json.loads(run("view", demo, "--output", page, "--overwrite", "--json").stdout)
+    assert tree["images"] == 11
+    assert tree["bytes"] == page.stat().st_size
+    other = run("view", demo, "--output", tmp_path / "view.txt")
+    assert "must end in .html" in str(other.exception)
 
 
 @pytest.mark.parametrize("args", [("convert", "a", "b"), ("check",), ("stats", "a", "--no")])

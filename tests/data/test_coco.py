@@ -16,8 +16,8 @@ from oculox.data.coco import (
     find_splits,
     load_coco,
     load_split,
-    open_split,
 )
+from oculox.datasets.splits import open_split
 from oculox.errors import DataError, UsageError
 
 MakeCoco = Callable[..., CocoIndex]

@@ -13,7 +13,7 @@ import time
 import pytest
 import torch
 
-from oculox import Detector, evaluate, load_config, train
+from oculox import Detector, convert, evaluate, load_config, train
 from oculox.cli.main import main
 from oculox.errors import CheckpointError, ConfigError, DataError, TrainingError, UsageError
 from oculox.training import loop
@@ -55,6 +55,19 @@ def assert_equal_states(first, second):
 def finished(quick, tmp_path_factory):
     output = tmp_path_factory.mktemp("run") / "out"
     return train("yolox-nano", *quick, output=output)
+
+
+def test_a_run_on_yolo_is_that_on_its_conversion(quick, tiny_data, tmp_path):
+    convert(tiny_data, tmp_path / "yolo", source_format="coco", target_format="yolo")
+    convert(tmp_path / "yolo", tmp_path / "coco", source_format="yolo")
+    for name in ("coco", "yolo"):
+        words = (*quick, f"data.root={tmp_path / name}", "train.max_steps=2")
+        train("yolox-nano", *words, output=tmp_path / f"run-{name}")
+    assert_equal_states(*(states_of(tmp_path / f"run-{name}/last.pt") for name in ("coco", "yolo")))
+    # Its configuration names the data: for evaluation, and for going on.
+    metrics = Detector(tmp_path / "run-yolo/best.pt").evaluate(workers=0).metrics
+    assert metrics.images == 4
+    assert train(None, "train.max_steps=3", resume=tmp_path / "run-yolo").steps == 3
 
 
 def test_a_run_leaves_everything_to_read(finished):

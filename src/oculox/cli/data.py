@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 import typer
 
 from oculox.cli import options as o
-from oculox.cli.console import print_json, progress_bar, say
-from oculox.datasets.formats import SourceFormat, TargetFormat
+from oculox.cli.console import note, print_json, progress_bar, say
+from oculox.datasets.formats import LabelFormat, SourceFormat, TargetFormat
 from oculox.files import FileMode
 
 app = typer.Typer(
@@ -29,6 +29,9 @@ InputSize = Annotated[
         metavar="S|H,W",
         help="Network input that the statistics are about; 640 by default.",
     ),
+]
+DeepOption = Annotated[
+    bool, typer.Option("--deep/--no-deep", help="Decode every image, or only look for it.")
 ]
 ShowOption = Annotated[int, typer.Option("--show", min=0, help="Faults to list of each kind.")]
 
@@ -168,9 +171,7 @@ def check(
     data: o.DataPath,
     split: SplitOption = "all",
     images: o.Images = None,
-    deep: Annotated[
-        bool, typer.Option("--deep/--no-deep", help="Decode every image, or only look for it.")
-    ] = True,
+    deep: DeepOption = True,
     fix: Annotated[
         Path | None,
         typer.Option(metavar="OUT", help="Write a clean copy there; DATA is not touched."),
@@ -180,7 +181,7 @@ def check(
     show: ShowOption = 10,
     json: o.Json = False,
 ) -> None:
-    """Find everything that is wrong with a COCO dataset.
+    """Find everything that is wrong with a dataset.
 
     The exit code is 1 when errors are found; with --fix it is that of the clean copy.
     """
@@ -216,6 +217,97 @@ def check(
 
 
 @app.command()
+def view(
+    data: o.DataPath,
+    output: Annotated[Path, typer.Option(metavar="PAGE", help="The page: a new .html file.")],
+    split: SplitOption = "all",
+    images: o.Images = None,
+    deep: DeepOption = True,
+    side: Annotated[
+        int, typer.Option(min=32, max=1024, help="Longest side of the thumbnails in pixels.")
+    ] = 256,
+    overwrite: o.Overwrite = False,
+    json: o.Json = False,
+) -> None:
+    """Show a dataset with its boxes and faults as one page.
+
+    The page is one file for any browser; thumbnails are in it.
+    """
+    from oculox import api
+    from oculox.datasets.view import write_view
+    from oculox.errors import UsageError
+    from oculox.types import counted
+
+    if output.suffix.lower() not in (".html", ".htm"):
+        raise UsageError(f"{output}: `output` must end in .html")
+    if output.exists() and not overwrite:
+        raise UsageError(f"{output} exists; pass `overwrite` to replace it")
+    with progress_bar("checking") as progress:
+        found = api.check_data(data, split=split, images=images, deep=deep, progress=progress)
+    with progress_bar("shrinking images") as progress:
+        write_view(found, output, title=str(data), side=side, on_image=counted(progress))
+    shown = sum(len(one.checked.coco.images) for one in found.splits.values())
+    size = output.stat().st_size
+    if json:
+        counts = {"images": shown, "bytes": size, "faults": len(found.faults)}
+        print_json({"output": str(output), **counts})
+    else:
+        say(f"{output}: {shown} images, {len(found.faults)} findings, {size / 1e6:.1f} MB")
+
+
+@app.command()
+def label(
+    weights: o.Model,
+    images: Annotated[Path, typer.Argument(metavar="IMAGES", help="Folder of images.")],
+    output: Annotated[Path, typer.Option(help="New or empty folder for the annotations.")],
+    label_format: Annotated[
+        LabelFormat, typer.Option("--format", help="Format of the annotations.")
+    ] = "coco",
+    conf: o.Conf = 0.3,
+    iou: o.Iou = 0.45,
+    max_det: o.MaxDet = 1000,
+    classes: o.Classes = None,
+    imgsz: o.ImageSize = None,
+    batch: o.Batch = 1,
+    device: o.Device = "auto",
+    json: o.Json = False,
+) -> None:
+    """Write a model's detections as annotations to correct.
+
+    The files are for a labelling tool; the images stay where they are.
+    """
+    from oculox.api import Detector
+    from oculox.files import require_free
+    from oculox.predict.label import label_images, write_labels
+
+    require_free(output)
+    detector = Detector(
+        weights,
+        conf=conf,
+        iou=iou,
+        max_det=max_det,
+        classes=o.split_names(classes),
+        imgsz=imgsz,
+        device=device,
+        batch=batch,
+    )
+    with progress_bar("labelling") as progress:
+        found = label_images(detector.pipeline, images, progress=progress)
+    write_labels(found, output, label_format=label_format, root=images.resolve().name)
+    labelled, faults = found.splits["train"], found.all_faults
+    objects = sum(len(one.boxes) for one in labelled)
+    for fault in faults:
+        note(f"error: {fault}")
+    if json:
+        counts = {"images": len(labelled), "objects": objects}
+        print_json({"output": str(output), **counts, "unreadable": faults})
+    else:
+        say(f"{output}: {objects} objects in {len(labelled)} images")
+    if faults:
+        raise typer.Exit(1)
+
+
+@app.command()
 def stats(
     data: o.DataPath,
     split: SplitOption = "all",
@@ -228,12 +320,13 @@ def stats(
     Ends with advice on the input size and on what is rare in the data.
     """
     from oculox.cli.data_view import show_stats
-    from oculox.data.coco import load_coco, locate_splits
+    from oculox.data.coco import index_split
+    from oculox.datasets.splits import scan_data
     from oculox.datasets.stats import index_stats
 
     found = {
-        name: index_stats(load_coco(annotations, folder), input_hw=imgsz or (640, 640))
-        for name, (folder, annotations) in locate_splits(data, split=split, images=images).items()
+        name: index_stats(index_split(*scanned), input_hw=imgsz or (640, 640))
+        for name, scanned in scan_data(data, split=split, images=images).items()
     }
     if json:
         print_json(found)
@@ -254,10 +347,16 @@ def cache(
     They are what runs with data.cache=disk leave there.
     """
     from oculox.data.cache import find_caches, remove_cache
-    from oculox.data.coco import locate_splits
+    from oculox.data.coco import find_splits
+    from oculox.datasets.splits import recognise
 
-    folders = dict.fromkeys(a.parent for _, a in locate_splits(data).values())
-    found = [one for folder in folders for one in find_caches(folder)]
+    if data.is_file():
+        folders = {data.parent}
+    elif recognise(data) in ("voc", "yolo"):
+        folders = {data}
+    else:
+        folders = {annotations.parent for _, annotations in find_splits(data).values()}
+    found = [one for folder in sorted(folders) for one in find_caches(folder)]
     removed = [clear and remove_cache(one.path) for one in found]
     rows = list(zip(found, removed, strict=True))
     if json:

@@ -39,7 +39,7 @@ class _Commands(TyperGroup):
 app = typer.Typer(
     name="oculox",
     cls=_Commands,
-    help="Train, evaluate and use YOLOX detectors on your own COCO-format data.",
+    help="Train, evaluate and use YOLOX detectors on your own data.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,

@@ -43,10 +43,12 @@ Model = Annotated[
     ),
 ]
 DataPath = Annotated[
-    Path, typer.Argument(metavar="DATA", help="Dataset folder, or a COCO JSON file.")
+    Path,
+    typer.Argument(metavar="DATA", help="Dataset folder, data.yaml or a COCO JSON file."),
 ]
 Data = Annotated[
-    Path | None, typer.Option("--data", help="Dataset folder, or a COCO JSON file, to measure on.")
+    Path | None,
+    typer.Option("--data", help="Dataset folder, data.yaml or a COCO JSON file, to measure on."),
 ]
 Images = Annotated[
     Path | None,

@@ -120,7 +120,7 @@ class DataConfig(_Section):
     """Where the images are and how they are read."""
 
     root: Path | None = None
-    """Dataset folder (`train2017/ val2017/ annotations/`, `train/ val/ annotations/`)."""
+    """Dataset folder in COCO, YOLO or Pascal VOC format, or a YOLO dataset's `data.yaml`."""
     train: SplitConfig = SplitConfig()
     """Training split, where `root` alone is not enough."""
     val: SplitConfig = SplitConfig()

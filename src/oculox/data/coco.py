@@ -22,6 +22,10 @@ from oculox.types import FloatArray, ImageId, IntArray
 
 _Array = TypeVar("_Array", bound=npt.NDArray[Any])
 
+Split = Literal["train", "val", "test"]
+ScannedSplit = tuple[Path, CocoScan]
+"""The image folder of a split, and what its annotations hold."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class PackedStrings:
@@ -138,7 +142,12 @@ def load_coco(annotations: Path, images: Path) -> CocoIndex:
         DataError: the JSON is unreadable, incomplete or inconsistent, or an image is missing.
             The message names the file and the image, annotation or category.
     """
-    scan = scan_coco(annotations)
+    return index_split(images, scan_coco(annotations))
+
+
+def index_split(images: Path, scan: CocoScan) -> CocoIndex:
+    """Validate what a scan found, and index it; see `load_coco`."""
+    annotations = scan.annotations
     errors = [f for f in scan.faults if f.severity == "error" and f.code not in _HARMLESS]
     if errors:
         first, more = errors[0], f"; {len(errors)} errors in all" if len(errors) > 1 else ""
@@ -160,11 +169,14 @@ def load_coco(annotations: Path, images: Path) -> CocoIndex:
     return index_scan(scan, images)
 
 
-# Errors that matter neither to training nor to metrics.
+# Errors that matter neither to training nor to metrics, or whose entries are not there any more.
 _HARMLESS = frozenset(
     (
         "annotation-id-duplicate",
         "annotation-id-missing",
+        "box-empty",
+        "box-inverted",
+        "box-outside",
         "category-name-duplicate",
         "file-name-duplicate",
     )
@@ -219,37 +231,10 @@ def missing_files(names: Sequence[str], folder: Path) -> list[str]:
     return missing
 
 
-Split = Literal["train", "val", "test"]
-
-
 def load_split(data: DataConfig, split: Split) -> CocoIndex:
     """Find and read a split; see `find_split` and `load_coco`."""
     images, annotations = find_split(data, split)
     return load_coco(annotations, images)
-
-
-def locate_splits(
-    data: str | Path, *, split: Split | Literal["all"] = "all", images: str | Path | None = None
-) -> dict[Split, tuple[Path, Path]]:
-    """Image folder and annotation file of splits: of a folder, or the one file that is named.
-
-    Raises:
-        DataError: a split is not there.
-        UsageError: `images` was named for a folder.
-    """
-    path = Path(data)
-    if path.is_file():
-        folder = path.parent if images is None else Path(images)
-        return {"train" if split == "all" else split: (folder, path)}
-    if images is not None:
-        raise UsageError(f"`images` goes with a COCO JSON file; {data} is not one")
-    return find_splits(path, split)
-
-
-def open_split(data: str | Path, split: Split, *, images: str | Path | None = None) -> CocoIndex:
-    """Read one split; see `locate_splits` and `load_coco`."""
-    ((folder, annotations),) = locate_splits(data, split=split, images=images).values()
-    return load_coco(annotations, folder)
 
 
 def find_splits(
@@ -318,7 +303,10 @@ def find_split(data: DataConfig, split: Split) -> tuple[Path, Path]:
             return pair
     looked = ", ".join(dict.fromkeys(str(a.relative_to(root)) for _, a in layouts))
     hint = "" if split == "test" else f"; or set data.{split}.images and data.{split}.annotations"
-    raise DataError(f"{root}: no {split} split found; looked for {looked} (with its images){hint}")
+    raise DataError(
+        f"{root}: no {split} split found; looked for {looked} (with its images), "
+        f"and for a Pascal VOC or YOLO dataset{hint}"
+    )
 
 
 def _stated(path: Path | None, root: Path | None) -> Path | None:

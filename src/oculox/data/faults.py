@@ -42,7 +42,7 @@ class Fault:
 
     def __str__(self) -> str:
         """One line: where, then what."""
-        ids = [] if self.image_id is None else [f"image {self.image_id!r}"]
+        ids = [] if self.image_id in (None, self.file) else [f"image {self.image_id!r}"]
         ids += [] if self.annotation_id is None else [f"annotation {self.annotation_id!r}"]
         return f"{self.file}{' (' + ', '.join(ids) + ')' if ids else ''}: {self.message}"
 

@@ -5,7 +5,6 @@ the images as well, and says what can be used; a clean copy or a conversion is m
 """
 
 import dataclasses
-import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,12 +16,11 @@ import numpy as np
 import numpy.typing as npt
 from pydantic_core import to_jsonable_python
 
-from oculox.data.coco import Split, locate_splits, missing_files
-from oculox.data.coco_scan import CocoScan, scan_coco
+from oculox.data.coco import Split, missing_files
+from oculox.data.coco_scan import CocoScan
 from oculox.data.faults import Fault, check_boxes, count_faults
-from oculox.data.image import decode_image, image_size
+from oculox.datasets.image_facts import ImageFacts, absent_image, look_at
 from oculox.datasets.stats import SplitStats, split_stats
-from oculox.errors import DataError
 from oculox.types import ImageSize, Progress, counted, height_width
 
 Depth = Literal["exists", "header", "decode"]
@@ -117,12 +115,12 @@ def check_data(
     imgsz: ImageSize = 640,
     progress: Progress | None = None,
 ) -> CheckReport:
-    """Look for everything that is wrong with a COCO dataset.
+    """Look for everything that is wrong with a dataset.
 
     Each split is checked by itself, then the splits against each other.
 
     Args:
-        data: a dataset folder, or a COCO JSON file.
+        data: a dataset folder (COCO, YOLO or Pascal VOC), a ``data.yaml`` or a COCO JSON file.
         split: which split of a folder.
         images: folder of the images of a JSON file; by default the file's own.
         deep: decode every image (finds damage, wrong sizes and copies); otherwise only look
@@ -133,11 +131,13 @@ def check_data(
     Raises:
         DataError: an annotation file is missing, is not JSON or not a COCO file.
     """
+    from oculox.datasets.splits import scan_data  # whose readers need `check_split`
+
     on_image = counted(progress)
     reports: dict[Split, SplitReport] = {}
-    for name, paths in locate_splits(data, split=split, images=images).items():
+    for name, (folder, scan) in scan_data(data, split=split, images=images).items():
         depth: Depth = "decode" if deep else "exists"
-        checked = check_split(*paths, depth=depth, on_image=on_image)
+        checked = check_split(folder, scan, depth=depth, on_image=on_image)
         stats = _stats(checked, height_width(imgsz))
         faults = (*checked.faults, *_copies_within(checked), *_remarks(checked, stats))
         reports[name] = SplitReport(checked=checked, stats=stats, faults=faults)
@@ -146,17 +146,12 @@ def check_data(
 
 def check_split(
     image_dir: Path,
-    annotations: Path,
+    coco: CocoScan,
     *,
     depth: Depth,
     on_image: Callable[[], None],
 ) -> CheckedSplit:
-    """What can be used of one split, and what is wrong with the rest.
-
-    Raises:
-        DataError: the annotation file is missing, is not JSON or not a COCO file.
-    """
-    coco = scan_coco(annotations)
+    """What can be used of one split, and what is wrong with the rest."""
     files = [image["file_name"] for image in coco.images]
     facts = _examine(image_dir, files, depth=depth, on_image=on_image)
     faults = list(coco.faults)
@@ -182,52 +177,6 @@ def check_split(
     )
 
 
-@dataclasses.dataclass(frozen=True)
-class ImageFacts:
-    """What is known about an image file.
-
-    Attributes:
-        problem: code and message of why it cannot be used; None when nothing was found.
-        hw: height and width, upright; None where not looked at.
-        digest: SHA-256 of the bytes; None where not looked at.
-    """
-
-    problem: tuple[str, str] | None = None
-    hw: tuple[int, int] | None = None
-    digest: str | None = None
-
-
-def _absent(path: Path) -> ImageFacts:
-    return ImageFacts(("image-missing", f"no such image: {path}"))
-
-
-def look_at(path: Path, *, decode: bool = False) -> ImageFacts:
-    """Facts of one image file; a damaged or absent one is a fact, not an error.
-
-    Args:
-        path: the file.
-        decode: decode it, which finds any damage, and take its SHA-256; otherwise size and
-            completeness come from its header where that is enough.
-    """
-    try:
-        data = path.read_bytes()
-    except (FileNotFoundError, IsADirectoryError):
-        return _absent(path)
-    except OSError as error:
-        message = f"{path}: cannot be read ({error.strerror or error})"
-        return ImageFacts(("image-unreadable", message))
-    try:
-        if decode:
-            height, width = decode_image(data, where=str(path)).shape[:2]
-        else:
-            height, width = image_size(data, where=str(path))
-    except DataError as error:
-        return ImageFacts(("image-unreadable", str(error).removeprefix(f"{path}: ")))
-    return ImageFacts(
-        hw=(height, width), digest=hashlib.sha256(data).hexdigest() if decode else None
-    )
-
-
 def _examine(
     folder: Path,
     names: Sequence[str],
@@ -238,7 +187,7 @@ def _examine(
     """Facts of images of a folder, by name."""
     unique = list(dict.fromkeys(names))
     if depth == "exists":
-        return {name: _absent(folder / name) for name in missing_files(unique, folder)}
+        return {name: absent_image(folder / name) for name in missing_files(unique, folder)}
     facts: dict[str, ImageFacts] = {}
     look = partial(look_at, decode=depth == "decode")
     # Reading and decoding leave the interpreter's lock, so threads are enough.

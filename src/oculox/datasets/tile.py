@@ -74,14 +74,14 @@ def tile_data(
     source, target = Path(source), Path(target)
     require_own(target, _MARK, overwrite=overwrite)
     data = read_coco(source, classes=None, splits=None, on_image=lambda: None)
-    reader = ImageReader()
+    readers = {split: ImageReader() for split in data.splits}
     total = sum(map(len, data.splits.values()))
     on_image = counted(progress, total)
     splits: dict[str, list[LabelledImage]] = {}
     unseen = dict.fromkeys(data.splits, 0)
     with scratch_beside(target) as scratch:
         for split, images in data.splits.items():
-            tiles = splits.setdefault(split, [])
+            tiles, reader = splits.setdefault(split, []), readers[split]
             empty = 0
             for image in images:
                 on_image()
@@ -100,11 +100,12 @@ def tile_data(
                         if int(empty * keep_empty) == int((empty - 1) * keep_empty):
                             continue
                     tile = _tile(image, window, rows, boxes, whole=pixels is None)
-                    tile = dataclasses.replace(tile, name=reader.free_name(split, tile.name))
+                    tile = dataclasses.replace(tile, name=reader.free_name(tile.name))
                     _write(image, pixels, window, scratch / f"{split}2017" / tile.name)
                     tiles.append(tile)
             write_annotations(tiles, scratch, split=split, classes=data.classes, description=_MARK)
-        faults = (*data.faults, *reader.faults)
+        found = [f for one in readers.values() for f in one.faults]
+        faults = (*data.all_faults, *found)
         if not any(splits.values()) or not data.classes:
             first = f"; the first fault: {faults[0]}" if faults else ""
             raise DataError(f"{source}: nothing could be cut into tiles{first}")

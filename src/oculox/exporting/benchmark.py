@@ -11,8 +11,9 @@ import cv2
 import numpy as np
 import torch
 
-from oculox.data.coco import CocoIndex, open_split
+from oculox.data.coco import CocoIndex
 from oculox.data.image import decode_image
+from oculox.datasets.splits import open_split
 from oculox.errors import DataError, OculoxError, UsageError
 from oculox.evaluation.evaluate import evaluate
 from oculox.exporting.job import ExportOptions

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from oculox.config.schema import DataConfig
-from oculox.data.coco import load_split
 from oculox.data.image import IMAGE_SUFFIXES, read_image
 from oculox.data.preprocess import preprocess, to_floats
+from oculox.datasets.splits import load_splits, recognise
 from oculox.errors import DataError
 from oculox.exporting.job import Job
 from oculox.runtime.exported import Array
@@ -19,7 +19,7 @@ def find_calibration(source: Path, *, limit: int) -> tuple[Path, ...]:
     """The images to calibrate on, spread evenly over all there are.
 
     Args:
-        source: a dataset in COCO layout, whose training images are used, or a folder of
+        source: a dataset in any format that is read, whose training images are used, or a folder of
             images.
         limit: most images.
 
@@ -29,7 +29,7 @@ def find_calibration(source: Path, *, limit: int) -> tuple[Path, ...]:
     paths = _images(source)
     if not paths:
         raise DataError(
-            f"{source}: no images to calibrate on (looked for a dataset in COCO layout and for "
+            f"{source}: no images to calibrate on (looked for a dataset and for "
             f"{' '.join(sorted(IMAGE_SUFFIXES))})"
         )
     chosen = np.linspace(0, len(paths) - 1, min(limit, len(paths))).astype(int)
@@ -73,9 +73,9 @@ class CalibrationFeeds:
 
 
 def _images(source: Path) -> list[Path]:
+    if recognise(source) is not None:
+        (index,) = load_splits(DataConfig(root=source), "train")
+        return [index.image_path(i) for i in range(len(index))]
     if not source.is_dir():
         raise DataError(f"{source}: no such folder of images or dataset")
-    if (source / "annotations").is_dir():
-        index = load_split(DataConfig(root=source), "train")
-        return [index.image_path(i) for i in range(len(index))]
     return sorted(p for p in source.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)

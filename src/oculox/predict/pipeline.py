@@ -39,6 +39,7 @@ class Pipeline:
         size_hw: tuple[int, int] | None = None,
         batch: int = 8,
     ) -> None:
+        self.names = backend.spec.names
         self.settings = settings or DetectSettings()
         self.views = views or Views()
         self.batch = batch

@@ -13,10 +13,11 @@ from torch import nn
 
 from oculox.config import Config
 from oculox.config.schema import InputConfig
-from oculox.data.coco import CocoIndex, load_split
+from oculox.data.coco import CocoIndex
 from oculox.data.faults import bad_evaluation_images, bad_training_images
 from oculox.data.image_watch import watch_images
 from oculox.data.loader import EvalLoader, TrainLoader, build_eval_loader, build_train_loader
+from oculox.datasets.splits import load_splits
 from oculox.distributed.sync_bn import to_sync_batch_norm
 from oculox.errors import ConfigError, DataError
 from oculox.losses.criterion import Criterion, build_criterion
@@ -99,8 +100,7 @@ def build_run(config: Config, accelerator: Accelerator, *, weights: Path | None)
             f"x train.accumulate={config.train.accumulate}; use a multiple of {pieces}"
         )
     torch.manual_seed(config.train.seed)
-    train_index = load_split(config.data, "train")
-    val_index = load_split(config.data, "val")
+    train_index, val_index = load_splits(config.data, "train", "val")
     names = check_classes(config, train_index, val_index)
 
     network = build_model(config.model, num_classes=len(names))

@@ -6,3 +6,5 @@ SourceFormat = Literal["voc", "yolo", "coco"]
 """What can be read."""
 TargetFormat = Literal["coco", "yolo"]
 """What can be written."""
+LabelFormat = Literal["coco", "yolo", "labelstudio", "cvat"]
+"""What a model's detections can be written as, for correction."""

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from oculox.data.coco import find_splits
-from oculox.data.faults import Fault
+from oculox.data.coco_scan import scan_coco
 from oculox.datasets.check import CheckedSplit, check_split
 from oculox.datasets.formats.dataset import ImageReader, LabelledData, LabelledImage, OnImage
 from oculox.errors import DataError
@@ -38,24 +38,24 @@ def read_coco(
     if absent:
         raise DataError(f"{root}: no {', '.join(sorted(absent))} split; found {list(located)}")
     checked = {
-        name: check_split(*paths, depth="header", on_image=on_image)
-        for name, paths in located.items()
+        name: check_split(images, scan_coco(annotations), depth="header", on_image=on_image)
+        for name, (images, annotations) in located.items()
         if splits is None or name in splits
     }
     found = dict.fromkeys(c for part in checked.values() for c in part.coco.class_names)
     names = tuple(classes) if classes is not None else tuple(found)
-    reader = ImageReader()
+    readers: dict[str, ImageReader] = {}
     result: dict[str, tuple[LabelledImage, ...]] = {}
-    faults: list[Fault] = []
     for name, part in checked.items():
         split = splits[name] if splits is not None else name
-        faults += part.faults
-        result[split] = (*result.get(split, ()), *_images(part, names, reader, split))
-    return LabelledData(names, result, (*faults, *reader.faults))
+        reader = readers.setdefault(split, ImageReader())
+        reader.faults += part.faults
+        result[split] = (*result.get(split, ()), *_images(part, names, reader))
+    return LabelledData(names, result, {split: r.faults for split, r in readers.items()})
 
 
 def _images(
-    checked: CheckedSplit, classes: Sequence[str], reader: ImageReader, split: str
+    checked: CheckedSplit, classes: Sequence[str], reader: ImageReader
 ) -> list[LabelledImage]:
     coco, truth, names = checked.coco, checked.coco.truth, checked.coco.class_names
     index = {name: i for i, name in enumerate(classes)}
@@ -73,7 +73,7 @@ def _images(
         images.append(
             LabelledImage(
                 source=checked.image_dir / name,
-                name=reader.free_name(split, name.replace("\\", "/")),
+                name=reader.free_name(name.replace("\\", "/")),
                 hw=(height, width),
                 boxes=checked.boxes[mine].astype(np.float32),
                 labels=labels[mine],
@@ -104,6 +104,16 @@ def write_annotations(
     description: str | None = None,
 ) -> None:
     """Write the JSON file of a split whose images are in their place; see `write_coco`."""
+    tree = coco_tree(classes, images)
+    if description is not None:
+        tree = {"info": {"description": description}, **tree}
+    path = folder / "annotations" / f"instances_{split}2017.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(tree), encoding="utf-8")
+
+
+def coco_tree(classes: Sequence[str], images: Sequence[LabelledImage]) -> dict[str, Any]:
+    """What a COCO file of these images holds; all ids count from 1."""
     image_entries: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     for number, image in enumerate(images, start=1):
@@ -112,15 +122,8 @@ def write_annotations(
             {"id": number, "file_name": image.name, "height": height, "width": width}
         )
         annotations += _annotations(image, number, first=len(annotations) + 1)
-    tree = {
-        **({} if description is None else {"info": {"description": description}}),
-        "categories": [{"id": i, "name": name} for i, name in enumerate(classes, start=1)],
-        "images": image_entries,
-        "annotations": annotations,
-    }
-    path = folder / "annotations" / f"instances_{split}2017.json"
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(tree), encoding="utf-8")
+    categories = [{"id": i, "name": name} for i, name in enumerate(classes, start=1)]
+    return {"categories": categories, "images": image_entries, "annotations": annotations}
 
 
 def _annotations(image: LabelledImage, image_id: int, *, first: int) -> list[dict[str, Any]]:
@@ -139,4 +142,6 @@ def _annotations(image: LabelledImage, image_id: int, *, first: int) -> list[dic
                 "iscrowd": int(crowd),
             }
         )
+    for entry, score in zip(entries, image.scores.tolist(), strict=False):
+        entry["score"] = round(score, 4)
     return entries

@@ -101,11 +101,11 @@ def convert(
     data = read(source, classes=classes, splits=splits, on_image=on_image, **more)
     images = {split: len(many) for split, many in data.splits.items()}
     if not sum(images.values()) or not data.classes:
-        first = f"; the first fault: {data.faults[0]}" if data.faults else ""
+        first = f"; the first fault: {data.all_faults[0]}" if data.all_faults else ""
         raise DataError(f"{source}: nothing could be converted{first}")
     with new_folder(target) as scratch:
         write(data, scratch, mode=mode)
     objects = {
         split: sum(int((~p.crowd).sum()) for p in many) for split, many in data.splits.items()
     }
-    return ConvertSummary(target, data.classes, images, objects, data.faults)
+    return ConvertSummary(target, data.classes, images, objects, data.all_faults)

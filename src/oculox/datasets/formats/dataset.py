@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from oculox.data.faults import Fault, Severity, check_boxes
-from oculox.datasets.check import look_at
+from oculox.datasets.image_facts import look_at
 from oculox.types import FloatArray, IntArray
 
 SPLITS = ("train", "val", "test")
@@ -29,6 +29,8 @@ class LabelledImage:
         boxes: float32 (n, 4), xyxy pixels inside the image.
         labels: int64 (n,), class indices.
         crowd: bool (n,), regions that hold many objects and count as none.
+        scores: float32 (n,), of a model's detections; empty for what people drew.
+        places: where each object stands in its label file, such as ``line 3``; empty for COCO.
     """
 
     source: Path
@@ -37,15 +39,22 @@ class LabelledImage:
     boxes: FloatArray
     labels: IntArray
     crowd: npt.NDArray[np.bool_]
+    scores: FloatArray = dataclasses.field(default_factory=lambda: np.zeros(0, np.float32))
+    places: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
 class LabelledData:
-    """A dataset that was read: class names, images by split, and what was wrong with it."""
+    """A dataset that was read: class names, images by split, and what was wrong with each split."""
 
     classes: tuple[str, ...]
     splits: Mapping[str, tuple[LabelledImage, ...]]
-    faults: tuple[Fault, ...]
+    faults: Mapping[str, Sequence[Fault]]
+
+    @property
+    def all_faults(self) -> tuple[Fault, ...]:
+        """What was wrong, split by split."""
+        return tuple(fault for many in self.faults.values() for fault in many)
 
 
 class LabelledObject(NamedTuple):
@@ -56,12 +65,22 @@ class LabelledObject(NamedTuple):
     where: str
 
 
-class ImageReader:
-    """Turns what label files state into labelled images, and collects the faults."""
+NO_SIZE = (1, 1)
+"""Stands for the size of an image that cannot be read."""
 
-    def __init__(self) -> None:
+
+class ImageReader:
+    """Turns what the label files of a split state into labelled images, and collects the faults.
+
+    Args:
+        keep_bad_images: keep images that cannot be read or have not the size that is stated,
+            without objects: training, evaluation and the check count those themselves.
+    """
+
+    def __init__(self, *, keep_bad_images: bool = False) -> None:
         self.faults: list[Fault] = []
-        self._names: dict[str, set[str]] = {}
+        self.keep_bad_images = keep_bad_images
+        self._names: set[str] = set()
 
     def fault(
         self, code: str, file: Path | str, message: str, *, severity: Severity = "error"
@@ -70,11 +89,15 @@ class ImageReader:
         self.faults.append(Fault(severity=severity, code=code, file=str(file), message=message))
 
     def measure(self, path: Path) -> tuple[int, int] | None:
-        """Height and width of an image; None, and a fault, where it cannot be used."""
+        """Height and width of an image; None, and a fault, where it cannot be used.
+
+        A bad image that is kept has `NO_SIZE`.
+        """
         fact = look_at(path)
         if fact.problem is not None:
             code, message = fact.problem
             self.fault(code, path, message)
+            return NO_SIZE if self.keep_bad_images and code != "image-missing" else None
         return fact.hw
 
     def keep(
@@ -88,16 +111,15 @@ class ImageReader:
         rows = np.flatnonzero(usable).tolist()
         return [objects[row]._replace(xyxy=tuple(boxes[row].tolist())) for row in rows]
 
-    def free_name(self, split: str, name: str) -> str:
+    def free_name(self, name: str) -> str:
         """The name, or one like it that the split does not use yet (on any system)."""
-        taken = self._names.setdefault(split, set())
         path = PurePosixPath(name)
         number = 1
         # Labels are named after the stem, and some disks take A for a.
-        while (key := str(path.with_suffix("")).casefold()) in taken:
+        while (key := str(path.with_suffix("")).casefold()) in self._names:
             number += 1
             path = PurePosixPath(name).with_stem(f"{PurePosixPath(name).stem}-{number}")
-        taken.add(key)
+        self._names.add(key)
         return str(path)
 
 
@@ -118,4 +140,5 @@ def labelled(
         boxes=np.array([found.xyxy for found in objects], np.float32).reshape(-1, 4),
         labels=np.array([index[found.class_name] for found in objects], np.int64),
         crowd=np.zeros(len(objects), np.bool_),
+        places=tuple(found.where for found in objects),
     )

@@ -14,6 +14,7 @@ from defusedxml.ElementTree import fromstring
 from oculox.data.faults import stays_inside
 from oculox.data.image import IMAGE_SUFFIXES
 from oculox.datasets.formats.dataset import (
+    NO_SIZE,
     SPLITS,
     ImageReader,
     LabelledData,
@@ -35,6 +36,7 @@ def read_voc(
     classes: Sequence[str] | None,
     splits: Mapping[str, str] | None,
     skip_difficult: bool = False,
+    keep_bad_images: bool = False,
     on_image: OnImage,
 ) -> LabelledData:
     """Read a Pascal VOC dataset.
@@ -47,6 +49,7 @@ def read_voc(
             where they are (trainval for train where train is not); all images become train
             where there is no list.
         skip_difficult: leave out objects marked difficult.
+        keep_bad_images: see `ImageReader`.
         on_image: called after each image, for progress.
 
     Raises:
@@ -58,12 +61,17 @@ def read_voc(
                 f"{root}: not a Pascal VOC dataset: no folder {folder}/ (for a development kit "
                 "name the year's folder, such as VOCdevkit/VOC2012)"
             )
-    reader = _VocReader(root, skip_difficult=skip_difficult)
+    files = sorted((root / "JPEGImages").iterdir())
+    by_stem = {p.stem: p for p in files if p.suffix.lower() in IMAGE_SUFFIXES}
+    readers: dict[str, _VocReader] = {}
     stated: dict[str, list[_Stated]] = {}
     for split, stems in _lists(root, splits).items():
         stated[split] = []
+        readers[split] = _VocReader(
+            root, by_stem, skip_difficult=skip_difficult, keep_bad_images=keep_bad_images
+        )
         for stem in stems:
-            image = reader.read(stem, split)
+            image = readers[split].read(stem, split)
             if image is not None:
                 stated[split].append(image)
             on_image()
@@ -73,16 +81,16 @@ def read_voc(
         split: tuple(
             labelled(
                 image,
-                reader.free_name(split, image.name),
+                readers[split].free_name(image.name),
                 hw=hw,
-                objects=reader.known(objects, names, file=xml),
+                objects=readers[split].known(objects, names, file=xml),
                 classes=names,
             )
             for image, xml, hw, objects in images
         )
         for split, images in stated.items()
     }
-    return LabelledData(names, result, tuple(reader.faults))
+    return LabelledData(names, result, {split: r.faults for split, r in readers.items()})
 
 
 def _lists(root: Path, splits: Mapping[str, str] | None) -> dict[str, list[str]]:
@@ -107,12 +115,18 @@ def _lists(root: Path, splits: Mapping[str, str] | None) -> dict[str, list[str]]
 
 
 class _VocReader(ImageReader):
-    def __init__(self, root: Path, *, skip_difficult: bool) -> None:
-        super().__init__()
+    def __init__(
+        self,
+        root: Path,
+        images: Mapping[str, Path],
+        *,
+        skip_difficult: bool,
+        keep_bad_images: bool,
+    ) -> None:
+        super().__init__(keep_bad_images=keep_bad_images)
         self._root = root
+        self._images = images
         self._skip_difficult = skip_difficult
-        images = sorted((root / "JPEGImages").iterdir())
-        self._images = {p.stem: p for p in images if p.suffix.lower() in IMAGE_SUFFIXES}
 
     def read(self, stem: str, split: str) -> _Stated | None:
         """One image with its label file, size and usable objects, of any class."""
@@ -133,8 +147,11 @@ class _VocReader(ImageReader):
             self.fault("labels-unreadable", xml, str(error))
             return None
         hw = self.measure(image)
-        if hw is None or not self._size_agrees(tree, hw, xml):
-            return None
+        if hw is None or hw == NO_SIZE:
+            return None if hw is None else (image, xml, hw, [])
+        wrong = self._wrong_size(tree, hw, xml)
+        if wrong is not None:
+            return (image, xml, wrong, []) if self.keep_bad_images else None
         return image, xml, hw, self.keep(self._objects(tree, xml), hw, file=xml)
 
     def known(
@@ -147,10 +164,14 @@ class _VocReader(ImageReader):
                 self.fault("class-unknown", file, message)
         return [found for found in objects if found.class_name in classes]
 
-    def _size_agrees(self, tree: Element, hw: tuple[int, int], xml: Path) -> bool:
-        """Whether the boxes can be trusted; a size that is absent or 0 gives only a warning."""
+    def _wrong_size(self, tree: Element, hw: tuple[int, int], xml: Path) -> tuple[int, int] | None:
+        """The stated height and width where they forbid to trust the boxes.
+
+        A size that is absent, 0 or turned gives only a warning.
+        """
         texts = [tree.findtext(f"size/{key}", "0").strip() for key in ("height", "width")]
-        stated = tuple(int(t) if t.isdecimal() else 0 for t in texts)
+        height, width = (int(t) if t.isdecimal() else 0 for t in texts)
+        stated = height, width
         real = f"{hw[1]} x {hw[0]}"
         if 0 in stated:
             message = f"no size is stated; the image's {real} is taken"
@@ -161,8 +182,8 @@ class _VocReader(ImageReader):
         elif stated != hw:
             message = f"stated {stated[1]} x {stated[0]}, the image is {real}; left out"
             self.fault("size-mismatch", xml, message)
-            return False
-        return True
+            return stated
+        return None
 
     def _objects(self, tree: Element, xml: Path) -> list[LabelledObject]:
         objects = []

@@ -4,7 +4,7 @@ A line is ``class cx cy w h``, fractions of the image; or a class and a polygon 
 three points, whose bounding box is taken.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -12,6 +12,7 @@ import yaml
 
 from oculox.data.image import IMAGE_SUFFIXES
 from oculox.datasets.formats.dataset import (
+    NO_SIZE,
     SPLITS,
     ImageReader,
     LabelledData,
@@ -31,6 +32,8 @@ def read_yolo(
     *,
     classes: Sequence[str] | None,
     splits: Mapping[str, str] | None,
+    wanted: Collection[str] = SPLITS,
+    keep_bad_images: bool = False,
     on_image: OnImage,
 ) -> LabelledData:
     """Read a YOLO dataset.
@@ -39,21 +42,25 @@ def read_yolo(
         root: the folder, or its YAML file. Without one: ``images/<split>`` or ``<split>/images``.
         classes: names by index; without them those of the YAML file or ``classes.txt``.
         splits: the source's split name -> split; without it train, val (or valid) and test.
+        wanted: the splits to read where `splits` does not say which.
+        keep_bad_images: see `ImageReader`.
         on_image: called after each image, for progress.
 
     Raises:
-        DataError: no images or no class names are found, or the YAML file is malformed.
+        DataError: no image of any split or no class names are found, or the YAML file is
+            malformed.
     """
     config, base = _load_yaml(root)
     names = tuple(classes) if classes is not None else _names(config, base)
-    reader = _YoloReader(names)
+    readers: dict[str, _YoloReader] = {}
     result: dict[str, tuple[LabelledImage, ...]] = {}
     for source, split in (splits or _ALIASES).items():
-        if splits is None and split in result:
+        if splits is None and (split in result or split not in wanted):
             continue  # one folder is often named both by the file and by itself
+        reader = readers.setdefault(split, _YoloReader(names, keep_bad_images=keep_bad_images))
         images = []
         for path, name in _images(base, config, source):
-            image = reader.read(path, name, split)
+            image = reader.read(path, name)
             if image is not None:
                 images.append(image)
             on_image()
@@ -61,12 +68,13 @@ def read_yolo(
             result[split] = (*result.get(split, ()), *images)
         elif splits is not None:
             raise DataError(f"{root}: no images of split {source!r} found")
-    if not result and not reader.faults:
+    faults = {split: reader.faults for split, reader in readers.items()}
+    if wanted == SPLITS and not result and not any(faults.values()):
         raise DataError(
             f"{root}: no images found; expected a data.yaml with train and val, or "
             "images/train and labels/train, or train/images and train/labels"
         )
-    return LabelledData(names, result, tuple(reader.faults))
+    return LabelledData(names, result, faults)
 
 
 def _load_yaml(root: Path) -> tuple[dict[str, Any], Path]:
@@ -141,11 +149,11 @@ def _resolve(base: Path, stated: str) -> Path:
 
 
 class _YoloReader(ImageReader):
-    def __init__(self, names: Sequence[str]) -> None:
-        super().__init__()
+    def __init__(self, names: Sequence[str], *, keep_bad_images: bool) -> None:
+        super().__init__(keep_bad_images=keep_bad_images)
         self._names_by_index = names
 
-    def read(self, path: Path, name: str, split: str) -> LabelledImage | None:
+    def read(self, path: Path, name: str) -> LabelledImage | None:
         """One image with its usable objects; without a label file it shows none."""
         hw = self.measure(path)
         if hw is None:
@@ -163,8 +171,8 @@ class _YoloReader(ImageReader):
             if line.strip():
                 found = self._object(line.split(), hw, where=f"line {i}", file=labels)
                 objects += [] if found is None else [found]
-        kept = self.keep(objects, hw, file=labels)
-        name = self.free_name(split, name)
+        kept = [] if hw == NO_SIZE else self.keep(objects, hw, file=labels)
+        name = self.free_name(name)
         return labelled(path, name, hw=hw, objects=kept, classes=self._names_by_index)
 
     def _object(
@@ -215,14 +223,15 @@ def write_yolo(data: LabelledData, folder: Path, *, mode: FileMode) -> None:
             place_file(image.source, folder / "images" / split / image.name, mode=mode)
             labels = (folder / "labels" / split / image.name).with_suffix(".txt")
             labels.parent.mkdir(parents=True, exist_ok=True)
-            labels.write_text("".join(_lines(image)), encoding="utf-8")
+            labels.write_text("".join(yolo_lines(image)), encoding="utf-8")
     config: dict[str, Any] = {s: f"images/{s}" for s in SPLITS if s in data.splits}
     config["names"] = dict(enumerate(data.classes))
     text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
     (folder / "data.yaml").write_text(text, encoding="utf-8")
 
 
-def _lines(image: LabelledImage) -> Iterator[str]:
+def yolo_lines(image: LabelledImage) -> Iterator[str]:
+    """The lines of an image's label file."""
     height, width = image.hw
     rows = zip(image.boxes.tolist(), image.labels.tolist(), image.crowd.tolist(), strict=True)
     for (x1, y1, x2, y2), label, crowd in rows:

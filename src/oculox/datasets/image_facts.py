@@ -1,0 +1,55 @@
+"""What an image file is: its size and bytes, or why it cannot be used."""
+
+import dataclasses
+import hashlib
+from pathlib import Path
+
+from oculox.data.image import decode_image, image_size
+from oculox.errors import DataError
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageFacts:
+    """What is known about an image file.
+
+    Attributes:
+        problem: code and message of why it cannot be used; None when nothing was found.
+        hw: height and width, upright; None where not looked at.
+        digest: SHA-256 of the bytes; None where not looked at.
+    """
+
+    problem: tuple[str, str] | None = None
+    hw: tuple[int, int] | None = None
+    digest: str | None = None
+
+
+def absent_image(path: Path) -> ImageFacts:
+    """Facts of a file that is not there."""
+    return ImageFacts(("image-missing", f"no such image: {path}"))
+
+
+def look_at(path: Path, *, decode: bool = False) -> ImageFacts:
+    """Facts of one image file; a damaged or absent one is a fact, not an error.
+
+    Args:
+        path: the file.
+        decode: decode it, which finds any damage, and take its SHA-256; otherwise size and
+            completeness come from its header where that is enough.
+    """
+    try:
+        data = path.read_bytes()
+    except (FileNotFoundError, IsADirectoryError):
+        return absent_image(path)
+    except OSError as error:
+        message = f"{path}: cannot be read ({error.strerror or error})"
+        return ImageFacts(("image-unreadable", message))
+    try:
+        if decode:
+            height, width = decode_image(data, where=str(path)).shape[:2]
+        else:
+            height, width = image_size(data, where=str(path))
+    except DataError as error:
+        return ImageFacts(("image-unreadable", str(error).removeprefix(f"{path}: ")))
+    return ImageFacts(
+        hw=(height, width), digest=hashlib.sha256(data).hexdigest() if decode else None
+    )
