@@ -15,6 +15,7 @@ import typer.main
 import yaml
 
 from oculox.api import list_models
+from oculox.cli.console import with_options
 from oculox.cli.main import app
 from oculox.config import config_to_dict, known_keys, load_config, recipe_names
 from oculox.config.load import RENAMED_KEYS
@@ -23,12 +24,14 @@ from oculox.exporting.targets import TARGETS
 from oculox.training.log import StepRecord
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("deploy/**/*.md")])
 KEYS = frozenset(known_keys())
 KEY = re.compile(rf"\b(?:{'|'.join(Config.model_fields)})(?:\.[a-z_0-9]+)+\b")
 FILE_SUFFIXES = (".xml", ".md", ".py", ".pt", ".json", ".yaml", ".jsonl", ".txt")
 
-each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+each_page = pytest.mark.parametrize(
+    "page", PAGES, ids=[page.relative_to(ROOT).as_posix() for page in PAGES]
+)
 
 
 class Code(NamedTuple):
@@ -169,6 +172,44 @@ def test_links_resolve(page):
             heads = re.findall(r"^#+ (.+)$", path.read_text("utf-8"), re.MULTILINE)
             slugs = {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
             assert anchor in slugs, target
+
+
+def printed_messages():
+    """The fixed parts of each message in the code; values stand between them."""
+    for file in sorted((ROOT / "src").rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+            texts = node.values if isinstance(node, ast.JoinedStr) else [node]
+            parts = [
+                with_options(text.value)
+                for text in texts
+                if isinstance(text, ast.Constant) and isinstance(text.value, str)
+            ]
+            if sum(map(len, parts)) >= 15:
+                yield parts
+
+
+def is_printed(message, printed):
+    """Whether the message holds all parts of one of those, in order."""
+
+    def holds(parts):
+        at = 0
+        for part in parts:
+            at = message.find(part, at)
+            if at < 0:
+                return False
+            at += len(part)
+        return True
+
+    return any(map(holds, printed))
+
+
+def test_messages_of_troubleshooting_are_printed():
+    text = (ROOT / "docs/troubleshooting.md").read_text("utf-8")
+    messages = [code.text.strip() for code in codes(text) if code.language == "text"]
+    printed = list(printed_messages())
+    assert len(messages) > 20
+    assert [m for m in messages if not is_printed(m, printed)] == []
+    assert not is_printed(messages[0].replace("was detected", "was found"), printed)
 
 
 @each_page
@@ -318,7 +359,7 @@ def test_extras_are_named_where_they_are_needed():
     assert named <= {*PROJECT["optional-dependencies"]}
     deploy = (ROOT / "docs/deploy.md").read_text("utf-8")
     named |= set(re.findall(r"`\[(\w+)\]`", deploy))
-    assert named == {*PROJECT["optional-dependencies"]} - {"dev"}
+    assert named == {*PROJECT["optional-dependencies"]} - {"dev", "docs"}
 
 
 def test_formats_that_can_be_exported_are_not_left_to_other_projects():
