@@ -54,7 +54,7 @@ ImageSize = int | tuple[int, int]
 class Detector:
     """A trained network, ready to use on images.
 
-    Example:
+    Examples:
         >>> detector = Detector("best.pt")
         >>> detector("street.jpg").to_dicts()
 
