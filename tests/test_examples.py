@@ -139,6 +139,25 @@ def test_the_later_commands_of_the_quick_start(
     assert run(block, values)["detector"].names
 
 
+def test_the_notebook(workplace, shared, values, capsys, monkeypatch):
+    """Its cells, in order; the weights are those of the reference data."""
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    shutil.copytree(ROOT / "docs/images", "images")
+    shutil.copytree("my-data", "demo-data")
+    Path("runs/first").mkdir()
+    Path("runs/first/log.jsonl").write_text('{"kind": "train", "step": 1, "loss": 9.5}\n')
+    cells = json.loads((ROOT / "docs/notebook.ipynb").read_text("utf-8"))["cells"]
+    for cell in cells:
+        if cell["cell_type"] == "code":
+            assert cell["outputs"] == []
+            source = "".join(cell["source"])
+            run(source.replace('"yolox-nano"', f'"{shared}/weights/yolox_nano.pth"'), values)
+    assert "cup 0.89" in capsys.readouterr().out
+    assert values["report"].ok
+    assert values["plt"].gca().lines
+    values["plt"].close("all")
+
+
 def test_the_json_of_eval_has_the_fields_of_its_page(tiny_data, eager_pt, capsys):
     arguments = ["eval", str(eager_pt), "--data", str(tiny_data), "--workers", "0", "--json"]
     assert main(arguments) == 0
