@@ -86,7 +86,7 @@ check: install docs
 
 # The variable hides advertising of the theme.
 docs: install
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 format: install
 	$(BIN)/ruff format src tests benchmarks docs

@@ -22,6 +22,7 @@ from oculox.config.load import RENAMED_KEYS
 from oculox.config.schema import Config
 from oculox.exporting.targets import TARGETS
 from oculox.training.log import StepRecord
+from oculox.version import __version__
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("deploy/**/*.md")])
@@ -308,6 +309,12 @@ def test_log_fields_are_described():
         re.findall(r"`(\w+)`", c[0]) for c in table_rows(text, columns=2)
     )
     assert set(StepRecord.__dataclass_fields__) <= set(cells)
+
+
+def test_the_citation_names_this_version():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))
+    assert citation["version"] == __version__
+    assert citation["license"] == PROJECT["license"]
 
 
 def test_layers_are_described():

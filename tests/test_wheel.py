@@ -1,5 +1,6 @@
 """The wheel is whole: built, installed into an environment of its own, and used."""
 
+import os
 import subprocess
 import sys
 import venv
@@ -15,10 +16,14 @@ ROOT = Path(__file__).parents[1]
 def test_the_wheel_works_alone(tmp_path):
     """Needs a package index for the build and for the dependencies of the wheel."""
 
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+
     def run(*command):
-        return subprocess.run(
-            command, cwd=tmp_path, check=True, capture_output=True, text=True, timeout=1800
-        ).stdout
+        done = subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=1800
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
 
     run(sys.executable, "-m", "build", "--wheel", "--outdir", "dist", ROOT)
     [wheel] = (tmp_path / "dist").glob("*.whl")
