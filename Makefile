@@ -4,14 +4,16 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 BASE_STAMP := $(VENV)/.installed-base
 
-.PHONY: help install demo test test-slow test-oldest mindspore-env test-mindspore check format build clean
+.PHONY: help install demo test test-slow test-oldest mindspore-env test-mindspore test-wheel check docs format build clean
 
 help:
 	@echo "make demo       train, evaluate and use a detector on the built-in data"
 	@echo "make test       run the tests in WORKERS=2 processes (test-slow: the long proofs)"
 	@echo "make test-oldest  the tests with the oldest packages that are allowed"
 	@echo "make test-mindspore  the tests that need MindSpore, in an environment of their own"
-	@echo "make check      formatting, lint, types and import order"
+	@echo "make test-wheel the wheel in an environment of its own"
+	@echo "make check      formatting, lint, types, import order and the site"
+	@echo "make docs       the documentation as a site in build/site"
 	@echo "make install    $(VENV) with the package and its dev extra"
 	@echo "make format     format the code"
 	@echo "make build      source distribution and wheel in dist/"
@@ -73,18 +75,24 @@ $(MINDSPORE_STAMP): pyproject.toml constraints.txt
 test-mindspore: mindspore-env
 	$(MINDSPORE_VENV)/bin/python -m pytest -q -m 'mindspore and not slow'
 
-check: install
-	$(BIN)/ruff format --check src tests benchmarks
-	$(BIN)/ruff check src tests benchmarks
+test-wheel: install
+	$(BIN)/python -m pytest -q -m slow tests/test_wheel.py
+
+check: install docs
+	$(BIN)/ruff format --check src tests benchmarks docs
+	$(BIN)/ruff check src tests benchmarks docs
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# The variable hides advertising of the theme.
+docs: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 format: install
-	$(BIN)/ruff format src tests benchmarks
-	$(BIN)/ruff check --fix src tests benchmarks
+	$(BIN)/ruff format src tests benchmarks docs
+	$(BIN)/ruff check --fix src tests benchmarks docs
 
 build: install
-	$(BIN)/pip install -q build
 	$(BIN)/python -m build
 
 clean:

@@ -15,20 +15,24 @@ import typer.main
 import yaml
 
 from oculox.api import list_models
+from oculox.cli.console import with_options
 from oculox.cli.main import app
 from oculox.config import config_to_dict, known_keys, load_config, recipe_names
 from oculox.config.load import RENAMED_KEYS
 from oculox.config.schema import Config
 from oculox.exporting.targets import TARGETS
 from oculox.training.log import StepRecord
+from oculox.version import __version__
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("deploy/**/*.md")])
 KEYS = frozenset(known_keys())
 KEY = re.compile(rf"\b(?:{'|'.join(Config.model_fields)})(?:\.[a-z_0-9]+)+\b")
 FILE_SUFFIXES = (".xml", ".md", ".py", ".pt", ".json", ".yaml", ".jsonl", ".txt")
 
-each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+each_page = pytest.mark.parametrize(
+    "page", PAGES, ids=[page.relative_to(ROOT).as_posix() for page in PAGES]
+)
 
 
 class Code(NamedTuple):
@@ -171,6 +175,44 @@ def test_links_resolve(page):
             assert anchor in slugs, target
 
 
+def printed_messages():
+    """The fixed parts of each message in the code; values stand between them."""
+    for file in sorted((ROOT / "src").rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+            texts = node.values if isinstance(node, ast.JoinedStr) else [node]
+            parts = [
+                with_options(text.value)
+                for text in texts
+                if isinstance(text, ast.Constant) and isinstance(text.value, str)
+            ]
+            if sum(map(len, parts)) >= 15:
+                yield parts
+
+
+def is_printed(message, printed):
+    """Whether the message holds all parts of one of those, in order."""
+
+    def holds(parts):
+        at = 0
+        for part in parts:
+            at = message.find(part, at)
+            if at < 0:
+                return False
+            at += len(part)
+        return True
+
+    return any(map(holds, printed))
+
+
+def test_messages_of_troubleshooting_are_printed():
+    text = (ROOT / "docs/troubleshooting.md").read_text("utf-8")
+    messages = [code.text.strip() for code in codes(text) if code.language == "text"]
+    printed = list(printed_messages())
+    assert len(messages) > 20
+    assert [m for m in messages if not is_printed(m, printed)] == []
+    assert not is_printed(messages[0].replace("was detected", "was found"), printed)
+
+
 @each_page
 def test_make_targets_exist(page):
     targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
@@ -270,6 +312,12 @@ def test_log_fields_are_described():
     assert set(StepRecord.__dataclass_fields__) <= set(cells)
 
 
+def test_the_citation_names_this_version():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))
+    assert citation["version"] == __version__
+    assert citation["license"] == PROJECT["license"]
+
+
 def test_layers_are_described():
     contract = (
         (ROOT / "pyproject.toml").read_text("utf-8").partition("layers = [")[2].partition("]")[0]
@@ -319,7 +367,7 @@ def test_extras_are_named_where_they_are_needed():
     assert named <= {*PROJECT["optional-dependencies"]}
     deploy = (ROOT / "docs/deploy.md").read_text("utf-8")
     named |= set(re.findall(r"`\[(\w+)\]`", deploy))
-    assert named == {*PROJECT["optional-dependencies"]} - {"dev"}
+    assert named == {*PROJECT["optional-dependencies"]} - {"dev", "docs"}
 
 
 def test_formats_that_can_be_exported_are_not_left_to_other_projects():

@@ -34,6 +34,23 @@ def test_box_outside_the_image():
 
 
 @pytest.mark.parametrize(
+    "box",
+    [[0, 0, 200, 100], [0, 4, 60, 50], [-30, 40, 60, 90], [180, 40, 199, 90]],
+    ids=["whole", "top", "left", "right"],
+)
+def test_the_caption_stays_inside_the_image(box):
+    image = np.zeros((100, 200, 3), np.uint8)
+
+    def white(xyxy):
+        """Pixels of the letters."""
+        box = np.array([xyxy], np.float32)
+        drawn = draw_boxes(image, box, np.array([0]), captions=["cup 0.90"])
+        return (drawn.min(axis=-1) > 200).sum()
+
+    assert white(box) == white([60, 40, 140, 90]) > 50
+
+
+@pytest.mark.parametrize(
     ("count", "columns", "expected"), [(1, 4, (240, 320)), (5, 4, (480, 1280)), (4, 2, (480, 640))]
 )
 def test_contact_sheet_size(count, columns, expected):

@@ -1,9 +1,11 @@
-"""The Python of README, docs/python.md and docs/data.md runs, with small settings.
+"""The Python of README, of the quick start and of other pages runs, with small settings.
 
 That of docs/deploy.md runs in `tests/exporting/test_deploy_page.py`.
 """
 
+import json
 import re
+import shlex
 import shutil
 from pathlib import Path
 
@@ -11,7 +13,9 @@ import cv2
 import numpy as np
 import pytest
 
+from oculox.cli.main import main
 from oculox.datasets.demo.scene import render_scene
+from oculox.weights.checkpoint import save_safetensors
 
 ROOT = Path(__file__).parents[1]
 SMALL = """
@@ -54,7 +58,7 @@ def workplace(tmp_path, tiny_data, eager_pt, monkeypatch):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(eager_pt, tmp_path / name)
     scene = render_scene(np.random.default_rng(5), (96, 128)).image
-    for name in ("street.jpg", "a.jpg", "b.jpg", "c.png"):
+    for name in ("street.jpg", "photo.jpg", "a.jpg", "b.jpg", "c.png"):
         cv2.imwrite(str(tmp_path / name), scene)
     for folder, name in (("JPEGImages", "1.jpg"), ("Annotations", "1.xml")):
         (tmp_path / "BCCD" / folder).mkdir(parents=True)
@@ -90,3 +94,76 @@ def test_the_page_of_python(workplace, values):
     assert len(values["tracked"]) == len(values["rows"]) == len(values["results"])
     assert values["result"].metrics.ap >= 0
     assert values["report"].ok
+
+
+def test_the_page_of_own_data(workplace, values):
+    [block] = blocks("docs/own-data.md")
+    assert run(block, values)["detector"].names
+
+
+def test_the_first_commands_print_what_the_pages_say(tmp_path, shared, monkeypatch, capsys):
+    """Of README and quick start, on the photo of the repository, with the official weights."""
+    weights = str(shared / "weights/yolox_nano.pth")
+    photo = "docs/images/coffee.jpg"
+    monkeypatch.chdir(tmp_path)
+    assert main(["predict", weights, str(ROOT / photo)]) == 0
+    printed = capsys.readouterr().out
+    for page in ("README.md", "docs/quickstart.md"):
+        text = (ROOT / page).read_text("utf-8")
+        assert f"oculox predict yolox-nano {photo}\n```\n\n```console\n{printed}```" in text
+    quoted = re.findall(r"^```json\n(.*?)^```$", text, re.S | re.M)
+    [image] = json.loads(Path("runs/predict/predictions.json").read_text("utf-8"))
+    assert [json.loads(block)["name"] for block in quoted] == [image["detections"][0]["name"]]
+    assert json.loads(quoted[0])["score"] == pytest.approx(
+        image["detections"][0]["score"], abs=0.01
+    )
+    assert json.loads(quoted[0])["box"] == pytest.approx(image["detections"][0]["box"], abs=1)
+
+
+def test_the_later_commands_of_the_quick_start(
+    tmp_path, tiny_data, eager_weights, monkeypatch, capsys, values
+):
+    """All after `oculox demo`, which has its own test, on what it leaves."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(tiny_data, "demo-run/data")
+    save_safetensors(Path("demo-run/demo-nano.safetensors"), eager_weights)
+    text = (ROOT / "docs/quickstart.md").read_text("utf-8")
+    commands = re.findall(r"^oculox (.*)$", text.partition("## Use")[2], re.M)
+    assert [line.split()[0] for line in commands] == ["predict", "export", "predict"]
+    for line in commands:
+        assert main(shlex.split(line)) == 0, line
+    said = capsys.readouterr().out
+    assert "images and predictions.json in found\n" in said
+    assert "demo-run/demo-nano.onnx" in said
+    [block] = blocks("docs/quickstart.md")
+    assert run(block, values)["detector"].names
+
+
+def test_the_notebook(workplace, shared, values, capsys, monkeypatch):
+    """Its cells, in order; the weights are those of the reference data."""
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    shutil.copytree(ROOT / "docs/images", "images")
+    shutil.copytree("my-data", "demo-data")
+    Path("runs/first").mkdir()
+    Path("runs/first/log.jsonl").write_text('{"kind": "train", "step": 1, "loss": 9.5}\n')
+    cells = json.loads((ROOT / "docs/notebook.ipynb").read_text("utf-8"))["cells"]
+    for cell in cells:
+        if cell["cell_type"] == "code":
+            assert cell["outputs"] == []
+            source = "".join(cell["source"])
+            run(source.replace('"yolox-nano"', f'"{shared}/weights/yolox_nano.pth"'), values)
+    assert "cup 0.89" in capsys.readouterr().out
+    assert values["report"].ok
+    assert values["plt"].gca().lines
+    values["plt"].close("all")
+
+
+def test_the_json_of_eval_has_the_fields_of_its_page(tiny_data, eager_pt, capsys):
+    arguments = ["eval", str(eager_pt), "--data", str(tiny_data), "--workers", "0", "--json"]
+    assert main(arguments) == 0
+    printed = json.loads(capsys.readouterr().out)
+    page = (ROOT / "docs/predict.md").read_text("utf-8").partition("### The JSON of eval")[2]
+    rows = dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", page, re.M))
+    assert rows.keys() == printed.keys()
+    for field, keys in (("metrics", printed["metrics"]), ("classes", printed["classes"][0])):
+        assert set(re.findall(r"`(\w+)`", rows[field])) == set(keys)

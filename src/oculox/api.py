@@ -51,8 +51,9 @@ from oculox.weights.checkpoint import training_config
 class Detector:
     """A trained network, ready to use on images.
 
-    >>> detector = Detector("best.pt")              # doctest: +SKIP
-    >>> detector("street.jpg").to_dicts()           # doctest: +SKIP
+    Examples:
+        >>> detector = Detector("best.pt")
+        >>> detector("street.jpg").to_dicts()
 
     Args:
         model: a weights file (Oculox's or another project's), an exported model, a name of

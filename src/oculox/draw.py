@@ -15,6 +15,9 @@ def draw_boxes(
 ) -> npt.NDArray[np.uint8]:
     """Draw labelled boxes on a copy of an image.
 
+    A caption stands on the top left corner of its box, and is moved into the image where it would
+    reach beyond its edge.
+
     Args:
         image: uint8 (H, W, 3), BGR; not modified.
         xyxy: float32 (D, 4) pixels.
@@ -24,18 +27,24 @@ def draw_boxes(
     Returns:
         uint8 (H, W, 3), BGR.
     """
+    import cv2
     import supervision as sv
 
     if len(xyxy) == 0:
         return np.array(image, np.uint8)
     height, width = image.shape[:2]
     detections = sv.Detections(
-        xyxy=np.asarray(xyxy, np.float32), class_id=np.asarray(class_ids, np.int64)
+        xyxy=np.array(xyxy, np.float32), class_id=np.asarray(class_ids, np.int64)
     )
     thickness = sv.calculate_optimal_line_thickness((width, height))
-    scale = sv.calculate_optimal_text_scale((width, height))
+    scale = max(0.4, sv.calculate_optimal_text_scale((width, height)))  # letters of 9 pixels
     drawn = sv.BoxAnnotator(thickness=thickness).annotate(image.copy(), detections)
-    drawn = sv.LabelAnnotator(text_scale=scale, text_thickness=1, text_padding=3).annotate(
+    padding = 3
+    texts = [cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, 1)[0] for text in captions]
+    widths, heights = (np.array(texts, np.float32) + 2 * padding).T
+    detections.xyxy[:, 0] = np.minimum(detections.xyxy[:, 0], width - widths).clip(min=0)
+    detections.xyxy[:, 1] = np.maximum(detections.xyxy[:, 1], heights)
+    drawn = sv.LabelAnnotator(text_scale=scale, text_thickness=1, text_padding=padding).annotate(
         drawn, detections, labels=list(captions)
     )
     result: npt.NDArray[np.uint8] = np.asarray(drawn, np.uint8)

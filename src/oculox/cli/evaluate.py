@@ -114,7 +114,8 @@ def _as_dict(result: Evaluation) -> dict[str, Any]:
     for one in metrics.classes:
         row = dataclasses.asdict(one)
         del row["category_id"]
-        classes.append({**row, "score": row.pop("confidence")})
+        row["score"] = row.pop("confidence")
+        classes.append(row)
     return {
         "metrics": metrics.as_dict(),
         "classes": classes,

@@ -1,0 +1,20 @@
+# The command line on a CPU: docker build -f docker/cpu.Dockerfile -t oculox .
+FROM python:3.12-slim AS build
+WORKDIR /src
+RUN python -m venv /venv
+ENV PATH=/venv/bin:$PATH PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+COPY constraints.txt ./
+# Alone and first: it is the largest part and changes least.
+RUN pip install -c constraints.txt --extra-index-url https://download.pytorch.org/whl/cpu torch
+COPY pyproject.toml README.md LICENSE NOTICE ./
+COPY src src
+RUN pip install -c constraints.txt '.[openvino]'
+
+FROM python:3.12-slim
+COPY --from=build /venv /venv
+RUN useradd --uid 1000 --create-home oculox && install -d -m 1777 /work /cache
+ENV PATH=/venv/bin:$PATH OCULOX_CACHE=/cache PYTHONUNBUFFERED=1
+USER 1000
+WORKDIR /work
+ENTRYPOINT ["oculox"]
+CMD ["--help"]
