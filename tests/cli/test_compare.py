@@ -1,7 +1,5 @@
 """`oculox compare`, and the page of `oculox eval`."""
 
-import pytest
-
 from html_page import Page, check_alone
 from oculox.evaluation.metrics import METRICS
 

@@ -79,7 +79,8 @@ def curves_figure(found: Diagnosis) -> Figure:
         axes.set(xlim=(0, 1), ylim=(0, 1.02))
         axes.grid(alpha=0.3)
         if axes.get_legend_handles_labels()[0]:
-            axes.legend(fontsize=7, frameon=False)
+            # Looking for the best place takes longer than all the rest.
+            axes.legend(fontsize=7, frameon=False, loc="upper right")
     return figure
 
 

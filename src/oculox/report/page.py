@@ -73,7 +73,7 @@ def write_page(
     """
     from jinja2 import Environment
 
-    text = (files(__package__) / "page.html").read_text("utf-8")
+    text = (files("oculox.report") / "page.html").read_text("utf-8")
     template = Environment(autoescape=True, trim_blocks=True).from_string(text)
     write_text(path, template.render(title=title, lines=lines, tiles=tiles, sections=sections))
 

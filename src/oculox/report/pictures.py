@@ -16,7 +16,7 @@ from oculox.files import write_atomically
 from oculox.report.diagnosis import Diagnosis, Doubles, Flags
 from oculox.types import Batch, ImageArray
 
-_SIDE = 400
+_SIDE = 480
 """Longest side of an image in a picture, in pixels."""
 
 # Places in the palette of `draw_boxes`.
@@ -46,7 +46,7 @@ def batch_picture(
         kept = labels[mask]
         captions = [names[label] for label in kept]
         cells.append(draw_boxes(np.ascontiguousarray(image), boxes[mask], kept, captions=captions))
-    return contact_sheet(cells, cell_hw=(_SIDE, _SIDE))
+    return contact_sheet(cells, cell_hw=(400, 400))
 
 
 def image_picture(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from operator import attrgetter
@@ -65,9 +66,11 @@ class RunReport:
         self._last = result
         with self._attempt(PREDICTIONS):
             index = self._run.val_loader.index
-            count = min(_SHOWN, len(index))
-            found = diagnose(result, index)
-            shown = np.linspace(0, len(index) - 1, count).astype(int).tolist()
+            shown = np.linspace(0, len(index) - 1, min(_SHOWN, len(index))).astype(int).tolist()
+            ids = {index.image_id(i) for i in shown}
+            rows = [row for row in result.results if row["image_id"] in ids]
+            others = frozenset(index.image_ids) - ids
+            found = diagnose(dataclasses.replace(result, results=rows, left_out_ids=others), index)
             pictures = [image_picture([found], i) for i in shown]
             sheet = contact_sheet(pictures, columns=2, cell_hw=(400, 800))
             write_jpeg(self._folder / PREDICTIONS, sheet)
