@@ -147,6 +147,29 @@ def test_an_image_that_cannot_be_read_has_no_picture(index, result, tmp_path):
     assert [image for image in page.images if image["alt"].startswith("a.png")]
 
 
+def test_a_page_of_a_thousand_classes_is_a_few_megabytes(index, result, tmp_path):
+    names = tuple(f"class number {k}" for k in range(1000))
+    many = dataclasses.replace(index, class_names=names, category_ids=tuple(range(30, 1030)))
+    truth = dataclasses.replace(
+        many.truth,
+        owners=np.arange(1000) % 3,
+        labels=np.arange(1000),
+        xywh=np.tile(index.truth.xywh[:1], (1000, 1)),
+        areas=np.full(1000, 960.0),
+        crowd=np.zeros(1000, np.bool_),
+    )
+    many = dataclasses.replace(many, truth=truth)
+    rows = [
+        {"image_id": 5, "category_id": 30 + k, "bbox": [40, 12, 40, 24], "score": k / 1000}
+        for k in range(1000)
+    ]
+    metrics = evaluate_boxes(many, rows)
+    crowded = dataclasses.replace(result, results=rows, metrics=metrics)
+    write_report(tmp_path / "report.html", crowded, many, title="many", settings={})
+    check_alone(Page(tmp_path / "report.html"))
+    assert (tmp_path / "report.html").stat().st_size < 3e6
+
+
 def test_any_model_has_a_page(eager_pt, tiny_data, tmp_path):
     path = tmp_path / "new/report.html"
     result = evaluate(eager_pt, tiny_data, workers=0, report=path)

@@ -233,7 +233,7 @@ def _scores_section(found: Diagnosis) -> Section:
     return Section(
         title="Precision, recall and F1",
         text="A higher lowest score gives fewer false detections and misses more objects; F1 "
-        "weighs both alike. Thin lines are single classes.",
+        "weighs both alike. Thin lines are single classes, of many those with most objects.",
         figures=[
             Picture(
                 source=figures.as_svg(figures.curves_figure(found)),

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 _FEW_CLASSES = 10
 """Up to so many classes have a line with a name each, and numbers in the confusion matrix."""
 
+_MANY_CLASSES = 100
+"""Only so many have a line of their own, and a name in the confusion matrix up to so many."""
+
 _STYLE = (
     "svg{color:#1b1f24;fill:currentColor}"
     "@media(prefers-color-scheme:dark){svg{color:#e3e6ea}}</style>"
@@ -62,7 +65,9 @@ def curves_figure(found: Diagnosis) -> Figure:
     recalls = limits = np.linspace(0, 1, 101)
     present = [k for k in range(len(names)) if precision[0, k] >= 0]
     few = len(present) <= _FEW_CLASSES
-    for k in present:
+    truth = found.index.truth
+    objects = np.bincount(truth.labels[~truth.crowd], minlength=len(names))
+    for k in sorted(present, key=lambda k: -objects[k])[:_MANY_CLASSES]:
         look: dict[str, Any] = {"linewidth": 1, "label": names[k]}
         if not few:
             look = {"linewidth": 0.5, "color": "#8a929c", "alpha": 0.4}
@@ -89,14 +94,15 @@ def confusion_figure(metrics: CocoMetrics) -> Figure:
     matrix = metrics.confusion
     names = [one.name for one in metrics.classes]
     few = len(names) <= _FEW_CLASSES
-    side = 2.5 + (0.55 if few else 0.14) * len(names)
+    side = 2.5 + (0.55 if few else 0.14) * min(len(names), _MANY_CLASSES)
     figure = _figure(side + 1, side)
     axes = figure.add_subplot()
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     drawn = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     places, size = range(len(matrix)), 9 if few else 6
-    axes.set_xticks(places, [*names, "(missed)"], rotation=90, fontsize=size)
-    axes.set_yticks(places, [*names, "(no object)"], fontsize=size)
+    if len(names) <= _MANY_CLASSES:
+        axes.set_xticks(places, [*names, "(missed)"], rotation=90, fontsize=size)
+        axes.set_yticks(places, [*names, "(no object)"], fontsize=size)
     axes.set(xlabel="detected as", ylabel="labelled as")
     if few:
         for row, column in np.argwhere(matrix > 0):
