@@ -28,7 +28,8 @@ from oculox.config import load_config
 from oculox.config.schema import DataConfig
 from oculox.data.coco import load_split
 from oculox.data.image import decode_image
-from oculox.exporting.benchmark import describe_machine, sample_jpegs
+from oculox.distributed.devices import describe_machine
+from oculox.exporting.benchmark import sample_jpegs
 from oculox.exporting.job import ExportOptions
 from oculox.exporting.run import export_model
 from oculox.exporting.targets import TARGETS

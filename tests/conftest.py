@@ -41,6 +41,7 @@ QUICK = (
     "train.tail_epochs=1",
     "train.eval_interval=2",
     "train.log_interval=1",
+    "train.report=false",
     "train.device=cpu",
     "data.workers=0",
 )

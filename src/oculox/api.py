@@ -1,4 +1,4 @@
-"""What programs use: `Detector`, `train`, `evaluate`, `export`, `benchmark` and datasets."""
+"""What programs use: `Detector`, `train`, `evaluate`, `compare`, `export`, and datasets."""
 
 import dataclasses
 import tempfile
@@ -32,6 +32,8 @@ from oculox.models import build_model
 from oculox.postprocess import DetectSettings
 from oculox.predict.inputs import ColorOrder, as_bgr
 from oculox.predict.pipeline import Pipeline
+from oculox.report.comparison import Comparison, compare_evaluations, write_comparison
+from oculox.report.evaluation_report import model_settings, write_report
 from oculox.runtime.backend import Backend
 from oculox.runtime.exported import ExportPrecision, InGraphNms
 from oculox.runtime.views import Tta, Views
@@ -165,6 +167,7 @@ class Detector:
         batch: int = 8,
         workers: int = 1,
         max_bad_images: int = 0,
+        report: str | Path | None = None,
         progress: Progress | None = None,
     ) -> Evaluation:
         """COCO metrics on a dataset, with the thresholds of the official evaluation.
@@ -182,16 +185,18 @@ class Detector:
             batch: images at once.
             workers: loader processes.
             max_bad_images: how many images that cannot be read may be left out.
+            report: HTML file to write, with metrics, curves and images.
             progress: called with the numbers of batches done and in all.
 
         Raises:
             DataError: the data is missing or faulty, or has other classes than the model.
             UsageError: no data was named and the model does not know its own.
         """
+        page = None if report is None else _page(report)
         index = self._own_data(split) if data is None else open_split(data, split, images=images)
-        settings = dataclasses.replace(self.pipeline.settings, conf=conf, iou=iou, class_ids=None)
+        settings = self._evaluation_settings(conf, iou)
         with open_processes(self.device) as processes:
-            return evaluate_backend(
+            result = evaluate_backend(
                 self.backend,
                 index,
                 settings=settings,
@@ -203,6 +208,19 @@ class Detector:
                 processes=processes,
                 progress=progress,
             )
+            main = processes.rank == 0
+        if page is not None and main:
+            title = self.path.name if self.path else self.backend.spec.model.name
+            write_report(page, result, index, title=title, settings=self._described(settings))
+        return result
+
+    def _evaluation_settings(self, conf: float, iou: float) -> DetectSettings:
+        return dataclasses.replace(self.pipeline.settings, conf=conf, iou=iou, class_ids=None)
+
+    def _described(self, settings: DetectSettings) -> dict[str, str]:
+        """What a report says of the model and its settings."""
+        size = self.backend.spec.check_size(self.size_hw)
+        return model_settings(self.backend, settings, size_hw=size, path=self.path)
 
     def train(
         self,
@@ -289,6 +307,7 @@ def evaluate(
     tta: Tta | None = None,
     tile: int | None = None,
     tile_overlap: float = 0.2,
+    report: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
     """COCO metrics of a model on a dataset; see `Detector` and `Detector.evaluate`.
@@ -317,12 +336,99 @@ def evaluate(
         batch=batch,
         workers=workers,
         max_bad_images=max_bad_images,
+        report=report,
         progress=progress,
     )
     if backend != "auto":
         return result
     chosen = f"backend {detector.backend.kind}, chosen by auto"
     return dataclasses.replace(result, notes=(*result.notes, chosen))
+
+
+def compare(
+    model_a: str | Path | Backend,
+    model_b: str | Path | Backend,
+    data: str | Path | None = None,
+    *,
+    split: Split = "val",
+    images: str | Path | None = None,
+    conf: float = 0.01,
+    iou: float = 0.65,
+    max_det: int = 1000,
+    agnostic_nms: bool = False,
+    imgsz: ImageSize | None = None,
+    batch: int = 8,
+    workers: int = 1,
+    max_bad_images: int = 0,
+    device: str = "auto",
+    precision: Precision = "fp32",
+    backend: str | None = None,
+    draws: int = 1000,
+    report: str | Path | None = None,
+    progress: Progress | None = None,
+) -> Comparison:
+    """Two models on the same images: differences of the metrics, and the images that differ.
+
+    Args:
+        model_a: the first model, as for `Detector`.
+        model_b: the second one, of the same classes.
+        data: a dataset folder or COCO JSON; by default what the first model was trained on.
+        split: ``val``, ``train`` or ``test``, of a folder.
+        images: folder of the images of a JSON file; by default the file's own.
+        conf: lowest score kept.
+        iou: NMS: IoU above which the weaker of two boxes of a class is dropped.
+        max_det: most detections per image.
+        agnostic_nms: NMS across all classes.
+        imgsz: input size of both; by default each one's own.
+        batch: images at once.
+        workers: loader processes.
+        max_bad_images: how many images that cannot be read may be left out.
+        device: ``auto`` takes the best present.
+        precision: of the networks, for PyTorch weights.
+        backend: the runtime for checkpoints, as for `Detector`.
+        draws: how often images are drawn with replacement for the intervals; 0 for none.
+        report: HTML file to write.
+        progress: called with the numbers of batches done and in all, for one model and then for
+            the other.
+
+    Raises:
+        OculoxError: anything wrong with a model, the data or an option.
+    """
+    page = None if report is None else _page(report)
+    detectors = [
+        Detector(
+            model,
+            max_det=max_det,
+            agnostic_nms=agnostic_nms,
+            imgsz=imgsz,
+            device=device,
+            precision=precision,
+            backend=backend,
+        )
+        for model in (model_a, model_b)
+    ]
+    index = detectors[0]._own_data(split) if data is None else open_split(data, split, images=images)
+    settings = detectors[0]._evaluation_settings(conf, iou)
+    first, second = (
+        evaluate_backend(
+            one.backend,
+            index,
+            settings=settings,
+            size_hw=one.size_hw,
+            batch=batch,
+            workers=workers,
+            max_bad_images=max_bad_images,
+            progress=progress,
+        )
+        for one in detectors
+    )
+    names = [str(one.path or one.backend.spec.model.name) for one in detectors]
+    result = compare_evaluations((names[0], names[1]), (first, second), index, draws=draws)
+    if page is not None:
+        described = [one._described(settings) for one in detectors]
+        tables = {f"Settings of {side}": d for side, d in zip("AB", described, strict=True)}
+        write_comparison(page, result, settings=tables)
+    return result
 
 
 def export(
@@ -450,3 +556,11 @@ def _loaded(image: Any, color: ColorOrder) -> Any:
     if isinstance(image, str | Path):
         return read_image(Path(image))
     return as_bgr(image, color=color)
+
+
+def _page(report: str | Path) -> Path:
+    """The file of a report, refused before the work begins where it cannot be one."""
+    path = Path(report)
+    if path.is_dir():
+        raise UsageError(f"`report` {path}: a folder; name a file, such as report.html")
+    return path

@@ -45,7 +45,7 @@ def options(name):
 
 
 def test_all_commands_are_walked_through():
-    assert len(COMMANDS) == 20
+    assert len(COMMANDS) == 21
     assert {"train", "data check", "weights list"} <= set(COMMANDS)
 
 
@@ -78,6 +78,7 @@ SHARED = {
     "--calib": o.Calibration,
     "--overwrite": o.Overwrite,
     "--json": o.Json,
+    "--report": o.Report,
 }
 OWN = {
     ("data check", "--imgsz"),  # the same type, about the statistics
@@ -132,6 +133,7 @@ def test_shared_options_are_described(option):
 
 PYTHON = {
     "eval": api.evaluate,
+    "compare": api.compare,
     "export": api.export,
     "benchmark": api.benchmark,
     "predict": api.Detector.__init__,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -26,9 +26,7 @@ def evaluate(
     weights: o.Model,
     data: o.Data = None,
     images: o.Images = None,
-    split: Annotated[
-        Literal["val", "train", "test"], typer.Option(help="Which split of a dataset folder.")
-    ] = "val",
+    split: o.Split = "val",
     conf: o.Conf = 0.01,
     iou: o.Iou = 0.65,
     max_det: o.MaxDet = 1000,
@@ -39,14 +37,13 @@ def evaluate(
     tile_overlap: o.TileOverlap = 0.2,
     batch: o.Batch = 8,
     workers: o.Workers = 1,
-    max_bad_images: Annotated[
-        int, typer.Option(min=0, help="Unreadable images to leave out; above it, an error.")
-    ] = 0,
+    max_bad_images: o.MaxBadImages = 0,
     device: o.Device = "auto",
     precision: o.Precision = "fp32",
     backend: o.Backend = None,
     devices: o.Devices = 1,
     json: o.Json = False,
+    report: o.Report = None,
     detections: Annotated[
         Path | None, typer.Option(help="Write all detections to this file, in COCO's format.")
     ] = None,
@@ -82,6 +79,7 @@ def evaluate(
             device=device,
             precision=precision,
             backend=backend,
+            report=report,
             progress=progress,
         )
     if not is_main_process():
@@ -89,6 +87,8 @@ def evaluate(
     if detections is not None:
         write_json(detections, result.results)
         note(f"{len(result.results)} detections in {detections}")
+    if report is not None:
+        note(f"report in {report}")
     for text in result.left_out:
         note(f"warning: left out: {text}")
     for text in result.notes:

@@ -11,6 +11,7 @@ from typer.core import TyperGroup
 
 from oculox.cli import data, weights
 from oculox.cli.benchmark import benchmark
+from oculox.cli.compare import compare
 from oculox.cli.console import note, with_options
 from oculox.cli.demo import demo
 from oculox.cli.evaluate import evaluate
@@ -46,6 +47,7 @@ app = typer.Typer(
 )
 app.command()(train)
 app.command("eval")(evaluate)
+app.command()(compare)
 app.command()(predict)
 app.command()(export)
 app.command()(benchmark)

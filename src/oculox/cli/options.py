@@ -56,6 +56,16 @@ Images = Annotated[
         "--images", help="Folder of the images of a COCO JSON file; by default the file's own."
     ),
 ]
+Split = Annotated[
+    Literal["val", "train", "test"],
+    typer.Option("--split", help="Which split of a dataset folder."),
+]
+MaxBadImages = Annotated[
+    int,
+    typer.Option(
+        "--max-bad-images", min=0, help="Unreadable images to leave out; above it, an error."
+    ),
+]
 Calibration = Annotated[
     Path | None, typer.Option("--calib", help="Dataset or folder of images to calibrate int8 on.")
 ]
@@ -123,6 +133,12 @@ TileOverlap = Annotated[
 
 # What is written.
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what --output holds.")]
+Report = Annotated[
+    Path | None,
+    typer.Option(
+        "--report", help="Write an HTML page with tables, curves and images to this file."
+    ),
+]
 Json = Annotated[
     bool, typer.Option("--json", help="Print JSON on standard output and nothing else there.")
 ]

@@ -271,6 +271,8 @@ class TrainConfig(_Section):
     """Experiment trackers that get the log as well (extras of these names bring them)."""
     profile: bool = False
     """Write a profile of steps 5 to 9 to the output directory."""
+    report: bool = True
+    """Write pictures of batches and predictions, and a page at the end, to the output directory."""
     deterministic: bool = False
     """Ask PyTorch for deterministic kernels on accelerators (slower)."""
 

@@ -2,9 +2,12 @@
 
 import atexit
 import dataclasses
+import importlib.metadata
 import os
+import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +18,7 @@ from accelerate.utils import gather_object, is_npu_available
 from oculox.config.schema import Precision
 from oculox.distributed.launch import is_launched
 from oculox.errors import ConfigError, UsageError, first_line
+from oculox.version import __version__
 
 _MIXED = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 # In the order in which `auto` takes them.
@@ -143,3 +147,42 @@ def open_processes(device: str) -> Iterator[Processes]:
         return
     with open_accelerator(device) as accelerator:
         yield processes_of(accelerator)
+
+
+def describe_machine(threads: int | None = None) -> dict[str, str]:
+    """What timings depend on: CPU, threads, GPU, versions.
+
+    Args:
+        threads: of the CPU; None for one per core.
+    """
+    versions = {}
+    for package in ("torch", "onnxruntime", "openvino", "ncnn", "ai-edge-litert", "tensorrt"):
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return {
+        "cpu": _cpu_name(),
+        **({"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}),
+        "cores": str(os.cpu_count()),
+        "threads": "one per core" if threads is None else str(threads),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "oculox": __version__,
+        **versions,
+    }
+
+
+def _cpu_name() -> str:
+    """The CPU's name, with the extensions that speed up int8 and bfloat16."""
+    info = Path("/proc/cpuinfo")
+    if not info.is_file():
+        return platform.processor() or platform.machine()
+    fields: dict[str, str] = {}
+    for line in info.read_text("utf-8").splitlines():
+        key, _, value = line.partition(":")
+        fields.setdefault(key.strip(), value.strip())
+    flags = set(fields.get("flags", "").split())
+    known = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8")
+    extensions = ", ".join(flag for flag in known if flag in flags)
+    return f"{fields.get('model name', platform.machine())} ({extensions or 'no AVX'})"

@@ -51,18 +51,8 @@ def evaluate_boxes(
         DataError: a result names an image or category that the index does not have, or its box
             or score is not a finite number.
     """
-    ids = index.image_ids
-    # Evaluators take images in the order of their numbers; texts come after numbers.
-    ordered = sorted(ids, key=lambda i: (isinstance(i, str), i))
-    numbers: dict[ImageId, int] = {image_id: n for n, image_id in enumerate(ordered, start=1)}
-    rows = _result_rows(results, numbers, index)
-    if left_out:
-        index = _without_objects(index, [image_id in left_out for image_id in ids])
-    gt = hotcoco.COCO(_truth(index, [numbers[image_id] for image_id in ids]))
-    evaluator = hotcoco.COCOeval(gt, gt.load_res(rows), "bbox")
-    evaluator.evaluate()
-    evaluator.accumulate()
-    evaluator.summary_lines()  # fills `stats`; `summarize` would print as well
+    index = without_objects(index, left_out)
+    evaluator = match_boxes(index, results)
     stats = [float(v) for v in evaluator.stats]
     return CocoMetrics(
         **dict(zip(METRICS, stats, strict=True)),
@@ -70,12 +60,42 @@ def evaluate_boxes(
         confusion=_confusion(evaluator, index, confusion_conf),
         confusion_conf=confusion_conf,
         images=len(index) - len(left_out),
-        detections=len(rows),
+        detections=len(results),
     )
 
 
-def _without_objects(index: CocoIndex, of: Sequence[bool]) -> CocoIndex:
-    """The index without the objects of some images."""
+def match_boxes(index: CocoIndex, results: Sequence[Mapping[str, Any]]) -> hotcoco.COCOeval:
+    """Match detections with objects and count the metrics.
+
+    Args:
+        index: the images and the objects in them.
+        results: as for `evaluate_boxes`.
+
+    Returns:
+        The evaluator, with `stats` and curves. Its annotation i + 1 is object i of `index.truth`,
+        its detection i + 1 is result i.
+
+    Raises:
+        DataError: as `evaluate_boxes`.
+    """
+    ids = index.image_ids
+    # Evaluators take images in the order of their numbers; texts come after numbers.
+    ordered = sorted(ids, key=lambda i: (isinstance(i, str), i))
+    numbers: dict[ImageId, int] = {image_id: n for n, image_id in enumerate(ordered, start=1)}
+    rows = _result_rows(results, numbers, index)
+    gt = hotcoco.COCO(_truth(index, [numbers[image_id] for image_id in ids]))
+    evaluator = hotcoco.COCOeval(gt, gt.load_res(rows), "bbox")
+    evaluator.evaluate()
+    evaluator.accumulate()
+    evaluator.summary_lines()  # fills `stats`; `summarize` would print as well
+    return evaluator
+
+
+def without_objects(index: CocoIndex, images: Collection[ImageId]) -> CocoIndex:
+    """The index without the objects of some images, which are named by their ids."""
+    if not images:
+        return index
+    of = [image_id in images for image_id in index.image_ids]
     kept = ~np.array(of, np.bool_)[index.truth.owners]
     truth = {name: column[kept] for name, column in vars(index.truth).items()}
     return dataclasses.replace(index, truth=GroundTruth(**truth))

@@ -38,6 +38,7 @@ class Evaluation:
         seconds: wall time of the slowest process, without the counting of metrics.
         images: number of images that could be read.
         left_out: what is wrong with each of the others, which do not count.
+        left_out_ids: the ids of those images.
         notes: what a reader of the metrics should know, in sentences.
     """
 
@@ -47,6 +48,7 @@ class Evaluation:
     seconds: float
     images: int
     left_out: tuple[str, ...] = ()
+    left_out_ids: frozenset[ImageId] = frozenset()
     notes: tuple[str, ...] = ()
 
     @property
@@ -163,6 +165,7 @@ def evaluate_loader(
         seconds=max(s.seconds for s in shares),
         images=times.images - len(left_out),
         left_out=tuple(faults),
+        left_out_ids=frozenset(left_out),
         notes=notes,
     )
 

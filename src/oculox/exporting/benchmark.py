@@ -1,7 +1,6 @@
 """How large, how quick and how exact a network is in every format, on this machine."""
 
 import dataclasses
-import os
 import platform
 import tempfile
 from collections.abc import Callable, Sequence
@@ -14,6 +13,7 @@ import torch
 from oculox.data.coco import CocoIndex
 from oculox.data.image import decode_image
 from oculox.datasets.splits import open_split
+from oculox.distributed.devices import describe_machine
 from oculox.errors import DataError, OculoxError, UsageError
 from oculox.evaluation.evaluate import evaluate
 from oculox.exporting.job import ExportOptions
@@ -26,7 +26,6 @@ from oculox.runtime.open_model import open_model
 from oculox.runtime.timing import Spread, Stopwatch, spread_of
 from oculox.runtime.torch_backend import TorchBackend
 from oculox.types import ImageSize, height_width
-from oculox.version import __version__
 from oculox.weights import Weights, load_weights
 from oculox.weights.checkpoint import save_checkpoint
 
@@ -228,39 +227,3 @@ def sample_jpegs(data: CocoIndex | None, count: int) -> list[bytes]:
         image = sample_image((480, 640), rng=np.random.default_rng((11, i % 10)))
         encoded.append(cv2.imencode(".jpg", image)[1].tobytes())
     return encoded
-
-
-def describe_machine(threads: int | None) -> dict[str, str]:
-    """What timings depend on: CPU, threads, versions."""
-    import importlib.metadata
-
-    versions = {}
-    for package in ("torch", "onnxruntime", "openvino", "ncnn", "ai-edge-litert", "tensorrt"):
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return {
-        "cpu": _cpu_name(),
-        "cores": str(os.cpu_count()),
-        "threads": "one per core" if threads is None else str(threads),
-        "system": f"{platform.system()} {platform.machine()}",
-        "python": platform.python_version(),
-        "oculox": __version__,
-        **versions,
-    }
-
-
-def _cpu_name() -> str:
-    """The CPU's name, with the extensions that speed up int8 and bfloat16."""
-    info = Path("/proc/cpuinfo")
-    if not info.is_file():
-        return platform.processor() or platform.machine()
-    fields: dict[str, str] = {}
-    for line in info.read_text("utf-8").splitlines():
-        key, _, value = line.partition(":")
-        fields.setdefault(key.strip(), value.strip())
-    flags = set(fields.get("flags", "").split())
-    known = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8")
-    extensions = ", ".join(flag for flag in known if flag in flags)
-    return f"{fields.get('model name', platform.machine())} ({extensions or 'no AVX'})"

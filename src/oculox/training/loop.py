@@ -25,7 +25,6 @@ from oculox.postprocess import DetectSettings
 from oculox.runtime.torch_backend import TorchBackend
 from oculox.training.build import Parts, Run, build_run, watch_run
 from oculox.training.checkpoints import TrainProgress, restore_run, save_last, save_run
-from oculox.training.curves import write_curves
 from oculox.training.log import (
     RunLog,
     StepLoss,
@@ -42,6 +41,7 @@ from oculox.training.run_folder import (
     hold_folder,
     keep_length,
 )
+from oculox.training.run_report import RunReport
 from oculox.training.schedule import input_size_at, l1_is_on
 from oculox.training.stop import RunStopped, StopRequest, raise_again
 from oculox.types import Batch, LossTerms, Targets
@@ -57,6 +57,7 @@ class _Tools:
     count_step: Callable[[], None]
     look: Callable[[Iterable[str]], None]
     stop: StopRequest
+    report: RunReport
 
 
 def run_training(
@@ -131,7 +132,13 @@ def _run(
     ):
         meter = StepMeter(run, log, done=done)
         tools = _Tools(
-            folder=folder, log=log, meter=meter, count_step=count_step, look=look, stop=stop
+            folder=folder,
+            log=log,
+            meter=meter,
+            count_step=count_step,
+            look=look,
+            stop=stop,
+            report=RunReport(run, folder, tell=log.message),
         )
         return _train(run, progress, tools)
 
@@ -155,7 +162,7 @@ def _train(run: Run, progress: TrainProgress, tools: _Tools) -> TrainSummary:
             if stop.agreed:
                 # A process that ends makes the launcher end the others, which may be saving.
                 run.parts.accelerator.wait_for_everyone()
-            metrics = _evaluate(run, epoch, progress, log, stop)
+            metrics = _evaluate(run, epoch, progress, tools)
             progress = progress.scored(metrics.ap, epoch=epoch + 1)
             improved = progress.best_epoch == epoch + 1
             stopped = 0 < train.early_stop <= progress.evals_without_gain
@@ -177,8 +184,8 @@ def _train(run: Run, progress: TrainProgress, tools: _Tools) -> TrainSummary:
         seconds=time.perf_counter() - started,
         stopped_early=progress.step < total_steps,
     )
+    tools.report.finish(epoch=progress.epoch, best_epoch=progress.best_epoch)
     if run.parts.accelerator.is_main_process:
-        write_curves(folder)
         summary.write()
     return summary
 
@@ -198,6 +205,7 @@ def _train_epoch(run: Run, epoch: int, progress: TrainProgress, tools: _Tools) -
     alone = parts.accelerator.num_processes == 1
     for batch in islice(tools.meter.timed(batches), max(0, limit - step)):
         tools.look(fault for faults in batch.faults for fault in faults)
+        tools.report.batch(batch, step=step)
         size = input_size_at(
             step, seed=config.train.seed, augment=config.augment, native=config.input.size
         )
@@ -348,11 +356,9 @@ def _evaluation_is_due(run: Run, epoch: int) -> bool:
     return interval > 0 and (epoch + 1) % interval == 0
 
 
-def _evaluate(
-    run: Run, epoch: int, progress: TrainProgress, log: RunLog, stop: StopRequest
-) -> CocoMetrics:
+def _evaluate(run: Run, epoch: int, progress: TrainProgress, tools: _Tools) -> CocoMetrics:
     """Evaluate after an epoch (from 0); a signal ends it at once, since `progress` is saved."""
-    parts, config = run.parts, run.config
+    parts, config, log, stop = run.parts, run.config, tools.log, tools.stop
     stop.check(progress.step)
     network = parts.network if parts.ema is None else parts.ema.network
     # With train.sync_bn=false each process has its own statistics; the first one's are saved.
@@ -381,6 +387,7 @@ def _evaluate(
         log.message("there is no AP, since the validation split has no objects: the newest is best")
     elif metrics.ap == 0 and (epoch + 1) * 4 >= run.plan.total:
         log.message(_why_zero(metrics))
+    tools.report.evaluation(result)
     return metrics
 
 

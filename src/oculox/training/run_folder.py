@@ -1,7 +1,8 @@
 """The folder of a run: who may write there, with which configuration, and how the run ended.
 
 ``config.yaml`` is the whole configuration, ``summary.json`` how the run ended.
-`oculox.training.checkpoints`, `oculox.training.log` and `oculox.training.curves` write the rest.
+`oculox.training.checkpoints`, `oculox.training.log` and `oculox.training.run_report` write the
+rest.
 """
 
 import dataclasses
@@ -35,7 +36,7 @@ _FREE = {
     "data.train": ("images", "annotations"),
     "data.val": ("images", "annotations"),
     "train": (
-        *("device", "max_steps", "early_stop", "log_interval", "trackers", "profile"),
+        *("device", "max_steps", "early_stop", "log_interval", "trackers", "profile", "report"),
         *("checkpoint_interval", "keep_checkpoints", "save_on_main_only"),
     ),
     "eval": ("batch", "max_bad_images"),

@@ -1,0 +1,114 @@
+"""What a run shows of itself in its folder: pictures, curves and a page."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from operator import attrgetter
+from pathlib import Path
+
+import numpy as np
+
+from oculox.config import known_keys
+from oculox.draw import contact_sheet
+from oculox.errors import first_line
+from oculox.evaluation.evaluate import Evaluation
+from oculox.files import write_atomically
+from oculox.report.diagnosis import diagnose
+from oculox.report.evaluation_report import write_report
+from oculox.report.figures import run_figure
+from oculox.report.pictures import batch_picture, image_picture, write_jpeg
+from oculox.training.build import Run
+from oculox.training.log import read_log
+from oculox.types import Batch
+
+BATCHES = "batches.jpg"
+TAIL_BATCHES = "batches-tail.jpg"
+PREDICTIONS = "predictions.jpg"
+REPORT = "report.html"
+CURVES = "curves.png"
+
+_SHOWN = 8
+
+
+class RunReport:
+    """Draws what a run sees and finds; a failure is a line of the log, never the run's end."""
+
+    def __init__(self, run: Run, folder: Path, *, tell: Callable[[str], None]) -> None:
+        """Write for `run` into its `folder`; `tell` gets a line on what could not be written."""
+        self._run = run
+        self._folder = folder
+        self._tell = tell
+        self._main = run.parts.accelerator.is_main_process
+        self._enabled = self._main and run.config.train.report
+        self._last: Evaluation | None = None
+
+    def batch(self, batch: Batch, *, step: int) -> None:
+        """Draw a batch where it is the first of the run or of the tail.
+
+        Args:
+            batch: as the loader gave it, before it is resized.
+            step: steps done before it.
+        """
+        tail = self._run.plan.aug * self._run.train_loader.steps_per_epoch
+        if not self._enabled or step not in (0, tail):
+            return
+        name = TAIL_BATCHES if step else BATCHES
+        with self._attempt(name):
+            picture = batch_picture(batch, self._run.parts.input_config, self._run.spec.names)
+            write_jpeg(self._folder / name, picture)
+
+    def evaluation(self, result: Evaluation) -> None:
+        """Draw some validation images, and keep the evaluation for the page."""
+        if not self._enabled:
+            return
+        self._last = result
+        with self._attempt(PREDICTIONS):
+            index = self._run.val_loader.index
+            shown = np.linspace(0, len(index) - 1, min(_SHOWN, len(index))).astype(int).tolist()
+            ids = {index.image_id(i) for i in shown}
+            rows = [row for row in result.results if row["image_id"] in ids]
+            others = frozenset(index.image_ids) - ids
+            found = diagnose(dataclasses.replace(result, results=rows, left_out_ids=others), index)
+            pictures = [image_picture([found], i) for i in shown]
+            sheet = contact_sheet(pictures, columns=2, cell_hw=(400, 800))
+            write_jpeg(self._folder / PREDICTIONS, sheet)
+
+    def finish(self, *, epoch: int, best_epoch: int) -> None:
+        """Write the curves and, with the last evaluation, the page.
+
+        Args:
+            epoch: epochs done.
+            best_epoch: epoch of ``best.pt``.
+        """
+        if not self._main:
+            return
+        log = read_log(self._folder)
+        with self._attempt(CURVES):
+            figure = run_figure(log)
+            if figure is not None:
+                write_atomically(
+                    self._folder / CURVES,
+                    lambda temporary: figure.savefig(str(temporary), format="png"),
+                )
+        if self._last is None:
+            return
+        config = self._run.config
+        with self._attempt(REPORT):
+            write_report(
+                self._folder / REPORT,
+                self._last,
+                self._run.val_loader.index,
+                title=f"{config.model.name}: {self._folder.name}",
+                settings={key: str(attrgetter(key)(config)) for key in known_keys()},
+                lines=[f"Last evaluation, after epoch {epoch}; best.pt is of epoch {best_epoch}."],
+                log=log,
+            )
+
+    @contextmanager
+    def _attempt(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001 - a picture must not cost a training run
+            self._tell(f"{name} could not be written: {first_line(error)}")

@@ -1,0 +1,55 @@
+"""The pictures and the page that a run leaves, and that they never end it."""
+
+import json
+from pathlib import Path
+
+import cv2
+import pytest
+
+from html_page import Page, check_alone
+from oculox import train
+from oculox.training.run_report import BATCHES, PREDICTIONS, REPORT, TAIL_BATCHES
+
+DRAWN = (BATCHES, TAIL_BATCHES, PREDICTIONS, REPORT)
+
+
+@pytest.fixture(scope="module")
+def drawn(quick, tmp_path_factory):
+    output = tmp_path_factory.mktemp("run") / "drawn"
+    return train("yolox-nano", *quick, "train.aug_epochs=1", "train.report=true", output=output)
+
+
+def test_a_run_shows_what_it_sees_and_finds(drawn):
+    for name in (BATCHES, TAIL_BATCHES):
+        # Four images of the batch in a row.
+        assert cv2.imread(str(drawn.output / name)).shape == (400, 1600, 3)
+    # Four validation images, two in a row.
+    assert cv2.imread(str(drawn.output / PREDICTIONS)).shape == (800, 1600, 3)
+    page = Page(drawn.output / REPORT)
+    check_alone(page)
+    metrics = json.loads((drawn.output / "summary.json").read_text("utf-8"))["metrics"]
+    shown = [row[1] for row in page.tables["COCO metrics"]]
+    assert shown == ["-" if value < 0 else f"{value:.3f}" for value in metrics.values()]
+    assert dict(page.tables["settings"])["train.aug_epochs"] == "1"
+    assert [row[0] for row in page.tables["Evaluations"]] == ["2"]
+    assert f"Last evaluation, after epoch 2; best.pt is of epoch {drawn.best_epoch}." in page.texts
+
+
+def test_a_failure_while_drawing_does_not_end_a_run(quick, tmp_path):
+    output = tmp_path / "run"
+    for name in (*DRAWN, "curves.png"):
+        # A folder of that name cannot be replaced by a file.
+        (output / name / "kept").mkdir(parents=True)
+    short = ("train.aug_epochs=1", "train.report=true")
+    summary = train("yolox-nano", *quick, *short, output=output)
+    assert summary.steps == 6
+    log = (output / "log.txt").read_text("utf-8")
+    for name in (*DRAWN, "curves.png"):
+        assert log.count(f"{name} could not be written: ") == 1, name
+        assert list(Path(output, name).iterdir())
+
+
+def test_it_can_be_switched_off_in_a_resumed_run(quick, drawn):
+    before = (drawn.output / REPORT).read_bytes()
+    train(None, "train.epochs=3", "train.report=false", resume=drawn.output)
+    assert (drawn.output / REPORT).read_bytes() == before
