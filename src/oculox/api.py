@@ -59,7 +59,7 @@ class Detector:
 
     Args:
         model: a weights file (Oculox's or another project's), an exported model, a name of
-            published weights that have been fetched, or a backend.
+            published weights, or a backend.
         conf: lowest score kept.
         iou: NMS: IoU above which the weaker of two boxes of a class is dropped.
         max_det: most detections per image.
@@ -335,7 +335,7 @@ def export(
     """Write a model for another runtime, and check that it gives the same results as PyTorch.
 
     Args:
-        model: a weights file, or a name of published weights that have been fetched.
+        model: a weights file, or a name of published weights.
         format: a key of `oculox.exporting.targets.TARGETS`, such as ``onnx``.
         output: the file to write; by default a new one beside the weights.
         overwrite: replace `output` where it exists.
@@ -410,7 +410,7 @@ def benchmark(
     """Size, speed, stages, AP and parity of a model in several formats, on this machine.
 
     Args:
-        model: a weights file, or a name of published weights that have been fetched.
+        model: a weights file, or a name of published weights.
         formats: ``torch`` and export formats; add ``-fp16`` or ``-int8``.
         imgsz: input size; that of the weights by default.
         samples: images to time.

@@ -25,6 +25,7 @@ from oculox.training.checkpoints import BEST, LAST, TrainProgress, save_last
 from oculox.training.log import check_trackers
 from oculox.training.schedule import plan_epochs
 from oculox.weights.checkpoint import load_training_state
+from oculox.weights.download import locate_weights
 
 CONFIG = "config.yaml"
 SUMMARY = "summary.json"
@@ -148,6 +149,7 @@ def settle_config(
     Raises:
         UsageError: the arguments or settings make no sense, or `output` holds a run.
         TrainingError: there is nothing to resume.
+        OculoxError: published weights cannot be fetched.
     """
     if resume is not None:
         words = [*([] if recipe is None else [recipe]), *overrides]
@@ -167,6 +169,8 @@ def settle_config(
     if output is not None:
         check_free(output)
     check_trackers(config)
+    if weights is not None:
+        locate_weights(weights)  # published ones are fetched once, before processes start
     return config
 
 
