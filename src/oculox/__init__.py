@@ -14,6 +14,7 @@ from oculox.version import __version__
 if TYPE_CHECKING:
     from oculox.api import (
         Detector,
+        TrainCallback,
         benchmark,
         check_data,
         convert,
@@ -32,6 +33,7 @@ __all__ = [
     "Detector",
     "OculoxError",
     "RenamedKeyWarning",
+    "TrainCallback",
     "__version__",
     "benchmark",
     "check_data",

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Any, Literal, TypedDict, Unpack, overload
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -14,7 +14,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from oculox.config import Config, config_from_dict, config_to_yaml, load_config, recipe_names
 from oculox.config.schema import DataConfig, Precision
 from oculox.data.coco import CocoIndex, Split, find_splits, load_coco, load_split
-from oculox.data.image import read_image
 from oculox.datasets import check as checking
 from oculox.datasets.check import CheckReport
 from oculox.datasets.formats.convert import convert as convert
@@ -31,10 +30,12 @@ from oculox.exporting.targets import find_target
 from oculox.files import free_path
 from oculox.models import build_model
 from oculox.postprocess import DetectSettings
-from oculox.predict.inputs import ColorOrder, as_bgr
+from oculox.predict.inputs import ColorOrder, images_in
 from oculox.predict.pipeline import Pipeline
+from oculox.predict.stream import detect_each, find_images
 from oculox.runtime.backend import Backend
 from oculox.runtime.exported import ExportPrecision, InGraphNms
+from oculox.training.callback import TrainCallback as TrainCallback
 from oculox.training.loop import run_training
 from oculox.training.run_folder import (
     TrainSummary,
@@ -51,8 +52,19 @@ ImageSize = int | tuple[int, int]
 """Side of a square, or height and width, in pixels."""
 
 
+class Thresholds(TypedDict, total=False):
+    """What a call may change for itself; None is the detector's own."""
+
+    conf: float | None
+    iou: float | None
+    max_det: int | None
+    classes: Sequence[str | int] | None
+
+
 class Detector:
     """A trained network, ready to use on images.
+
+    Threads may share one: calls and streams change nothing in it.
 
     >>> detector = Detector("best.pt")              # doctest: +SKIP
     >>> detector("street.jpg").to_dicts()           # doctest: +SKIP
@@ -124,26 +136,90 @@ class Detector:
         return self.backend.spec.names
 
     @overload
-    def __call__(self, images: list[Any], *, color: ColorOrder = ...) -> list[Detections]: ...
+    def __call__(
+        self,
+        images: list[Any] | tuple[Any, ...] | Iterator[Any],
+        *,
+        color: ColorOrder | None = ...,
+        **thresholds: Unpack[Thresholds],
+    ) -> list[Detections]: ...
     @overload
-    def __call__(self, images: Any, *, color: ColorOrder = ...) -> Detections: ...
-    def __call__(self, images: Any, *, color: ColorOrder = "bgr") -> Detections | list[Detections]:
+    def __call__(
+        self, images: Any, *, color: ColorOrder | None = ..., **thresholds: Unpack[Thresholds]
+    ) -> Detections: ...
+    def __call__(
+        self, images: Any, *, color: ColorOrder | None = None, **thresholds: Unpack[Thresholds]
+    ) -> Detections | list[Detections]:
         """Find objects.
 
         Args:
-            images: a path, a uint8 array (H, W, 3) or a Pillow image; or a list of those.
-            color: channel order of arrays: BGR, as OpenCV reads, unless said otherwise.
+            images: a path; an address (http, https); a uint8 array (H, W, 3); a tensor (3, H, W),
+                uint8 or floats from 0 to 1; a Pillow image; the bytes of an image file. Several:
+                anything to iterate over, an array (B, H, W, 3) or a tensor (B, 3, H, W).
+            color: channel order of arrays and tensors; without it arrays are BGR, as OpenCV reads,
+                and tensors RGB, as torchvision reads.
+            **thresholds: `conf`, `iou`, `max_det`, `classes` for this call.
 
         Returns:
-            Detections in the image's own pixels; a list for a list.
+            Detections in the image's own pixels; a list for several images.
 
         Raises:
-            DataError: a file is not a readable image.
-            UsageError: an array is not an image.
+            DataError: a file is not a readable image, or an address gives none.
+            UsageError: an array is not an image, or a threshold is out of its range.
         """
-        if isinstance(images, list):
-            return self.pipeline([_loaded(image, color) for image in images], color="bgr")
-        return self.pipeline([_loaded(images, color)], color="bgr")[0]
+        several = images_in(images)
+        given = find_images([images] if several is None else several)
+        pipeline = self._pipeline(thresholds)
+        found = list(detect_each(pipeline, given, batch=pipeline.batch, color=color))
+        return found[0] if several is None else found
+
+    def stream(
+        self,
+        source: Any,
+        *,
+        batch: int = 1,
+        recursive: bool = False,
+        skip_unreadable: bool = False,
+        color: ColorOrder | None = None,
+        **thresholds: Unpack[Thresholds],
+    ) -> Iterator[Detections]:
+        """Find objects in any number of images or frames, with no more than a batch in memory.
+
+        Args:
+            source: a folder, a pattern such as ``shots/*.jpg``, a video, a camera's number, the
+                address of a stream; or what a call takes.
+            batch: images at once; more than one waits for that many frames of a camera.
+            recursive: look into the folders of a folder.
+            skip_unreadable: warn of images that cannot be read, in place of raising.
+            color: see a call.
+            **thresholds: see a call.
+
+        Returns:
+            Gives the `Detections` of one image after the other; each knows its `source` and
+            `image`.
+
+        Raises:
+            DataError: the source does not exist, or an image cannot be read.
+            UsageError: it is no source, or a threshold is out of its range.
+        """
+        if batch < 1:
+            raise UsageError(f"batch must be at least 1, got {batch}")
+        return detect_each(
+            self._pipeline(thresholds),
+            find_images(source, recursive=recursive),
+            batch=batch,
+            color=color,
+            skip_unreadable=skip_unreadable,
+        )
+
+    def _pipeline(self, thresholds: Thresholds) -> Pipeline:
+        known = Thresholds.__annotations__
+        if unknown := thresholds.keys() - known.keys():
+            raise UsageError(f"a call takes {', '.join(known)}, not {', '.join(sorted(unknown))}")
+        changes: dict[str, Any] = {k: v for k, v in thresholds.items() if v is not None}
+        if "classes" in changes:
+            changes["class_ids"] = self.backend.spec.class_ids(changes.pop("classes"))
+        return self.pipeline.with_settings(dataclasses.replace(self.pipeline.settings, **changes))
 
     def evaluate(
         self,
@@ -199,15 +275,52 @@ class Detector:
         *overrides: str,
         output: str | Path | None = None,
         devices: int = 1,
+        callback: TrainCallback | None = None,
     ) -> TrainSummary:
         """Fine-tune from these weights; see `train`.
 
         Raises:
             UsageError: the model is not a weights file.
         """
+        return train(
+            recipe,
+            *overrides,
+            weights=self._file("training"),
+            output=output,
+            devices=devices,
+            callback=callback,
+        )
+
+    def export(self, format: str, **options: Any) -> ExportReport:  # noqa: A002
+        """Write the model for another runtime, at this detector's input size.
+
+        Args:
+            format: such as ``onnx``.
+            **options: those of `export`.
+
+        Raises:
+            OculoxError: see `export`; a UsageError where the model is not a weights file.
+        """
+        return export(self._file("an export"), format, **{"imgsz": self.size_hw, **options})
+
+    def benchmark(
+        self, formats: Sequence[str] = ("torch", "onnx", "openvino"), **options: Any
+    ) -> Benchmark:
+        """Measure the model in several formats on this machine, at this detector's input size.
+
+        Args:
+            formats: see `benchmark`.
+            **options: those of `benchmark`.
+
+        Raises:
+            OculoxError: see `benchmark`; a UsageError where the model is not a weights file.
+        """
+        return benchmark(self._file("a benchmark"), formats, **{"imgsz": self.size_hw, **options})
+
+    def _file(self, what: str) -> Path:
         if self.path is None:
-            raise UsageError("training starts from a weights file; this Detector has none")
-        return train(recipe, *overrides, weights=self.path, output=output, devices=devices)
+            raise UsageError(f"{what} starts from a weights file; this Detector has none")
+        return self.path
 
     def _own_data(self, split: Split) -> CocoIndex:
         config = None
@@ -225,6 +338,7 @@ def train(
     output: str | Path | None = None,
     resume: str | Path | None = None,
     devices: int = 1,
+    callback: TrainCallback | None = None,
 ) -> TrainSummary:
     """Train a network.
 
@@ -236,15 +350,22 @@ def train(
         resume: folder of a run to go on with, exactly, with its own configuration.
         devices: processes on this machine, one for each device; they print what
             ``oculox train`` prints.
+        callback: is told of every step, epoch and evaluation, and may stop the run; it needs
+            `devices` 1 and no launcher, as it lives in this process.
 
     Raises:
         OculoxError: anything wrong with configuration, data, weights or output, or the loss was
             not finite.
     """
+    if callback is not None and (devices > 1 or is_launched()):
+        raise UsageError(
+            "a callback lives in this process and cannot follow several: train with `devices` 1 "
+            "and without torchrun, or read log.jsonl in the run's folder"
+        )
     start, folder, run = (None if p is None else Path(p) for p in (weights, output, resume))
     config = settle_config(recipe, overrides, weights=start, output=folder, resume=run)
     if devices == 1 or is_launched():
-        return run_training(config, output=folder, weights=start, resume=run)
+        return run_training(config, output=folder, weights=start, resume=run, callback=callback)
     target = run or folder or default_folder(config)
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "config.yaml"
@@ -514,13 +635,6 @@ def list_models() -> list[dict[str, Any]]:
             }
         )
     return rows
-
-
-def _loaded(image: Any, color: ColorOrder) -> Any:
-    """An image that the pipeline takes as BGR: files are read, arrays put into that order."""
-    if isinstance(image, str | Path):
-        return read_image(Path(image))
-    return as_bgr(image, color=color)
 
 
 def _height_width(imgsz: ImageSize) -> tuple[int, int]:

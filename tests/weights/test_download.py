@@ -365,7 +365,7 @@ def test_weights_that_are_fetched_only_when_asked_for(
         locate_weights("mmyolo-yolox-s")
     unknown = find_published("yolox-s").model_copy(update={"sha256": None})
     monkeypatch.setattr(download, "find_published", lambda name: unknown)
-    with pytest.raises(CheckpointError, match="have no published checksum .* get yolox-s$"):
+    with pytest.raises(CheckpointError, match=r"have no published checksum .* get yolox-s$"):
         locate_weights("yolox-s")
     assert server.requests == []
 

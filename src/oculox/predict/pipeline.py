@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Sequence
 from typing import Any
@@ -47,18 +48,29 @@ class Pipeline:
         self.batch = batch
         backend.spec.check_classes(self.settings.class_ids)
 
+    def with_settings(self, settings: DetectSettings) -> Pipeline:
+        """The same pipeline with other thresholds; this one stays as it is.
+
+        Raises:
+            UsageError: a class of the filter is unknown.
+        """
+        self.backend.spec.check_classes(settings.class_ids)
+        changed = copy.copy(self)
+        changed.settings = settings
+        return changed
+
     def __call__(
         self,
         images: Sequence[Any],
         *,
-        color: ColorOrder = "bgr",
+        color: ColorOrder | None = None,
         watch: Stopwatch | None = None,
     ) -> list[Detections]:
         """Find objects in images of any sizes.
 
         Args:
-            images: uint8 arrays (H, W, 3), grey or with alpha too, or Pillow images.
-            color: channel order of arrays; ``bgr`` unless said otherwise.
+            images: what `as_bgr` takes, such as uint8 arrays (H, W, 3).
+            color: see `as_bgr`.
             watch: counts the stages.
 
         Returns:

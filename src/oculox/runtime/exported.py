@@ -9,6 +9,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 import json
+import threading
 import warnings
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -159,6 +160,8 @@ class ExportedBackend(Backend):
     def __init__(self, metadata: ExportMetadata) -> None:
         super().__init__(metadata.fed_spec)
         self.metadata = metadata
+        # Some runtimes have one set of buffers for each model that is open.
+        self._lock = threading.Lock()
 
     @abc.abstractmethod
     def run(self, inputs: Array) -> tuple[Array, ...]:
@@ -176,8 +179,11 @@ class ExportedBackend(Backend):
         """See `Backend.predict`; the outputs of `run`."""
         if self.metadata.preprocess:
             array = images.cpu().numpy() if isinstance(images, Tensor) else images
-            return self.run(np.ascontiguousarray(array.transpose(0, 2, 3, 1)))
-        return self.run(to_floats(images, self.spec.input).contiguous().numpy())
+            inputs = np.ascontiguousarray(array.transpose(0, 2, 3, 1))
+        else:
+            inputs = to_floats(images, self.spec.input).contiguous().numpy()
+        with self._lock:
+            return self.run(inputs)
 
     def select(self, outputs: Sequence[Array], settings: DetectSettings) -> list[Detections]:
         """See `Backend.select`.

@@ -50,13 +50,13 @@ class TrainSummary:
 
     Attributes:
         output: its folder.
-        metrics: the 12 COCO metrics of the last evaluation by name.
+        metrics: the 12 COCO metrics of the last evaluation by name; empty before the first.
         best_ap: best AP of all evaluations, -1 where the validation split has no objects.
         best_epoch: its epoch, from 1.
         epochs: epochs done.
         steps: steps done.
         seconds: time of the last call, a resumed run's earlier calls not counted.
-        stopped_early: whether early stopping or `max_steps` ended it.
+        stopped_early: whether early stopping, `max_steps` or the program ended it.
     """
 
     output: Path
@@ -70,7 +70,7 @@ class TrainSummary:
 
     @property
     def best(self) -> Path:
-        """The best checkpoint."""
+        """The best checkpoint; there is none before the first evaluation."""
         return self.output / BEST
 
     def as_dict(self) -> dict[str, Any]:
