@@ -127,7 +127,8 @@ def test_options(eager_pt, paths):
     everything = Detector(eager_pt, device="cpu", conf=0.01)(paths[0])
     assert len(everything) > len(Detector(eager_pt, device="cpu", conf=0.9)(paths[0]))
     by_name = Detector(eager_pt, device="cpu", classes=["fish"])(paths[0])
-    same(by_name, Detector(eager_pt, device="cpu", classes=[3])(paths[0]))
+    for classes in ([3], 3, "fish"):
+        same(by_name, Detector(eager_pt, device="cpu", classes=classes)(paths[0]))
     assert set(by_name.class_ids.tolist()) == {3}
     assert Detector(eager_pt, device="cpu", imgsz=(96, 128)).size_hw == (96, 128)
     assert len(Detector(eager_pt, device="cpu", iou=0.05)(paths[0])) < len(everything)
@@ -324,6 +325,7 @@ def test_batches_and_anything_to_iterate_over(detector, paths, image):
         (b"no image", DataError, "image 0: not an image"),
         ("film.mp4", UsageError, "go to Detector.stream"),
         (".", UsageError, "go to Detector.stream"),
+        ("shots/*.jpg", UsageError, "go to Detector.stream"),
         ("http://127.0.0.1:9/a.jpg", DataError, "cannot be downloaded"),
     ],
 )

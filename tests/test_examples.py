@@ -99,4 +99,4 @@ def test_the_page_of_python(workplace, values):
 def test_the_callback_of_the_page(workplace, values, capsys):
     [block] = [block for block in blocks("docs/python.md") if "callback=" in block]
     run(block, values)
-    assert re.search(r"^1/3: loss \d", capsys.readouterr().out, re.M)
+    assert re.search(r"^1/1: loss \d", capsys.readouterr().out, re.M)

@@ -58,7 +58,7 @@ class Thresholds(TypedDict, total=False):
     conf: float | None
     iou: float | None
     max_det: int | None
-    classes: Sequence[str | int] | None
+    classes: str | int | Sequence[str | int] | None
 
 
 class Detector:
@@ -97,7 +97,7 @@ class Detector:
         conf: float = 0.3,
         iou: float = 0.45,
         max_det: int = 1000,
-        classes: Sequence[str | int] | None = None,
+        classes: str | int | Sequence[str | int] | None = None,
         agnostic_nms: bool = False,
         imgsz: ImageSize | None = None,
         device: str = "auto",

@@ -127,8 +127,8 @@ class ModelSpec:
                     f"class {index} does not exist; the model has 0-{self.num_classes - 1}"
                 )
 
-    def class_ids(self, classes: Sequence[str | int]) -> tuple[int, ...]:
-        """Class names or indices -> class indices.
+    def class_ids(self, classes: str | int | Sequence[str | int]) -> tuple[int, ...]:
+        """Class names or indices, or one of them -> class indices.
 
         A text that is not a name but a number counts as an index, so that a command line may
         pass both.
@@ -137,7 +137,7 @@ class ModelSpec:
             UsageError: when a class is unknown; the message names the nearest known one.
         """
         indices = []
-        for item in classes:
+        for item in [classes] if isinstance(classes, str | int) else classes:
             text = str(item).strip()
             if isinstance(item, str) and text in self.names:
                 indices.append(self.names.index(text))

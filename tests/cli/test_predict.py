@@ -51,7 +51,7 @@ def test_a_folder(predict, images, tmp_path):
 
 
 def test_for_people(predict, images, tmp_path):
-    outcome = predict(images[0])
+    outcome = predict(images[0], "--max-det", 5)
     [entry] = entries(tmp_path / "out")
     table, (count, _) = outcome.out.splitlines()[:-2], outcome.out.splitlines()[-2:]
     assert table[0].split() == ["class", "score", "left", "top", "right", "bottom"]

@@ -331,7 +331,7 @@ def test_published_names_are_fetched_once(
 def test_a_published_name_in_the_first_command(
     server: Server, nano: Path, shared: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    image = shared / "coco_mini/val2017/000000000785.jpg"
+    image = shared / "coco_mini/val2017/000000005001.jpg"
     assert main(["predict", "yolox-nano", str(image), "--device", "cpu"]) == 0
     told = capsys.readouterr()
     assert told.err.startswith("fetching yolox-nano (Apache-2.0) from http://127.0.0.1:")

@@ -48,14 +48,16 @@ def load_image(
 
     Raises:
         DataError: it cannot be read or downloaded, or is no image.
-        UsageError: it is a folder, a video or no image.
+        UsageError: it is a folder, a pattern, a video or no image.
     """
     if isinstance(image, str | Path):
         if str(image).startswith(WEB_PREFIXES):
             return decode_image(download(str(image)), where=str(image))
         path = Path(image)
-        if path.is_dir() or path.suffix.lower() in VIDEO_SUFFIXES:
-            raise UsageError(f"{path}: not an image; folders and videos go to Detector.stream")
+        if path.is_dir() or path.suffix.lower() in VIDEO_SUFFIXES or "*" in path.name:
+            raise UsageError(
+                f"{path}: not one image; folders, patterns and videos go to Detector.stream"
+            )
         return read_image(path)
     content = image.read() if hasattr(image, "read") else image
     if isinstance(content, bytes | bytearray | memoryview):
