@@ -28,6 +28,7 @@ train: {device: cpu, log_interval: 1}
 REPLACED = {
     r'"yolox-(?:s|nano)",': '"small.yaml",',
     r'weights="yolox-\w+"': 'weights="start.pt"',
+    r'Detector\("yolox-s"\)': 'Detector("start.pt")',
     r"train\.epochs=50": "train.epochs=1",
     r"train\.batch=16": "train.batch=4",
     r"\[1, 3, 7\]": "[1, 2, 3, 4, 5, 6]",  # the demo's classes
@@ -75,8 +76,10 @@ def values():
 
 
 def test_the_readme(workplace, values):
-    [block] = blocks("README.md")
-    assert run(block, values)["summary"].best.is_file()
+    first, training = blocks("README.md")
+    assert run(first, values)["found"].source == "street.jpg"
+    assert (workplace / "found.jpg").is_file()
+    assert run(training, values)["summary"].best.is_file()
 
 
 def test_the_page_of_data(workplace, values):
@@ -92,6 +95,7 @@ def test_the_page_of_python(workplace, values):
     assert len(values["found"]) > 1
     assert len(values["several"]) == 3
     assert len(values["tracked"]) == len(values["rows"]) == len(values["results"])
+    assert (workplace / "street-found.jpg").is_file()
     assert values["result"].metrics.ap >= 0
     assert values["report"].ok
 
@@ -167,3 +171,9 @@ def test_the_json_of_eval_has_the_fields_of_its_page(tiny_data, eager_pt, capsys
     assert rows.keys() == printed.keys()
     for field, keys in (("metrics", printed["metrics"]), ("classes", printed["classes"][0])):
         assert set(re.findall(r"`(\w+)`", rows[field])) == set(keys)
+
+
+def test_the_callback_of_the_page(workplace, values, capsys):
+    [block] = [block for block in blocks("docs/python.md") if "callback=" in block]
+    run(block, values)
+    assert re.search(r"^1/1: loss \d", capsys.readouterr().out, re.M)

@@ -1,14 +1,18 @@
 """Detections: validation, conversions and their round trips."""
 
 import dataclasses
+import importlib.util
 import json
 
+import cv2
+import matplotlib
 import numpy as np
 import pytest
 import supervision as sv
+from matplotlib import pyplot
 
 from oculox.config.schema import InputConfig, ModelConfig
-from oculox.errors import CheckpointError
+from oculox.errors import CheckpointError, UsageError
 from oculox.types import Detection, Detections, ModelSpec
 
 NAMES = ("cat", "dog")
@@ -121,6 +125,87 @@ def test_empty():
     assert list(empty) == []
     assert len(empty) == 0
     assert empty.to_dicts() == empty.to_coco(1) == []
+
+
+def test_a_table_for_people():
+    assert str(make()).splitlines() == [
+        "class  score     left      top    right   bottom",
+        "dog    0.900      1.0      2.0     11.0     22.0",
+        "cat    0.500      3.5      4.0      5.0      6.2",
+    ]
+    assert str(Detections.empty()) == "nothing found"
+    assert make(3).counts() == {"dog": 2, "cat": 1}
+    assert repr(make(3)) == "<Detections: 2 dog, 1 cat>"
+    named = dataclasses.replace(make(3), source="a.jpg")
+    assert repr(named[1:]) == "<Detections in a.jpg: 1 cat, 1 dog>"
+
+
+def with_image(n: int = 2) -> tuple[Detections, np.ndarray]:
+    image = np.random.default_rng(0).integers(0, 256, (30, 40, 3), np.uint8)
+    return dataclasses.replace(make(n), read=lambda: image), image
+
+
+def test_pictures_of_what_was_found(tmp_path):
+    found, image = with_image()
+    assert found.image is image
+    assert np.array_equal(found.plot(), found.draw(image))
+    found.save(tmp_path / "new/drawn.png")
+    assert np.array_equal(cv2.imread(str(tmp_path / "new/drawn.png")), found.plot())
+    shown = cv2.imdecode(np.frombuffer(found._repr_png_(), np.uint8), cv2.IMREAD_COLOR)
+    assert np.array_equal(shown, found.plot())
+    large = dataclasses.replace(found, read=lambda: np.zeros((3000, 1000, 3), np.uint8))
+    shown = cv2.imdecode(np.frombuffer(large._repr_png_(), np.uint8), cv2.IMREAD_COLOR)
+    assert shown.shape == (1024, 341, 3)
+
+
+@pytest.mark.filterwarnings("ignore:FigureCanvasAgg is non-interactive")  # not without a screen
+def test_show():
+    matplotlib.use("agg")
+    found, _ = with_image()
+    found.show()
+    [shown] = pyplot.gcf().axes[0].images
+    assert np.array_equal(shown.get_array(), found.plot()[..., ::-1])
+    pyplot.close("all")
+
+
+def test_crops():
+    found, image = with_image(3)
+    first, second, third = found.crop()
+    assert np.array_equal(first, image[2:22, 1:11])
+    assert np.array_equal(second, image[4:7, 3:5])
+    first[:] = 0
+    assert third.shape == (1, 1, 3)
+    assert found.image.any()
+    outside = dataclasses.replace(found[:1], xyxy=np.array([[-5, -5, 4, 400]], np.float32))
+    assert outside.crop()[0].shape == (30, 4, 3)
+
+
+@pytest.mark.parametrize("what", ["plot", "show", "crop"])
+def test_without_an_image(what, tmp_path):
+    with pytest.raises(UsageError, match="do not know their image"):
+        getattr(make(), what)()
+    with pytest.raises(UsageError, match="do not know their image"):
+        make().save(tmp_path / "a.png")
+    assert make()._repr_png_() is None
+
+
+@pytest.mark.parametrize("name", ["a.xyz", "a", "a.json"])
+def test_an_image_file_of_another_kind(name, tmp_path):
+    with pytest.raises(UsageError, match=r"written with a suffix such as \.jpg"):
+        with_image()[0].save(tmp_path / name)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_pandas():
+    if importlib.util.find_spec("pandas") is None:
+        with pytest.raises(UsageError, match="run: pip install pandas"):
+            make().to_pandas()
+        return
+    frame = make().to_pandas()
+    assert frame.to_dict("records")[0] == {
+        "name": "dog", "score": pytest.approx(0.9), "class_id": 1,
+        "left": 1, "top": 2, "right": 11, "bottom": 22,
+    }  # fmt: skip
 
 
 def test_draw_marks_a_copy():

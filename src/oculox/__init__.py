@@ -14,6 +14,7 @@ from oculox.version import __version__
 if TYPE_CHECKING:
     from oculox.api import (
         Detector,
+        TrainCallback,
         benchmark,
         check_data,
         compare,
@@ -33,6 +34,7 @@ __all__ = [
     "Detector",
     "OculoxError",
     "RenamedKeyWarning",
+    "TrainCallback",
     "__version__",
     "benchmark",
     "check_data",

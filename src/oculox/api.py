@@ -2,9 +2,9 @@
 
 import dataclasses
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, TypedDict, Unpack, overload
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -12,7 +12,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from oculox.config import Config, config_from_dict, config_to_yaml, load_config, recipe_names
 from oculox.config.schema import Precision
 from oculox.data.coco import CocoIndex, Split
-from oculox.data.image import read_image
 from oculox.data.tiles import Tiling
 from oculox.datasets.check import check_data as check_data
 from oculox.datasets.formats.convert import convert as convert
@@ -22,6 +21,7 @@ from oculox.distributed.launch import is_launched, launch
 from oculox.errors import TrainingError, UsageError
 from oculox.evaluation.evaluate import Evaluation
 from oculox.evaluation.evaluate import evaluate as evaluate_backend
+from oculox.exporting.benchmark import Benchmark
 from oculox.exporting.benchmark import benchmark as benchmark
 from oculox.exporting.job import DEFAULT_LICENSE, DEFAULT_OPSET, ExportOptions
 from oculox.exporting.open_with import open_with
@@ -30,13 +30,15 @@ from oculox.exporting.targets import find_target
 from oculox.files import free_path
 from oculox.models import build_model
 from oculox.postprocess import DetectSettings
-from oculox.predict.inputs import ColorOrder, as_bgr
+from oculox.predict.inputs import ColorOrder, images_in
 from oculox.predict.pipeline import Pipeline
+from oculox.predict.stream import detect_each, find_images
 from oculox.report.comparison import Comparison, compare_evaluations, write_comparison
 from oculox.report.evaluation_report import model_settings, write_report
 from oculox.runtime.backend import Backend
 from oculox.runtime.exported import ExportPrecision, InGraphNms
 from oculox.runtime.views import Tta, Views
+from oculox.training.callback import TrainCallback as TrainCallback
 from oculox.training.loop import run_training
 from oculox.training.run_folder import (
     TrainSummary,
@@ -50,8 +52,19 @@ from oculox.weights.catalogue import find_published
 from oculox.weights.checkpoint import training_config
 
 
+class Thresholds(TypedDict, total=False):
+    """What a call may change for itself; None is the detector's own."""
+
+    conf: float | None
+    iou: float | None
+    max_det: int | None
+    classes: str | int | Sequence[str | int] | None
+
+
 class Detector:
     """A trained network, ready to use on images.
+
+    Threads may share one: calls and streams change nothing in it.
 
     Examples:
         >>> detector = Detector("best.pt")
@@ -59,7 +72,7 @@ class Detector:
 
     Args:
         model: a weights file (Oculox's or another project's), an exported model, a name of
-            published weights that have been fetched, or a backend.
+            published weights, or a backend.
         conf: lowest score kept.
         iou: NMS: IoU above which the weaker of two boxes of a class is dropped.
         max_det: most detections per image.
@@ -89,7 +102,7 @@ class Detector:
         conf: float = 0.3,
         iou: float = 0.45,
         max_det: int = 1000,
-        classes: Sequence[str | int] | None = None,
+        classes: str | int | Sequence[str | int] | None = None,
         agnostic_nms: bool = False,
         imgsz: ImageSize | None = None,
         device: str = "auto",
@@ -135,26 +148,90 @@ class Detector:
         return self.backend.spec.names
 
     @overload
-    def __call__(self, images: list[Any], *, color: ColorOrder = ...) -> list[Detections]: ...
+    def __call__(
+        self,
+        images: list[Any] | tuple[Any, ...] | Iterator[Any],
+        *,
+        color: ColorOrder | None = ...,
+        **thresholds: Unpack[Thresholds],
+    ) -> list[Detections]: ...
     @overload
-    def __call__(self, images: Any, *, color: ColorOrder = ...) -> Detections: ...
-    def __call__(self, images: Any, *, color: ColorOrder = "bgr") -> Detections | list[Detections]:
+    def __call__(
+        self, images: Any, *, color: ColorOrder | None = ..., **thresholds: Unpack[Thresholds]
+    ) -> Detections: ...
+    def __call__(
+        self, images: Any, *, color: ColorOrder | None = None, **thresholds: Unpack[Thresholds]
+    ) -> Detections | list[Detections]:
         """Find objects.
 
         Args:
-            images: a path, a uint8 array (H, W, 3) or a Pillow image; or a list of those.
-            color: channel order of arrays: BGR, as OpenCV reads, unless said otherwise.
+            images: a path; an address (http, https); a uint8 array (H, W, 3); a tensor (3, H, W),
+                uint8 or floats from 0 to 1; a Pillow image; the bytes of an image file. Several:
+                anything to iterate over, an array (B, H, W, 3) or a tensor (B, 3, H, W).
+            color: channel order of arrays and tensors; without it arrays are BGR, as OpenCV reads,
+                and tensors RGB, as torchvision reads.
+            **thresholds: `conf`, `iou`, `max_det`, `classes` for this call.
 
         Returns:
-            Detections in the image's own pixels; a list for a list.
+            Detections in the image's own pixels; a list for several images.
 
         Raises:
-            DataError: a file is not a readable image.
-            UsageError: an array is not an image.
+            DataError: a file is not a readable image, or an address gives none.
+            UsageError: an array is not an image, or a threshold is out of its range.
         """
-        if isinstance(images, list):
-            return self.pipeline([_loaded(image, color) for image in images], color="bgr")
-        return self.pipeline([_loaded(images, color)], color="bgr")[0]
+        several = images_in(images)
+        given = find_images([images] if several is None else several)
+        pipeline = self._pipeline(thresholds)
+        found = list(detect_each(pipeline, given, batch=pipeline.batch, color=color))
+        return found[0] if several is None else found
+
+    def stream(
+        self,
+        source: Any,
+        *,
+        batch: int = 1,
+        recursive: bool = False,
+        skip_unreadable: bool = False,
+        color: ColorOrder | None = None,
+        **thresholds: Unpack[Thresholds],
+    ) -> Iterator[Detections]:
+        """Find objects in any number of images or frames, with no more than a batch in memory.
+
+        Args:
+            source: a folder, a pattern such as ``shots/*.jpg``, a video, a camera's number, the
+                address of a stream; or what a call takes.
+            batch: images at once; more than one waits for that many frames of a camera.
+            recursive: look into the folders of a folder.
+            skip_unreadable: warn of images that cannot be read, in place of raising.
+            color: see a call.
+            **thresholds: see a call.
+
+        Returns:
+            Gives the `Detections` of one image after the other; each knows its `source` and
+            `image`.
+
+        Raises:
+            DataError: the source does not exist, or an image cannot be read.
+            UsageError: it is no source, or a threshold is out of its range.
+        """
+        if batch < 1:
+            raise UsageError(f"batch must be at least 1, got {batch}")
+        return detect_each(
+            self._pipeline(thresholds),
+            find_images(source, recursive=recursive),
+            batch=batch,
+            color=color,
+            skip_unreadable=skip_unreadable,
+        )
+
+    def _pipeline(self, thresholds: Thresholds) -> Pipeline:
+        known = Thresholds.__annotations__
+        if unknown := thresholds.keys() - known.keys():
+            raise UsageError(f"a call takes {', '.join(known)}, not {', '.join(sorted(unknown))}")
+        changes: dict[str, Any] = {k: v for k, v in thresholds.items() if v is not None}
+        if "classes" in changes:
+            changes["class_ids"] = self.backend.spec.class_ids(changes.pop("classes"))
+        return self.pipeline.with_settings(dataclasses.replace(self.pipeline.settings, **changes))
 
     def evaluate(
         self,
@@ -228,15 +305,52 @@ class Detector:
         *overrides: str,
         output: str | Path | None = None,
         devices: int = 1,
+        callback: TrainCallback | None = None,
     ) -> TrainSummary:
         """Fine-tune from these weights; see `train`.
 
         Raises:
             UsageError: the model is not a weights file.
         """
+        return train(
+            recipe,
+            *overrides,
+            weights=self._file("training"),
+            output=output,
+            devices=devices,
+            callback=callback,
+        )
+
+    def export(self, format: str, **options: Any) -> ExportReport:  # noqa: A002
+        """Write the model for another runtime, at this detector's input size.
+
+        Args:
+            format: such as ``onnx``.
+            **options: those of `export`.
+
+        Raises:
+            OculoxError: see `export`; a UsageError where the model is not a weights file.
+        """
+        return export(self._file("an export"), format, **{"imgsz": self.size_hw, **options})
+
+    def benchmark(
+        self, formats: Sequence[str] = ("torch", "onnx", "openvino"), **options: Any
+    ) -> Benchmark:
+        """Measure the model in several formats on this machine, at this detector's input size.
+
+        Args:
+            formats: see `benchmark`.
+            **options: those of `benchmark`.
+
+        Raises:
+            OculoxError: see `benchmark`; a UsageError where the model is not a weights file.
+        """
+        return benchmark(self._file("a benchmark"), formats, **{"imgsz": self.size_hw, **options})
+
+    def _file(self, what: str) -> Path:
         if self.path is None:
-            raise UsageError("training starts from a weights file; this Detector has none")
-        return train(recipe, *overrides, weights=self.path, output=output, devices=devices)
+            raise UsageError(f"{what} starts from a weights file; this Detector has none")
+        return self.path
 
     def _own_data(self, split: Split) -> CocoIndex:
         config = None
@@ -254,6 +368,7 @@ def train(
     output: str | Path | None = None,
     resume: str | Path | None = None,
     devices: int = 1,
+    callback: TrainCallback | None = None,
 ) -> TrainSummary:
     """Train a network.
 
@@ -265,15 +380,22 @@ def train(
         resume: folder of a run to go on with, exactly, with its own configuration.
         devices: processes on this machine, one for each device; they print what
             ``oculox train`` prints.
+        callback: is told of every step, epoch and evaluation, and may stop the run; it needs
+            `devices` 1 and no launcher, as it lives in this process.
 
     Raises:
         OculoxError: anything wrong with configuration, data, weights or output, or the loss was
             not finite.
     """
+    if callback is not None and (devices > 1 or is_launched()):
+        raise UsageError(
+            "a callback lives in this process and cannot follow several: train with `devices` 1 "
+            "and without torchrun, or read log.jsonl in the run's folder"
+        )
     start, folder, run = (None if p is None else Path(p) for p in (weights, output, resume))
     config = settle_config(recipe, overrides, weights=start, output=folder, resume=run)
     if devices == 1 or is_launched():
-        return run_training(config, output=folder, weights=start, resume=run)
+        return run_training(config, output=folder, weights=start, resume=run, callback=callback)
     target = run or folder or default_folder(config)
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "config.yaml"
@@ -407,7 +529,9 @@ def compare(
         )
         for model in (model_a, model_b)
     ]
-    index = detectors[0]._own_data(split) if data is None else open_split(data, split, images=images)
+    index = (
+        detectors[0]._own_data(split) if data is None else open_split(data, split, images=images)
+    )
     settings = detectors[0]._evaluation_settings(conf, iou)
     first, second = (
         evaluate_backend(
@@ -458,7 +582,7 @@ def export(
     """Write a model for another runtime, and check that it gives the same results as PyTorch.
 
     Args:
-        model: a weights file, or a name of published weights that have been fetched.
+        model: a weights file, or a name of published weights.
         format: a key of `oculox.exporting.targets.TARGETS`, such as ``onnx``.
         output: the file to write; by default a new one beside the weights.
         overwrite: replace `output` where it exists.
@@ -549,13 +673,6 @@ def list_models() -> list[dict[str, Any]]:
             }
         )
     return rows
-
-
-def _loaded(image: Any, color: ColorOrder) -> Any:
-    """An image that the pipeline takes as BGR: files are read, arrays put into that order."""
-    if isinstance(image, str | Path):
-        return read_image(Path(image))
-    return as_bgr(image, color=color)
 
 
 def _page(report: str | Path) -> Path:

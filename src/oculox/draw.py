@@ -51,6 +51,18 @@ def draw_boxes(
     return result
 
 
+def to_png(image: npt.NDArray[np.uint8], *, longest: int = 1024) -> bytes:
+    """An image, uint8 (H, W, 3), BGR, as PNG, made smaller where a side is longer than that."""
+    import cv2
+
+    scale = longest / max(image.shape[:2])
+    if scale < 1:
+        image = np.asarray(
+            cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA), np.uint8
+        )
+    return bytes(cv2.imencode(".png", image)[1])
+
+
 def contact_sheet(
     images: Sequence[npt.NDArray[np.uint8]],
     *,

@@ -1,5 +1,7 @@
 """Writing files and folders: complete or not at all, and never over existing files."""
 
+from __future__ import annotations
+
 import contextlib
 import json
 import os
@@ -8,9 +10,13 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import TYPE_CHECKING, BinaryIO, Literal
 
 from oculox.errors import OculoxError, UsageError, first_line
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 FileMode = Literal["copy", "symlink"]
 
@@ -87,6 +93,21 @@ def write_json(path: Path, value: object) -> None:
         OculoxError: when the file cannot be written.
     """
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+
+
+def write_image(path: Path, image: npt.NDArray[np.uint8]) -> None:
+    """Write an image, uint8 (H, W, 3), BGR, in the format of its suffix, atomically.
+
+    Raises:
+        UsageError: images are not written with that suffix.
+        OculoxError: when it cannot be written.
+    """
+    import cv2
+
+    if not cv2.haveImageWriter(str(path)):
+        raise UsageError(f"{path}: an image is written with a suffix such as .jpg or .png")
+    encoded = cv2.imencode(path.suffix, image)[1].tobytes()
+    write_atomically(path, lambda temporary: temporary.write_bytes(encoded))
 
 
 def free_path(wanted: Path, *, suffix: str = "") -> Path:

@@ -11,10 +11,13 @@ Boxes are float32 ``xyxy`` pixels everywhere outside `oculox.ops` and `oculox.lo
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import difflib
+import importlib.util
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 import numpy as np
@@ -24,6 +27,7 @@ from pydantic_core import to_jsonable_python
 from oculox import draw as drawing
 from oculox.config.schema import InputConfig, ModelConfig
 from oculox.errors import CheckpointError, UsageError
+from oculox.files import write_image
 
 if TYPE_CHECKING:
     import supervision
@@ -133,8 +137,8 @@ class ModelSpec:
                     f"class {index} does not exist; the model has 0-{self.num_classes - 1}"
                 )
 
-    def class_ids(self, classes: Sequence[str | int]) -> tuple[int, ...]:
-        """Class names or indices -> class indices.
+    def class_ids(self, classes: str | int | Sequence[str | int]) -> tuple[int, ...]:
+        """Class names or indices, or one of them -> class indices.
 
         A text that is not a name but a number counts as an index, so that a command line may
         pass both.
@@ -143,7 +147,7 @@ class ModelSpec:
             UsageError: when a class is unknown; the message names the nearest known one.
         """
         indices = []
-        for item in classes:
+        for item in [classes] if isinstance(classes, str | int) else classes:
             text = str(item).strip()
             if isinstance(item, str) and text in self.names:
                 indices.append(self.names.index(text))
@@ -319,6 +323,8 @@ class Detections:
         scores: float32 (D,), objectness times class probability.
         class_ids: int64 (D,), contiguous class indices.
         names: class names by index; empty when unknown.
+        source: file or address of the image or video; None where it has none.
+        read: gives the image's pixels, uint8 (H, W, 3), BGR; None where they are not known.
 
     Raises:
         ValueError: when shapes do not agree; the message gives expected and actual.
@@ -328,6 +334,8 @@ class Detections:
     scores: FloatArray
     class_ids: IntArray
     names: tuple[str, ...] = ()
+    source: str | None = None
+    read: Callable[[], ImageArray] | None = None
 
     def __post_init__(self) -> None:
         """Validate shapes."""
@@ -373,7 +381,81 @@ class Detections:
                 class_id=class_id,
                 name=self.name(class_id),
             )
-        return Detections(self.xyxy[index], self.scores[index], self.class_ids[index], self.names)
+        return dataclasses.replace(
+            self,
+            xyxy=self.xyxy[index],
+            scores=self.scores[index],
+            class_ids=self.class_ids[index],
+        )
+
+    def __repr__(self) -> str:
+        """How many of each class, and where."""
+        where = f" in {self.source}" if self.source else ""
+        return f"<Detections{where}: {self.summary()}>"
+
+    def __str__(self) -> str:
+        """A table: class, score and box of each detection."""
+        width = max([5, *(len(one.name) for one in self)])
+        rows = [f"{'class':<{width}}  score     left      top    right   bottom"]
+        for one in self:
+            box = " ".join(f"{side:8.1f}" for side in one.box)
+            rows.append(f"{one.name:<{width}}  {one.score:5.3f} {box}")
+        return "\n".join(rows) if len(self) else "nothing found"
+
+    def counts(self) -> dict[str, int]:
+        """How many there are of each class that was found, the most frequent first."""
+        return dict(collections.Counter(one.name for one in self).most_common())
+
+    def summary(self) -> str:
+        """The counts as a text, such as ``2 person, 1 dog``."""
+        return ", ".join(f"{n} {name}" for name, n in self.counts().items()) or "nothing found"
+
+    @property
+    def image(self) -> ImageArray:
+        """The image they were found in, uint8 (H, W, 3), BGR; a file is read again.
+
+        Raises:
+            UsageError: they do not know it.
+            DataError: its file is gone or cannot be read any more.
+        """
+        if self.read is None:
+            raise UsageError(
+                "these detections do not know their image: those of a call of a Detector do; "
+                "draw(image) takes it"
+            )
+        return self.read()
+
+    def plot(self) -> ImageArray:
+        """A copy of the own image with boxes, names and scores drawn on it; see `image`."""
+        return self.draw(self.image)
+
+    def show(self) -> None:
+        """Show `plot` with matplotlib, in a notebook or a window; without a screen use `save`."""
+        import supervision as sv
+
+        sv.plot_image(self.plot())
+
+    def save(self, path: str | Path) -> None:
+        """Write `plot` to an image file.
+
+        Raises:
+            UsageError: the suffix is not that of an image, or the image is not known.
+            OculoxError: it cannot be written.
+        """
+        write_image(Path(path), self.plot())
+
+    def crop(self) -> list[ImageArray]:
+        """What is inside each box, uint8 (h, w, 3), BGR; a box without area gives no pixels."""
+        image = self.image
+        low, high = np.floor(self.xyxy).astype(int), np.ceil(self.xyxy).astype(int)
+        return [
+            image[max(top, 0) : max(bottom, 0), max(left, 0) : max(right, 0)].copy()
+            for (left, top, _, _), (_, _, right, bottom) in zip(low, high, strict=True)
+        ]
+
+    def _repr_png_(self) -> bytes | None:
+        """What a notebook shows."""
+        return None if self.read is None else drawing.to_png(self.plot())
 
     def name(self, class_id: int) -> str:
         """The class's name, or its number where names are unknown."""
@@ -416,6 +498,19 @@ class Detections:
                 }
             )
         return rows
+
+    def to_pandas(self) -> Any:
+        """A `pandas.DataFrame`: name, score, class_id, left, top, right, bottom.
+
+        Raises:
+            UsageError: pandas is not installed.
+        """
+        if importlib.util.find_spec("pandas") is None:
+            raise UsageError("to_pandas needs the package 'pandas'; run: pip install pandas")
+        pandas = importlib.import_module("pandas")
+        sides = dict(zip(("left", "top", "right", "bottom"), self.xyxy.T, strict=True))
+        columns = {"score": self.scores, "class_id": self.class_ids, **sides}
+        return pandas.DataFrame({"name": [one.name for one in self], **columns})
 
     def to_supervision(self) -> supervision.Detections:
         """As `supervision.Detections`, with class names under ``data["class_name"]``."""

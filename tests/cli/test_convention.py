@@ -244,10 +244,12 @@ def test_a_refused_command_leaves_nothing(
     "words",
     [
         ("eval", "yolox-nano", "--data", "{data}"),
+        ("eval", "yolox-nano", "--data", "{data}", "--devices", 2),
         ("predict", "yolox-nano", "{data}/val2017"),
         ("export", "yolox-nano", "--format", "onnx"),
         ("benchmark", "yolox-nano"),
         ("train", "yolox-nano", "data.root={data}", "--weights", "yolox-nano"),
+        ("train", "yolox-nano", "data.root={data}", "--weights", "yolox-nano", "--devices", 2),
         ("weights", "info", "yolox-nano"),
         ("weights", "convert", "yolox-nano", "out.pth"),
     ],
@@ -255,9 +257,12 @@ def test_a_refused_command_leaves_nothing(
 def test_weights_may_be_a_published_name(oculox, tiny_data, tmp_path, monkeypatch, words):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("OCULOX_CACHE", str(tmp_path / "cache"))
-    outcome = oculox(*(word.format(data=tiny_data) for word in words))
+    monkeypatch.setenv("OCULOX_MIRROR", (tmp_path / "mirror").as_uri())
+    outcome = oculox(*(str(word).format(data=tiny_data) for word in words))
     assert outcome.code == 1
-    assert outcome.error.endswith("run: oculox weights get yolox-nano")
+    assert "mirror/yolox_nano.pth: no such file; download https://" in outcome.error
+    assert outcome.err.count("\n") == 2
+    assert list(tmp_path.iterdir()) == []
 
 
 HEAVY = ("torch", "numpy", "cv2", "matplotlib", "accelerate", "supervision", "rich")

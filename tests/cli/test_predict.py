@@ -1,9 +1,11 @@
 """`oculox predict`."""
 
+import collections
 import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import types
@@ -49,11 +51,32 @@ def test_a_folder(predict, images, tmp_path):
 
 
 def test_for_people(predict, images, tmp_path):
-    outcome = predict(images[0])
-    assert re.match(r"1 images, \d+ detections\n", outcome.out), "one image alone has no speed"
+    outcome = predict(images[0], "--max-det", 5)
+    [entry] = entries(tmp_path / "out")
+    table, (count, _) = outcome.out.splitlines()[:-2], outcome.out.splitlines()[-2:]
+    assert table[0].split() == ["class", "score", "left", "top", "right", "bottom"]
+    for line, found in zip(table[1:], entry["detections"], strict=True):
+        name, score, *box = line.split()
+        assert (name, float(score)) == (found["name"], round(found["score"], 3))
+        assert [float(side) for side in box] == pytest.approx(found["box"], abs=0.06)
+    assert re.fullmatch(r"1 image, \d+ detections", count), "one image alone has no speed"
     several = predict(*images, "--overwrite")
-    assert re.match(r"4 images, \d+ detections; median ms per image: decode \d", several.out)
+    assert re.search(
+        r"^4 images, \d+ detections; median ms per image: decode \d", several.out, re.M
+    )
+    for line, entry in zip(several.out.splitlines(), entries(tmp_path / "out"), strict=False):
+        counts = collections.Counter(found["name"] for found in entry["detections"])
+        text = ", ".join(f"{n} {name}" for name, n in counts.most_common()) or "nothing found"
+        assert line == f"{entry['source']}: {text}"
     assert f"predictions.json in {tmp_path / 'out'}" in outcome.out
+
+
+def test_a_long_table_is_cut(predict, images, tmp_path):
+    for i in range(30):
+        shutil.copy(images[0], tmp_path / f"{i:02}.jpg")
+    lines = predict(*sorted(tmp_path.glob("*.jpg")), "--no-draw").out.splitlines()
+    assert lines[25] == "... and 5 more in predictions.json"
+    assert lines[26].startswith("30 images, ")
 
 
 def test_without_drawing(predict, images, tmp_path):

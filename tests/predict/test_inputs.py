@@ -1,9 +1,12 @@
+import io
+
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from oculox.errors import UsageError
-from oculox.predict.inputs import as_bgr
+from oculox.predict.inputs import as_bgr, images_in, load_image
 
 RGB = np.zeros((4, 6, 3), np.uint8)
 RGB[..., 0], RGB[..., 1], RGB[..., 2] = 200, 100, 50
@@ -52,6 +55,7 @@ def test_pillow_is_turned_upright():
         (RGB.astype(np.float32), "expected uint8.*got float32.*astype"),
         (RGB.astype(np.uint16), "got uint16"),
         (np.zeros((2, 4, 6, 3), np.uint8), r"\(2, 4, 6, 3\); pass a list"),
+        (torch.zeros(2, 3, 4, 6), r"tensor of shape \(3, height, width\), got \(2, 3, 4, 6\)"),
         (np.zeros((3, 40, 60), np.uint8), r"expected shape \(height, width, 3\)"),
         (np.zeros(5, np.uint8), r"got \(5,\)"),
         (np.zeros((0, 6, 3), np.uint8), r"empty, its shape is \(0, 6, 3\)"),
@@ -64,6 +68,32 @@ def test_wrong_images_are_named(image, message):
     with pytest.raises(UsageError, match=message) as caught:
         as_bgr(image, where="frame 3")
     assert str(caught.value).startswith("frame 3: ")
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32, torch.float16])
+def test_tensors_are_rgb(channels, dtype):
+    pixels = {1: RGB[..., :1], 3: RGB, 4: np.dstack([RGB, np.full((4, 6), 9, np.uint8)])}[channels]
+    tensor = torch.from_numpy(pixels.copy()).permute(2, 0, 1)
+    tensor = tensor if dtype == torch.uint8 else (tensor.float() / 255).to(dtype)
+    expected = np.repeat(pixels, 3, axis=2) if channels == 1 else BGR
+    np.testing.assert_array_equal(as_bgr(tensor), expected)
+    if channels == 3:
+        np.testing.assert_array_equal(as_bgr(tensor, color="bgr"), RGB)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "WEBP", "TIFF", "BMP"])
+def test_a_pillow_file_is_one_image(kind):
+    data = io.BytesIO()
+    Image.fromarray(RGB).save(data, kind)
+    assert images_in(Image.open(data)) is None
+    assert load_image(Image.open(data)).shape == (4, 6, 3)
+
+
+def test_what_is_several_images():
+    assert images_in("a.jpg") is images_in(b"") is images_in(io.BytesIO()) is images_in(RGB) is None
+    assert list(images_in(("a.jpg", "b.jpg"))) == ["a.jpg", "b.jpg"]
+    assert [one.shape for one in images_in(np.zeros((2, 4, 6, 3)))] == [(4, 6, 3)] * 2
 
 
 def test_wrong_colour_order():

@@ -1,6 +1,7 @@
 import contextlib
 import hashlib
 import http.server
+import re
 import shutil
 import socket
 import ssl
@@ -12,9 +13,11 @@ from pathlib import Path
 
 import pytest
 
+from oculox import Detector
+from oculox.cli.main import main
 from oculox.errors import CheckpointError, OculoxError, UsageError
 from oculox.weights import download, load_weights
-from oculox.weights.catalogue import PublishedWeights, find_published
+from oculox.weights.catalogue import PublishedWeights, find_published, published_weights
 from oculox.weights.download import (
     Downloaded,
     cache_folder,
@@ -303,25 +306,91 @@ def test_source_url(
     assert source_url(entry()) == expected
 
 
-def test_published_names_stand_for_the_cached_file(
-    shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("OCULOX_CACHE", str(tmp_path))
+@pytest.fixture
+def nano(server: Server, shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where `yolox-nano` is kept; the server is the mirror that has it, and it has no other."""
+    monkeypatch.setenv("OCULOX_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("OCULOX_MIRROR", server.url.removesuffix("/weights.pth"))
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(CheckpointError, match="run: oculox weights get yolox-nano"):
-        load_weights("yolox-nano")
-    content = (shared / "weights/yolox_nano.pth").read_bytes()
-    cached = tmp_path / "yolox_nano.pth"
-    cached.write_bytes(content)
+    server.content = (shared / "weights/yolox_nano.pth").read_bytes()
+    sha256 = hashlib.sha256(server.content).hexdigest()
+    pinned = find_published("yolox-nano").model_copy(update={"sha256": sha256})
+    others = [entry for entry in published_weights() if entry.name != "yolox-nano"]
+    monkeypatch.setattr(download, "published_weights", lambda: (pinned, *others))
+    find = {"yolox-nano": pinned}
+    monkeypatch.setattr(
+        download, "find_published", lambda name: find.get(name) or find_published(name)
+    )
+    return tmp_path / "cache/yolox_nano.pth"
+
+
+def test_published_names_are_fetched_once(
+    server: Server, nano: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert load_weights("yolox-nano").spec.model.name == "yolox-nano"
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert told.err.startswith("fetching yolox-nano (Apache-2.0) from http://127.0.0.1:")
+    assert nano.read_bytes() == server.content
+    assert locate_weights("yolox-nano") == locate_weights(Path("yolox-nano")) == nano
+    assert len(server.requests) == 1
+    assert capsys.readouterr().err == "", "what is here needs no word"
+    nano.write_bytes(b"damaged")
     with pytest.raises(CheckpointError, match="not the published yolox-nano"):
         load_weights("yolox-nano")
-    cached.write_bytes(content)
-    pinned = find_published("yolox-nano").model_copy(
-        update={"sha256": hashlib.sha256(content).hexdigest()}
+    assert Detector("yolox-nano", device="cpu").names[0] == "person"
+    assert len(server.requests) == 2
+
+
+def test_a_published_name_in_the_first_command(
+    server: Server, nano: Path, shared: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image = shared / "coco_mini/val2017/000000005001.jpg"
+    assert main(["predict", "yolox-nano", str(image), "--device", "cpu"]) == 0
+    told = capsys.readouterr()
+    assert told.err.startswith("fetching yolox-nano (Apache-2.0) from http://127.0.0.1:")
+    assert re.search(r"^person +0\.\d\d", told.out, re.M)
+    assert nano.is_file()
+
+
+@pytest.mark.parametrize("closed", [True, False])
+def test_published_names_where_the_network_is_closed(
+    server: Server, nano: Path, monkeypatch: pytest.MonkeyPatch, closed: bool
+) -> None:
+    if closed:
+        monkeypatch.setenv("OCULOX_MIRROR", "http://127.0.0.1:9")
+    else:
+        server.status = [403]  # a gateway's
+    with pytest.raises(OculoxError) as caught:
+        Detector("yolox-nano")
+    official = find_published("yolox-nano").url
+    assert f"download {official} elsewhere and put it at {nano}, or set OCULOX_MIRROR" in str(
+        caught.value
     )
-    monkeypatch.setattr(download, "find_published", lambda name: pinned)
-    assert locate_weights("yolox-nano") == cached
-    assert load_weights("yolox-nano").spec.model.name == "yolox-nano"
+    nano.parent.mkdir(exist_ok=True)
+    nano.write_bytes(server.content)
+    assert Detector("yolox-nano", device="cpu").path == Path("yolox-nano")
+
+
+def test_weights_that_are_fetched_only_when_asked_for(
+    server: Server, nano: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(CheckpointError, match=r"are GPL-3\.0-only .* get mmyolo-yolox-s$"):
+        locate_weights("mmyolo-yolox-s")
+    unknown = find_published("yolox-s").model_copy(update={"sha256": None})
+    monkeypatch.setattr(download, "find_published", lambda name: unknown)
+    with pytest.raises(CheckpointError, match=r"have no published checksum .* get yolox-s$"):
+        locate_weights("yolox-s")
+    assert server.requests == []
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("yolox_s", "yolox_s: no such file, and .* did you mean 'yolox-s'"), ("best", "weights list")],
+)
+def test_names_that_are_nothing(name: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        locate_weights(name)
 
 
 def test_other_names_are_paths(tmp_path: Path) -> None:

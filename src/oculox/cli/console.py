@@ -46,12 +46,8 @@ def milliseconds(stages: dict[str, float]) -> str:
 
 
 @contextmanager
-def progress_bar(title: str, *, in_bytes: bool = False) -> Iterator[Progress]:
+def progress_bar(title: str) -> Iterator[Progress]:
     """A bar with the remaining time on standard error; nothing where that is not a terminal.
-
-    Args:
-        title: what is being done.
-        in_bytes: show sizes and speed in place of counts.
 
     Yields:
         A function to call with how much is done and how much there is, None where unknown.
@@ -62,15 +58,11 @@ def progress_bar(title: str, *, in_bytes: bool = False) -> Iterator[Progress]:
     from rich import progress as rich
     from rich.console import Console
 
-    amount = (
-        (rich.DownloadColumn(), rich.TransferSpeedColumn())
-        if in_bytes
-        else (rich.MofNCompleteColumn(), rich.TimeElapsedColumn())
-    )
     columns = (
         rich.TextColumn("{task.description}"),
         rich.BarColumn(),
-        *amount,
+        rich.MofNCompleteColumn(),
+        rich.TimeElapsedColumn(),
         rich.TextColumn("ETA"),
         rich.TimeRemainingColumn(),
     )

@@ -54,8 +54,7 @@ def demo(
     from oculox.data.image import read_image
     from oculox.datasets.demo.dataset import write_demo
     from oculox.draw import contact_sheet
-    from oculox.files import free_path, require_free
-    from oculox.predict.folder import write_image
+    from oculox.files import free_path, require_free, write_image
     from oculox.weights.checkpoint import save_safetensors
     from oculox.weights.load import load_weights
 

@@ -56,8 +56,10 @@ def evaluate(
     from oculox import api
     from oculox.distributed.launch import is_launched, is_main_process, launch
     from oculox.files import write_json
+    from oculox.weights.download import locate_weights
 
     if devices > 1 and not is_launched():
+        locate_weights(weights)  # published ones are fetched once, before processes start
         raise typer.Exit(launch(context.obj, processes=devices))
     with progress_bar("evaluating") as progress:
         result = api.evaluate(

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from oculox.predict.folder import PredictSummary
 
 
+_MOST_LINES = 25
+"""Of the table of what was found."""
+
+
 def predict(
     weights: o.Model,
     sources: Annotated[
@@ -106,8 +110,18 @@ def predict(
 
 
 def _say(summary: PredictSummary) -> None:
+    lines = (
+        str(summary.found[0]).splitlines()
+        if len(summary.found) == 1
+        else [f"{found.source}: {found.summary()}" for found in summary.found]
+    )
+    for line in lines[:_MOST_LINES]:
+        say(line)
+    if len(lines) > _MOST_LINES:
+        say(f"... and {len(lines) - _MOST_LINES} more in {summary.predictions.name}")
     frames = sum(video.frames for video in summary.videos)
-    counts = f"{summary.images} images, " + (f"{frames} video frames, " if frames else "")
+    counts = f"{summary.images} image{'s' * (summary.images != 1)}, "
+    counts += f"{frames} video frames, " if frames else ""
     # Of one image alone the time is that of warming up, which is no speed.
     stages = milliseconds({stage: ms.median for stage, ms in summary.speed.items()})
     speed = f"; median ms per image: {stages}" if stages else ""

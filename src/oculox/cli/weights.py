@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from oculox.cli import options as o
-from oculox.cli.console import note, print_json, progress_bar, say, with_options
+from oculox.cli.console import note, print_json, say, with_options
 
 if TYPE_CHECKING:
     from oculox.weights.catalogue import PublishedWeights
@@ -105,11 +105,11 @@ def get(
     folder), OCULOX_CACHE to move the cache.
     """
     from oculox.weights.catalogue import find_published
-    from oculox.weights.download import cache_folder, fetch_weights, source_url
+    from oculox.weights.download import cache_folder, fetch_weights, show_download, source_url
 
     entry = find_published(name)
     url = source_url(entry)
-    with progress_bar(entry.filename, in_bytes=True) as progress:
+    with show_download(f"{entry.filename} from {url}") as progress:
         done = fetch_weights(
             entry,
             folder=cache_folder() if output is None else output,

@@ -10,15 +10,13 @@ from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
-import cv2
-
 from oculox.errors import DataError
-from oculox.files import make_folder, require_free, write_atomically, write_json
+from oculox.files import make_folder, require_free, write_image, write_json
 from oculox.predict.pipeline import Pipeline
 from oculox.predict.sources import LoadedImage, Source, Unreadable, read_images
 from oculox.predict.video import VideoSummary, annotate_video
 from oculox.runtime.timing import Spread, StageTimes, Stopwatch, spread_of
-from oculox.types import ImageArray, Progress
+from oculox.types import Detections, Progress
 
 PREDICTIONS = "predictions.json"
 
@@ -30,6 +28,7 @@ class PredictSummary:
     Attributes:
         output: the folder.
         images: number of images predicted on.
+        found: the result of each image, in order, without its pixels.
         detections: number of detections in images and videos.
         unreadable: the images and videos that were skipped, with the reason.
         truncated: the images whose files end too early; what could be decoded was predicted on.
@@ -40,6 +39,7 @@ class PredictSummary:
 
     output: Path
     images: int
+    found: tuple[Detections, ...]
     detections: int
     unreadable: tuple[Unreadable, ...]
     truncated: tuple[Source, ...]
@@ -95,6 +95,7 @@ def predict_to_folder(
     watch = Stopwatch()
     loaded = read_images(sources, stdin=stdin, watch=watch)
     entries: list[dict[str, Any]] = []
+    found: list[Detections] = []
     unreadable: list[Unreadable] = []
     rounds: list[StageTimes] = []
     truncated: list[Source] = []
@@ -102,7 +103,10 @@ def predict_to_folder(
         unreadable += [p for p in chunk if isinstance(p, Unreadable)]
         good = [p for p in chunk if isinstance(p, LoadedImage)]
         truncated += [p.source for p in good if p.truncated]
-        entries += _predict_chunk(pipeline, good, names if draw else None, watch)
+        results = pipeline([p.image for p in good], watch=watch)
+        for one, result in zip(good, results, strict=True):
+            found.append(dataclasses.replace(result, source=one.source.name))
+        entries += _write_chunk(good, results, names if draw else None)
         rounds.append(watch.restart())
         report(len(entries) + len(unreadable))
     videos: list[VideoSummary] = []
@@ -126,7 +130,8 @@ def predict_to_folder(
     return PredictSummary(
         output=output,
         images=len(entries),
-        detections=sum(len(e["detections"]) for e in entries) + sum(v.detections for v in videos),
+        found=tuple(found),
+        detections=sum(map(len, found)) + sum(v.detections for v in videos),
         unreadable=tuple(unreadable),
         truncated=tuple(truncated),
         videos=tuple(videos),
@@ -134,12 +139,11 @@ def predict_to_folder(
     )
 
 
-def _predict_chunk(
-    pipeline: Pipeline, loaded: Sequence[LoadedImage], names: _Names | None, watch: Stopwatch
+def _write_chunk(
+    loaded: Sequence[LoadedImage], results: Sequence[Detections], names: _Names | None
 ) -> list[dict[str, Any]]:
     """Entries of `predictions.json`; images are drawn where there are `names` for them."""
     entries = []
-    results = pipeline([p.image for p in loaded], watch=watch)
     for one, detections in zip(loaded, results, strict=True):
         height, width = one.image.shape[:2]
         entry = {
@@ -171,18 +175,6 @@ def prepare_folder(output: Path, *, overwrite: bool) -> None:
     if output.is_file() or not overwrite:
         require_free(output, replaceable=True)
     make_folder(output)
-
-
-def write_image(path: Path, image: ImageArray) -> None:
-    """Write an image in the format of its suffix, complete or not at all.
-
-    Raises:
-        DataError: when it cannot be written.
-    """
-    good, encoded = cv2.imencode(path.suffix, image)
-    if not good:
-        raise DataError(f"{path}: the image cannot be encoded as {path.suffix}")
-    write_atomically(path, lambda temporary: temporary.write_bytes(encoded.tobytes()))
 
 
 def _chunks(

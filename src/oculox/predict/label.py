@@ -61,7 +61,7 @@ def label_images(
             images.append(_labelled(path, name, image.shape[:2], detections))
         if progress is not None:
             progress(len(images) + len(faults), len(paths))
-    return LabelledData(pipeline.names, {"train": tuple(images)}, {"train": faults})
+    return LabelledData(pipeline.backend.spec.names, {"train": tuple(images)}, {"train": faults})
 
 
 def _labelled(path: Path, name: str, hw: tuple[int, int], detections: Detections) -> LabelledImage:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -39,7 +40,7 @@ class Pipeline:
         size_hw: tuple[int, int] | None = None,
         batch: int = 8,
     ) -> None:
-        self.names = backend.spec.names
+        self.backend = backend
         self.settings = settings or DetectSettings()
         self.views = views or Views()
         self.batch = batch
@@ -47,18 +48,29 @@ class Pipeline:
             backend, self.settings, views=self.views, size_hw=size_hw, batch=batch
         )
 
+    def with_settings(self, settings: DetectSettings) -> Pipeline:
+        """The same pipeline with other thresholds; this one stays as it is.
+
+        Raises:
+            UsageError: a class of the filter is unknown.
+        """
+        changed = copy.copy(self)
+        changed.settings = settings
+        changed._detector = self._detector.with_settings(settings)
+        return changed
+
     def __call__(
         self,
         images: Sequence[Any],
         *,
-        color: ColorOrder = "bgr",
+        color: ColorOrder | None = None,
         watch: Stopwatch | None = None,
     ) -> list[Detections]:
         """Find objects in images of any sizes.
 
         Args:
-            images: uint8 arrays (H, W, 3), grey or with alpha too, or Pillow images.
-            color: channel order of arrays; ``bgr`` unless said otherwise.
+            images: what `as_bgr` takes, such as uint8 arrays (H, W, 3).
+            color: see `as_bgr`.
             watch: counts the stages.
 
         Returns:

@@ -119,7 +119,7 @@ def read_images(
                 elif source.path is not None:
                     data, where = read_file(source.path), str(source.path)
                 else:
-                    data, where = _download(str(source.address)), source.name
+                    data, where = download(str(source.address)), source.name
                 image = decode_image(data, where=where, allow_truncated=True)
         except DataError as error:
             yield Unreadable(source=source, error=error)
@@ -186,7 +186,12 @@ def _is_web_image(url: str) -> bool:
         return False
 
 
-def _download(url: str) -> bytes:
+def download(url: str) -> bytes:
+    """The bytes of an image on the web.
+
+    Raises:
+        DataError: it cannot be downloaded, or is larger than `MAX_DOWNLOAD`.
+    """
     import requests
 
     data = bytearray()

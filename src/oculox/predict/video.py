@@ -120,6 +120,19 @@ def annotate_video(
     )
 
 
+def read_frames(source: Source) -> Iterator[ImageArray]:
+    """The frames of a video or camera, uint8 (H, W, 3), BGR, one at a time.
+
+    Raises:
+        DataError: when it cannot be opened.
+    """
+    capture = _open(source)
+    try:
+        yield from _frames(capture, None, Stopwatch())
+    finally:
+        capture.release()
+
+
 def _open(source: Source) -> cv2.VideoCapture:
     if isinstance(source.address, int):
         capture = cv2.VideoCapture(source.address)

@@ -6,6 +6,7 @@ it and to read its outputs, so that nothing but the file is needed.
 
 import dataclasses
 import json
+import threading
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, Self
@@ -169,13 +170,18 @@ class ExportedBackend(Backend):
         self.kind = kind
         self.metadata = metadata
         self.run = run
+        # Some runtimes have one set of buffers for each model that is open.
+        self._lock = threading.Lock()
 
     def predict(self, images: ImageArray | Tensor) -> tuple[Array, ...]:
         """See `Backend.predict`; the outputs of `run`."""
         if self.metadata.preprocess:
             array = images.cpu().numpy() if isinstance(images, Tensor) else images
-            return self.run(np.ascontiguousarray(array.transpose(0, 2, 3, 1)))
-        return self.run(to_floats(images, self.spec.input).contiguous().numpy())
+            inputs = np.ascontiguousarray(array.transpose(0, 2, 3, 1))
+        else:
+            inputs = to_floats(images, self.spec.input).contiguous().numpy()
+        with self._lock:
+            return self.run(inputs)
 
     def select(self, outputs: Sequence[Array], settings: DetectSettings) -> list[Detections]:
         """See `Backend.select`.

@@ -50,8 +50,7 @@ def open_model(
     """Open a model.
 
     Args:
-        model: a file, its suffix shows the format; or the name of published weights that have
-            been downloaded.
+        model: a file, its suffix shows the format; or the name of published weights.
         device: ``cpu``, ``cuda``, ``cuda:1``, ``mps``, ... or ``auto``.
         precision: of the network, for checkpoints.
         backend: one of `FORMATS` where the suffix does not show it.

@@ -5,10 +5,11 @@ Prediction and evaluation both come through here, so that they find the same.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import itertools
 from collections.abc import Iterable, Sequence
-from typing import Literal, get_args
+from typing import Literal, Self, get_args
 
 import cv2
 import numpy as np
@@ -88,6 +89,17 @@ class ImageDetector:
         self._batch, self._clip = batch, clip
         self._sizes = input_sizes(backend, size_hw, views.tta)
         backend.spec.check_classes(settings.class_ids)
+
+    def with_settings(self, settings: DetectSettings) -> Self:
+        """The same detector with other thresholds; this one stays as it is.
+
+        Raises:
+            UsageError: a class of the filter is unknown.
+        """
+        self._backend.spec.check_classes(settings.class_ids)
+        changed = copy.copy(self)
+        changed._settings = settings
+        return changed
 
     def __call__(self, images: Sequence[ImageArray], *, watch: Stopwatch) -> list[Detections]:
         """Find objects.

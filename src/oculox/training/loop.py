@@ -24,6 +24,7 @@ from oculox.evaluation.metrics import CocoMetrics
 from oculox.postprocess import DetectSettings
 from oculox.runtime.torch_backend import TorchBackend
 from oculox.training.build import Parts, Run, build_run, watch_run
+from oculox.training.callback import TrainCallback
 from oculox.training.checkpoints import TrainProgress, restore_run, save_last, save_run
 from oculox.training.log import (
     RunLog,
@@ -58,6 +59,7 @@ class _Tools:
     look: Callable[[Iterable[str]], None]
     stop: StopRequest
     report: RunReport
+    callback: TrainCallback
 
 
 def run_training(
@@ -66,6 +68,7 @@ def run_training(
     output: Path | None = None,
     weights: Path | None = None,
     resume: Path | None = None,
+    callback: TrainCallback | None = None,
 ) -> TrainSummary:
     """Train in this process (one of several, when launched so).
 
@@ -79,6 +82,7 @@ def run_training(
         weights: file to start a new run from.
         resume: folder of a run to go on with, exactly, from its ``last.pt``; a finished run stays
             as it is.
+        callback: is told how the run goes on; only with one process.
 
     Raises:
         OculoxError: for anything wrong with configuration, data, weights or output, and when
@@ -89,7 +93,14 @@ def run_training(
     train = config.train
     try:
         with open_accelerator(train.device, precision=train.precision) as accelerator:
-            return _run(config, accelerator, output=output, weights=weights, resume=resume)
+            return _run(
+                config,
+                accelerator,
+                output=output,
+                weights=weights,
+                resume=resume,
+                callback=callback or TrainCallback(),
+            )
     except RunStopped as stopped:
         raise_again(stopped.number)
         raise
@@ -102,6 +113,7 @@ def _run(
     output: Path | None,
     weights: Path | None,
     resume: Path | None,
+    callback: TrainCallback,
 ) -> TrainSummary:
     train = config.train
     torch.use_deterministic_algorithms(train.deterministic, warn_only=True)
@@ -139,6 +151,7 @@ def _run(
             look=look,
             stop=stop,
             report=RunReport(run, folder, tell=log.message),
+            callback=callback,
         )
         return _train(run, progress, tools)
 
@@ -154,6 +167,9 @@ def _train(run: Run, progress: TrainProgress, tools: _Tools) -> TrainSummary:
         if epoch == run.plan.aug:
             log.message(f"epoch {epoch + 1}: the tail begins, without mosaic and mixup")
         progress = _train_epoch(run, epoch, progress, tools)
+        if stop.cancelled:
+            save_last(run, progress, folder=folder)
+            break
         last = epoch + 1 == run.plan.total or progress.step >= (train.max_steps or total_steps)
         improved = stopped = False
         if stop.agreed or last or _evaluation_is_due(run, epoch):
@@ -166,14 +182,19 @@ def _train(run: Run, progress: TrainProgress, tools: _Tools) -> TrainSummary:
             progress = progress.scored(metrics.ap, epoch=epoch + 1)
             improved = progress.best_epoch == epoch + 1
             stopped = 0 < train.early_stop <= progress.evals_without_gain
+            stop.cancelled = bool(tools.callback.on_evaluation(epoch + 1, metrics))
         finished = progress.step // run.train_loader.steps_per_epoch
         progress = dataclasses.replace(progress, epoch=finished)
-        if last or stopped or improved or (epoch + 1) % train.checkpoint_interval == 0:
+        stop.cancelled |= bool(tools.callback.on_epoch(epoch + 1, run.plan.total))
+        due = (epoch + 1) % train.checkpoint_interval == 0
+        if last or stopped or improved or stop.cancelled or due:
             save_run(run, progress, folder=folder, best=improved)
         if stopped:
             log.message(f"stopped early: no better AP in {progress.evals_without_gain} evaluations")
-        if stopped or last:
+        if stopped or last or stop.cancelled:
             break
+    if stop.cancelled:
+        log.message(f"stopped by the program after step {progress.step}; last.pt is saved")
     summary = TrainSummary(
         output=folder,
         metrics={} if metrics is None else metrics.as_dict(),
@@ -224,8 +245,11 @@ def _train_epoch(run: Run, epoch: int, progress: TrainProgress, tools: _Tools) -
         step += 1
         tools.meter.step(step, loss, size_hw=size)
         tools.count_step()
+        stop.cancelled = bool(tools.callback.on_step(step, run.rate.total_steps, loss))
         if loss.stops or (alone and stop.number):
             stop.agree()
+            break
+        if stop.cancelled:
             break
     return dataclasses.replace(progress, step=step)
 

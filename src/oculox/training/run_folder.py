@@ -26,6 +26,7 @@ from oculox.training.checkpoints import BEST, LAST, TrainProgress, save_last
 from oculox.training.log import check_trackers
 from oculox.training.schedule import plan_epochs
 from oculox.weights.checkpoint import load_training_state
+from oculox.weights.download import locate_weights
 
 CONFIG = "config.yaml"
 SUMMARY = "summary.json"
@@ -50,13 +51,13 @@ class TrainSummary:
 
     Attributes:
         output: its folder.
-        metrics: the 12 COCO metrics of the last evaluation by name.
+        metrics: the 12 COCO metrics of the last evaluation by name; empty before the first.
         best_ap: best AP of all evaluations, -1 where the validation split has no objects.
         best_epoch: its epoch, from 1.
         epochs: epochs done.
         steps: steps done.
         seconds: time of the last call, a resumed run's earlier calls not counted.
-        stopped_early: whether early stopping or `max_steps` ended it.
+        stopped_early: whether early stopping, `max_steps` or the program ended it.
     """
 
     output: Path
@@ -70,7 +71,7 @@ class TrainSummary:
 
     @property
     def best(self) -> Path:
-        """The best checkpoint."""
+        """The best checkpoint; there is none before the first evaluation."""
         return self.output / BEST
 
     def as_dict(self) -> dict[str, Any]:
@@ -148,6 +149,7 @@ def settle_config(
     Raises:
         UsageError: the arguments or settings make no sense, or `output` holds a run.
         TrainingError: there is nothing to resume.
+        OculoxError: published weights cannot be fetched.
     """
     if resume is not None:
         words = [*([] if recipe is None else [recipe]), *overrides]
@@ -167,6 +169,8 @@ def settle_config(
     if output is not None:
         check_free(output)
     check_trackers(config)
+    if weights is not None:
+        locate_weights(weights)  # published ones are fetched once, before processes start
     return config
 
 

@@ -35,12 +35,14 @@ class StopRequest(ExitStack):
     Attributes:
         agreed: whether all processes of the run know that it stops after the last step.
         number: of the signal that came, 0 for none.
+        cancelled: whether the program stops the run, in which there is one process.
     """
 
     def __init__(self, folder: Path, *, tell: Callable[[str], None]) -> None:
         """A request for the run in `folder`; `tell` gets the message when it stops."""
         super().__init__()
         self.agreed = False
+        self.cancelled = False
         self.number = 0
         self._folder = folder
         self._tell = tell

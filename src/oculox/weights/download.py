@@ -13,11 +13,13 @@ import dataclasses
 import hashlib
 import os
 import shutil
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import quote, urlparse
 from urllib.request import url2pathname
 
+from oculox.distributed.launch import is_main_process
 from oculox.errors import CheckpointError, OculoxError, UsageError
 from oculox.files import scratch_beside, write_text
 from oculox.version import __version__
@@ -28,6 +30,8 @@ MIRROR_VARIABLE = "OCULOX_MIRROR"
 Progress = Callable[[int, int | None], None]
 """That of `oculox.types`, without which `oculox weights list` needs no numpy."""
 
+_FREE_LICENSE = "Apache-2.0"
+"""Of the weights that are fetched without being asked for."""
 _CHUNK = 1 << 18
 _TIMEOUT_SECONDS = 30
 _RETRIES = 3
@@ -67,23 +71,62 @@ def source_url(entry: PublishedWeights) -> str:
 def locate_weights(name_or_path: str | Path) -> Path:
     """The file that a command means: a path, or the cached file of published weights.
 
-    A cached file is verified every time, so that a damaged one is never used.
+    Published weights under Apache-2.0 are fetched where they are not here yet, and a line on
+    standard error says so. A cached file is verified every time, so that a damaged one is never
+    used.
 
     Raises:
-        CheckpointError: published weights of that name are not downloaded, or are damaged.
+        UsageError: a name without suffix is neither a file nor that of published weights.
+        CheckpointError: the published weights have another license or no checksum, and are not
+            here; or the file is not the published one.
+        OculoxError: they cannot be fetched.
     """
     path, name = Path(name_or_path), str(name_or_path)
-    if path.is_file() or all(entry.name != name for entry in published_weights()):
+    known = any(entry.name == name for entry in published_weights())
+    if path.is_file() or (not known and (path.exists() or path.suffix or path.name != name)):
         return path
-    entry = find_published(name)
+    try:
+        entry = find_published(name)
+    except UsageError as error:
+        raise UsageError(f"{name}: no such file, and {error}") from None
     cached = cache_folder() / entry.filename
-    if not cached.is_file():
+    if cached.is_file():
+        _verify_cached(cached, entry)
+        return cached
+    if entry.license != _FREE_LICENSE or entry.sha256 is None:
+        reason = f"are {entry.license}" if entry.sha256 else "have no published checksum"
         raise CheckpointError(
-            f"'{name}' is not a file here, and the published weights of that name are not "
-            f"downloaded; run: oculox weights get {name}"
+            f"'{name}' is not a file here; the published weights of that name {reason} and are "
+            f"fetched only when asked for: oculox weights get {name}"
         )
-    _verify_cached(cached, entry)
-    return cached
+    url = source_url(entry)
+    with show_download(f"fetching {name} ({entry.license}) from {url}") as progress:
+        return fetch_weights(entry, folder=cached.parent, url=url, progress=progress).path
+
+
+@contextlib.contextmanager
+def show_download(title: str) -> Iterator[Progress]:
+    """A line on standard error and, where that is a terminal, a bar below it.
+
+    Yields:
+        A function to call with the bytes received and, where known, the size of the file.
+    """
+    from rich import progress as rich
+    from rich.console import Console
+
+    console = Console(stderr=True, quiet=not is_main_process())
+    console.print(title, markup=False, highlight=False, soft_wrap=True)
+    with rich.Progress(
+        rich.BarColumn(),
+        rich.DownloadColumn(),
+        rich.TransferSpeedColumn(),
+        rich.TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not sys.stderr.isatty(),
+    ) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def fetch_weights(
@@ -123,26 +166,30 @@ def fetch_weights(
     if target.is_file():
         with contextlib.suppress(CheckpointError):
             return Downloaded(target, _verify_cached(target, entry), entry.sha256 is not None)
+    wanted = "it" if url == entry.url else entry.url
+    otherwise = (
+        f"download {wanted} elsewhere and put it at {target}, or set {MIRROR_VARIABLE} to a mirror"
+    )
     with scratch_beside(target) as scratch:
         part = scratch / target.name
         if urlparse(url).scheme == "file":
-            _copy(url, part)
+            _copy(url, part, otherwise=otherwise)
         else:
-            _download(url, part, target=target, progress=progress)
+            _download(url, part, otherwise=otherwise, progress=progress)
         sha256 = _verify(part, [entry.sha256], where=url, entry=entry)
         part.replace(target)
     write_text(_recorded(target), f"{sha256}  {target.name}\n")
     return Downloaded(target, sha256, entry.sha256 is not None)
 
 
-def _copy(url: str, part: Path) -> None:
+def _copy(url: str, part: Path, *, otherwise: str) -> None:
     source = Path(url2pathname(urlparse(url).path))
     if not source.is_file():
-        raise OculoxError(f"{url}: no such file")
+        raise OculoxError(f"{url}: no such file; {otherwise}")
     shutil.copyfile(source, part)
 
 
-def _download(url: str, part: Path, *, target: Path, progress: Progress | None) -> None:
+def _download(url: str, part: Path, *, otherwise: str, progress: Progress | None) -> None:
     # Imported here: most commands download nothing.
     import requests
     from requests.adapters import HTTPAdapter
@@ -167,7 +214,7 @@ def _download(url: str, part: Path, *, target: Path, progress: Progress | None) 
             ):
                 if not response.ok:
                     answer = f"{response.status_code} ({response.reason})"
-                    raise OculoxError(f"{url}: the server answered {answer}")
+                    raise OculoxError(f"{url}: the server answered {answer}; {otherwise}")
                 total = int(response.headers.get("Content-Length", 0)) or None
                 for chunk in response.iter_content(_CHUNK):
                     file.write(chunk)
@@ -179,8 +226,7 @@ def _download(url: str, part: Path, *, target: Path, progress: Progress | None) 
         raise OculoxError(f"{url}: leads to an address that is not encrypted ({error})") from None
     except requests.exceptions.RequestException as error:
         raise OculoxError(
-            f"{url}: cannot be downloaded ({_first_cause(error)}); try again, download it "
-            f"elsewhere and put it at {target}, or set {MIRROR_VARIABLE} to a mirror"
+            f"{url}: cannot be downloaded ({_first_cause(error)}); try again, {otherwise}"
         ) from None
 
 

@@ -26,7 +26,7 @@ def load_weights(path: str | Path) -> Weights:
     """Read weights: Oculox's `.pt` and `.safetensors`, or another project's file.
 
     Args:
-        path: a file, or the name of published weights that have been downloaded.
+        path: a file, or the name of published weights.
 
     Raises:
         CheckpointError: missing, damaged, foreign, or not fitting the network it claims to be.
