@@ -22,7 +22,7 @@ def drawn(quick, tmp_path_factory):
 def test_a_run_shows_what_it_sees_and_finds(drawn):
     for name in (BATCHES, TAIL_BATCHES):
         # Four images of the batch in a row.
-        assert cv2.imread(str(drawn.output / name)).shape == (400, 1600, 3)
+        assert cv2.imread(str(drawn.output / name)).shape == (480, 1920, 3)
     # Four validation images, two in a row.
     assert cv2.imread(str(drawn.output / PREDICTIONS)).shape == (800, 1600, 3)
     page = Page(drawn.output / REPORT)

@@ -151,11 +151,11 @@ def compare_evaluations(
     metrics = []
     for name, key in zip(METRICS, _KEYS, strict=True):
         ends = intervals.get(key, {})
-        one, two = (compared[side][key] for side in ("metrics_a", "metrics_b"))
+        one, two = (float(compared[side][key]) for side in ("metrics_a", "metrics_b"))
         metrics.append(_difference(name, one, two, ends.get("lower"), ends.get("upper")))
     of_class = [metric.metrics.classes for metric in results]
     classes = [_difference(x.name, x.ap, y.ap) for x, y in zip(*of_class, strict=True)]
-    f1 = [one.images().f1 for one in (a, b)]
+    f1 = [found.images().f1 for found in (a, b)]
     order = np.argsort(-np.abs(f1[1] - f1[0]), kind="stable")
     return Comparison(
         models=models,

@@ -39,8 +39,8 @@ class ImageCounts:
     def f1(self) -> Doubles:
         """F1 of each image, 1 where there was nothing to find and nothing was found."""
         errors = self.false + self.missed
-        share = 2 * self.found / np.maximum(2 * self.found + errors, 1)
-        return np.asarray(share + (self.found + errors == 0), np.float64)
+        f1: Doubles = 2 * self.found / np.maximum(2 * self.found + errors, 1)
+        return np.where(self.found + errors == 0, 1.0, f1)
 
     def text(self, i: int) -> str:
         """The counts of image i, for people."""

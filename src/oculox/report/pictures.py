@@ -45,8 +45,13 @@ def batch_picture(
     ):
         kept = labels[mask]
         captions = [names[label] for label in kept]
-        cells.append(draw_boxes(np.ascontiguousarray(image), boxes[mask], kept, captions=captions))
-    return contact_sheet(cells, cell_hw=(400, 400))
+        # Before the drawing: on an input of few pixels, lines and words would cover everything.
+        scale = _SIDE / max(image.shape[:2])
+        large = np.asarray(
+            cv2.resize(np.ascontiguousarray(image), None, fx=scale, fy=scale), np.uint8
+        )
+        cells.append(draw_boxes(large, boxes[mask] * np.float32(scale), kept, captions=captions))
+    return contact_sheet(cells, cell_hw=(_SIDE, _SIDE))
 
 
 def image_picture(
