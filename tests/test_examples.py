@@ -29,6 +29,7 @@ REPLACED = {
     r'"yolox-(?:s|nano)",': '"small.yaml",',
     r'weights="yolox-\w+"': 'weights="start.pt"',
     r'Detector\("yolox-s"\)': 'Detector("start.pt")',
+    r'"new\.onnx"': '"start.pt"',
     r"train\.epochs=50": "train.epochs=1",
     r"train\.batch=16": "train.batch=4",
     r"\[1, 3, 7\]": "[1, 2, 3, 4, 5, 6]",  # the demo's classes
@@ -55,7 +56,7 @@ def workplace(tmp_path, tiny_data, eager_pt, monkeypatch):
     """A folder with all that the examples name."""
     for name in ("my-data", "my-coco"):
         shutil.copytree(tiny_data, tmp_path / name)
-    for name in ("start.pt", "runs/mine/best.pt"):
+    for name in ("start.pt", "old.pt", "runs/mine/best.pt"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(eager_pt, tmp_path / name)
     scene = render_scene(np.random.default_rng(5), (96, 128)).image
