@@ -37,7 +37,10 @@ def test_nothing_tracked_is_left_unfinished():
         content = path.read_bytes() if path.is_file() and path != Path(__file__) else b"\0"
         if b"\0" not in content:
             texts += 1
-            marks = unfinished(content.decode())
+            text = content.decode()
+            if path.suffix == ".html":  # templates, which a program fills in
+                text = re.sub(r"\{\{ \w+ \}\}", "", text)
+            marks = unfinished(text)
             found += [f"{path.relative_to(ROOT)}:{line}: {mark}" for line, mark in marks]
     assert texts > 200
     assert found == []

@@ -472,17 +472,24 @@ def test_numbered_checkpoints_are_kept_and_trimmed(quick, tmp_path):
     assert sorted(p.name for p in output.glob("epoch-*.pt")) == ["epoch-0002.pt", "epoch-0003.pt"]
 
 
-def test_other_class_count_starts_from_all_but_the_predictors(finished, quick, shared, tmp_path):
-    output = tmp_path / "out"
+@pytest.mark.parametrize(
+    ("recipe", "said"),
+    [
+        ("official", "all but the class predictors, which start fresh"),
+        ("finetune", "2 keep their class predictor by name, 4 start fresh"),  # car and cup
+    ],
+)
+def test_other_classes_start_from_what_fits(quick, shared, tmp_path, recipe, said):
     train(
         "yolox-nano",
         *quick,
         "train.max_steps=1",
+        f"recipe={recipe}",
         weights=shared / "weights/yolox_nano.pth",
-        output=output,
+        output=tmp_path / "out",
     )
-    text = (output / "log.txt").read_text()
-    assert "all but the class predictors" in text
+    text = (tmp_path / "out/log.txt").read_text()
+    assert said in text
     assert "80 classes there, 6 here" in text
 
 

@@ -88,7 +88,7 @@ def write_view(
     # Nothing in the data may end the element that holds it.
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
     template = (resources.files("oculox") / "datasets" / "view.html").read_text("utf-8")
-    write_text(page, template.replace("@DATA@", text))
+    write_text(page, template.replace("/* data */", text))
 
 
 def _by_image(
