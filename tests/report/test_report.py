@@ -15,6 +15,7 @@ from oculox.errors import DataError, UsageError
 from oculox.evaluation.coco_metrics import evaluate_boxes
 from oculox.evaluation.evaluate import evaluate as evaluate_backend
 from oculox.evaluation.metrics import METRICS
+from oculox.postprocess import DetectSettings
 from oculox.report.comparison import compare_evaluations
 from oculox.report.diagnosis import diagnose
 from oculox.report.evaluation_report import write_report
@@ -181,6 +182,20 @@ def test_any_model_has_a_page(eager_pt, tiny_data, tmp_path):
     assert settings["conf"] == "0.01"
     assert settings["SHA-256 of the model"] == hashlib.sha256(eager_pt.read_bytes()).hexdigest()
     assert path.stat().st_size < 3e6
+
+
+def test_the_hash_is_that_of_what_was_read(index, tmp_path):
+    def hash_of(data):
+        path = tmp_path / "report.html"
+        result = evaluate_backend(RedBackend(), data, settings=DetectSettings())
+        write_report(path, result, data, title="red", settings={})
+        return dict(Page(path).tables["Data"])["SHA-256 of names, sizes and boxes"]
+
+    first = hash_of(index)
+    assert len(first) == 64
+    # The annotations of Pascal VOC are a folder.
+    assert hash_of(dataclasses.replace(index, annotations=tmp_path)) == first
+    assert hash_of(dataclasses.replace(index, all_boxes=index.all_boxes + 1)) != first
 
 
 def test_a_folder_is_refused_before_the_work(eager_pt, tiny_data, tmp_path):

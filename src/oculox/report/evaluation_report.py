@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -120,7 +121,7 @@ def origin_section(
                 "Data",
                 {
                     "annotations": str(index.annotations),
-                    "SHA-256 of the annotations": _file_digest(index.annotations),
+                    "SHA-256 of names, sizes and boxes": _data_digest(index),
                     "images": str(index.image_dir),
                 },
             ),
@@ -150,6 +151,14 @@ def model_settings(
         if path.is_file():
             values["SHA-256 of the model"] = _file_digest(path)
     return values
+
+
+def _data_digest(index: CocoIndex) -> str:
+    """SHA-256 of what was read, in hexadecimal digits: equal for equal labels in any format."""
+    digest = hashlib.sha256(json.dumps(index.class_names).encode())
+    for array in (index.file_names.data, index.sizes_hw, index.all_boxes, index.all_labels):
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
 
 
 def _file_digest(path: Path) -> str:
