@@ -33,7 +33,7 @@ def write_view(
     *,
     title: str,
     side: int = 256,
-    on_image: Callable[[], None] | None = None,
+    on_image: Callable[[], None] = lambda: None,
 ) -> None:
     """Write the page.
 
@@ -81,8 +81,7 @@ def write_view(
                         "faults": [[fault.code, fault.message] for fault in mine[row]],
                     }
                 )
-                if on_image is not None:
-                    on_image()
+                on_image()
     general += [f"{f.code}: {f}" for f in report.between if "/" not in f.file]
     data = {"title": title, "classes": classes, "faults": general, "images": images}
     # Nothing in the data may end the element that holds it.

@@ -94,7 +94,7 @@ def benchmark(
     """Size, speed, stages, AP and parity of a model in several formats, on this machine.
 
     Args:
-        model: a weights file, or a name of published weights that have been fetched.
+        model: a weights file, or a name of published weights.
         formats: ``torch`` and export formats; add ``-fp16`` or ``-int8``.
         imgsz: input size; that of the weights by default.
         samples: images to time, after a tenth as many to warm up.
@@ -107,12 +107,12 @@ def benchmark(
     Raises:
         OculoxError: anything wrong with the model, the data or an option.
     """
-    weights = load_weights(model)
-    index = None if data is None else open_split(data, "val", images=images)
-    calibration = None if calib is None else Path(calib)
     for name in formats:
         if name.split("-")[0] not in (TORCH, *TARGETS):
             raise UsageError(f"unknown format {name!r} (formats: {TORCH}, {', '.join(TARGETS)})")
+    weights = load_weights(model)
+    index = None if data is None else open_split(data, "val", images=images)
+    calibration = None if calib is None else Path(calib)
     say = log or (lambda _: None)
     size = weights.spec.check_size(None if imgsz is None else height_width(imgsz))
     jpegs = sample_jpegs(index, samples)

@@ -13,7 +13,7 @@ from oculox.config.schema import InputConfig, ModelConfig
 from oculox.errors import CheckpointError
 from oculox.models import YOLOX, build_model
 from oculox.types import ModelSpec
-from oculox.weights.classes import default_names, same_classes
+from oculox.weights.classes import default_names, numbered_names, same_classes
 from oculox.weights.interop.names import check_state
 
 Origin = Literal["oculox", "megvii", "mindyolo", "modelzoo", "mmdetection", "mmyolo", "onnx"]
@@ -75,7 +75,7 @@ def transfer_state(
         CheckpointError: when anything but the class predictors does not fit.
     """
     own, theirs, count = network.state_dict(), weights.spec.names, network.num_classes
-    if names is None or theirs[:1] == ("class 0",):
+    if names is None or theirs == numbered_names(len(theirs)):
         rows = tuple(range(count) if count == len(theirs) else [None] * count)
     else:
         rows = same_classes(names, theirs)

@@ -25,7 +25,12 @@ def default_names(num_classes: int) -> tuple[tuple[str, ...], tuple[int, ...] | 
     """Names and category ids for weights without any: COCO's for 80 classes, else numbers."""
     if num_classes == len(COCO_NAMES):
         return COCO_NAMES, COCO_CATEGORY_IDS
-    return tuple(f"class {i}" for i in range(num_classes)), None
+    return numbered_names(num_classes), None
+
+
+def numbered_names(num_classes: int) -> tuple[str, ...]:
+    """``class 0``, ``class 1``, ...: stand for names that nobody knows."""
+    return tuple(f"class {i}" for i in range(num_classes))
 
 
 # Pascal VOC's names of classes that COCO calls otherwise.
