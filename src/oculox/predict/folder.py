@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import urlsplit
@@ -99,7 +100,7 @@ def predict_to_folder(
     unreadable: list[Unreadable] = []
     rounds: list[StageTimes] = []
     truncated: list[Source] = []
-    for chunk in _chunks(loaded, pipeline.batch):
+    while chunk := list(islice(loaded, pipeline.batch)):
         unreadable += [p for p in chunk if isinstance(p, Unreadable)]
         good = [p for p in chunk if isinstance(p, LoadedImage)]
         truncated += [p.source for p in good if p.truncated]
@@ -175,19 +176,6 @@ def prepare_folder(output: Path, *, overwrite: bool) -> None:
     if output.is_file() or not overwrite:
         require_free(output, replaceable=True)
     make_folder(output)
-
-
-def _chunks(
-    items: Iterator[LoadedImage | Unreadable], size: int
-) -> Iterator[list[LoadedImage | Unreadable]]:
-    chunk: list[LoadedImage | Unreadable] = []
-    for item in items:
-        chunk.append(item)
-        if len(chunk) == size:
-            yield chunk
-            chunk = []
-    if chunk:
-        yield chunk
 
 
 class _Names:
