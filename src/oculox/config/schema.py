@@ -272,7 +272,7 @@ class TrainConfig(_Section):
     profile: bool = False
     """Write a profile of steps 5 to 9 to the output directory."""
     report: bool = True
-    """Write pictures of batches and predictions, and a page at the end, to the output directory."""
+    """Write images of batches and predictions, and a page at the end, to the output directory."""
     deterministic: bool = False
     """Ask PyTorch for deterministic kernels on accelerators (slower)."""
 
