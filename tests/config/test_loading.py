@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -71,6 +71,7 @@ def changed(config, changes):
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(recipe=st.sampled_from(recipe_names()), changes=CHANGES)
+@example(recipe="yolox-nano", changes={"data.root": Path("ends in a no-break space\xa0")})
 def test_what_is_written_reads_back_as_it_was(tmp_path, recipe, changes):
     config = changed(load_config(recipe), changes)
     path = tmp_path / "config.yaml"

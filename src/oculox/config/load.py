@@ -148,7 +148,7 @@ def _section_yaml(section: str, values: object) -> str:
 
 def _flow(value: object) -> str:
     text = yaml.safe_dump(value, default_flow_style=True, width=10_000, allow_unicode=True)
-    return text.removesuffix("...\n").strip()
+    return text.removesuffix("...\n").strip("\n")
 
 
 def _read_tree(
