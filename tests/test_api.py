@@ -435,7 +435,9 @@ def test_results_know_their_image(detector, paths, image, tmp_path):
     assert np.array_equal(pickle.loads(pickle.dumps(own)).image, image)  # noqa: S301
 
 
-@pytest.mark.parametrize("kind", ["torch", "onnx", "openvino"])
+@pytest.mark.parametrize(
+    "kind", ["torch", pytest.param("onnx", marks=pytest.mark.slow), "openvino"]
+)
 def test_threads_share_a_detector(eager_pt, paths, kind):
     if kind != "torch":
         pytest.importorskip("onnxruntime" if kind == "onnx" else kind)

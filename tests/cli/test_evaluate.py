@@ -65,7 +65,14 @@ def test_what_is_evaluated_can_be_chosen(evaluate, tiny_data):
     assert by_file["metrics"] == by_folder["metrics"]
 
 
-@pytest.mark.parametrize("words", [("--tta", "flip"), ("--tta", "full"), ("--tile", 64)])
+@pytest.mark.parametrize(
+    "words",
+    [
+        pytest.param(("--tta", "flip"), marks=pytest.mark.slow),
+        ("--tta", "full"),
+        pytest.param(("--tile", 64), marks=pytest.mark.slow),
+    ],
+)
 def test_several_views(evaluate, tmp_path, words):
     found = []
     for more in ((), words, (*words, "--batch", 1, "--devices", 2)):

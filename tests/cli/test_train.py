@@ -204,13 +204,13 @@ def started(words, output, **options):
     ("number", "devices", "to"),
     [
         (signal.SIGINT, 1, "group"),
-        (signal.SIGINT, 1, "command"),
+        pytest.param(*(signal.SIGINT, 1, "command"), marks=pytest.mark.slow),
         pytest.param(*(signal.SIGINT, 2, "group"), marks=pytest.mark.slow),
-        (signal.SIGTERM, 1, "group"),
+        pytest.param(*(signal.SIGTERM, 1, "group"), marks=pytest.mark.slow),
         (signal.SIGTERM, 2, "command"),
         pytest.param(*(signal.SIGTERM, 2, "second"), marks=pytest.mark.slow),
         (signal.SIGKILL, 1, "command"),
-        (signal.SIGKILL, 2, "command"),
+        pytest.param(*(signal.SIGKILL, 2, "command"), marks=pytest.mark.slow),
     ],
 )
 def test_a_signal_ends_all_processes(quick, tmp_path, number, devices, to):

@@ -212,6 +212,7 @@ def test_calibration_images_are_read_when_they_are_fed(tiny_data, lively_weights
         next(under_way)
 
 
+@pytest.mark.slow
 def test_a_calibration_image_that_cannot_be_read_is_named(tiny_data, lively_weights, tmp_path):
     for package in ("onnxscript", "openvino", "nncf"):
         pytest.importorskip(package)

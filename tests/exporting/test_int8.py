@@ -60,6 +60,7 @@ def for_tensorrt():
     return make
 
 
+@pytest.mark.slow
 def test_int8_for_tensorrt_has_only_what_its_parser_takes(
     for_tensorrt, lively_weights, tiny_data, tmp_path
 ):

@@ -39,7 +39,11 @@ def test_a_checkpoint_through_onnx_runtime(lively_pt, scenes):
     [
         pytest.param("onnx", marks=pytest.mark.skipif(not HAS_ONNX, reason="needs oculox[onnx]")),
         pytest.param(
-            "openvino", marks=pytest.mark.skipif(not HAS_OPENVINO, reason="needs oculox[openvino]")
+            "openvino",
+            marks=[
+                pytest.mark.slow,
+                pytest.mark.skipif(not HAS_OPENVINO, reason="needs oculox[openvino]"),
+            ],
         ),
     ],
 )

@@ -102,6 +102,7 @@ def test_loss_and_gradients_agree(shared, reference, batches, case):
         assert gradients[names[name]] == pytest.approx(norm, rel=1e-3), name
 
 
+@pytest.mark.slow
 def test_twenty_steps_follow_the_official_trajectory(shared, reference, batches):
     parts = make_parts(shared, ema=True)
     ours, theirs = [], []
@@ -129,6 +130,7 @@ def test_twenty_steps_follow_the_official_trajectory(shared, reference, batches)
             assert state[names[name]].norm().item() == pytest.approx(norm, rel=6e-2, abs=1e-3), name
 
 
+@pytest.mark.slow
 def test_accumulation_gives_the_loss_of_the_whole_batch(shared, batches):
     # In evaluation mode batch norm does not see the split, so that all else must agree exactly.
     losses = []

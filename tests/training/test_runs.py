@@ -24,6 +24,11 @@ from oculox.weights import load_weights
 from oculox.weights.checkpoint import load_training_state
 
 
+def slow(*values):
+    """A case that only the slow tests run."""
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 def run_cli(*arguments, **options):
     return subprocess.run(
         [sys.executable, "-m", "oculox", *map(str, arguments)],
@@ -78,7 +83,6 @@ def test_a_run_leaves_everything_to_read(finished):
         "log.txt",
         "last.pt",
         "best.pt",
-        "curves.png",
         "summary.json",
     }
     rows = read_log(finished.output)
@@ -140,7 +144,7 @@ def test_workers_do_not_change_the_run(finished, quick, tmp_path):
     assert_bit_equal(finished.output / "last.pt", again.output / "last.pt")
 
 
-@pytest.mark.parametrize("steps", [1, 4, 7])
+@pytest.mark.parametrize("steps", [slow(1), 4, slow(7)])
 def test_resume_equals_uninterrupted(finished, quick, tmp_path, steps):
     output = tmp_path / "out"
     train("yolox-nano", *quick, f"train.max_steps={steps}", output=output)
@@ -209,13 +213,13 @@ def interrupt(monkeypatch, ctrl_c):
 @pytest.mark.parametrize(
     ("name", "call", "step"),
     [
-        ("train_step", 2, 2),
+        slow("train_step", 2, 2),
         # The last of an epoch: without an evaluation, with one, and of the run.
-        ("train_step", 3, 3),
+        slow("train_step", 3, 3),
         ("train_step", 6, 6),
-        ("train_step", 9, 9),
+        slow("train_step", 9, 9),
         ("evaluate_loader", 1, 6),
-        ("evaluate_loader", 2, 9),
+        slow("evaluate_loader", 2, 9),
     ],
 )
 def test_a_run_stopped_by_a_signal_goes_on_exactly(
@@ -281,8 +285,10 @@ def test_a_second_signal_ends_at_once(quick, tmp_path, monkeypatch):
     assert not (tmp_path / "out/last.pt").exists()
 
 
-@pytest.mark.parametrize("again", ["resume", "start"])
-@pytest.mark.parametrize("from_weights", [True, False])
+@pytest.mark.parametrize(
+    ("again", "from_weights"),
+    [("resume", True), slow("resume", False), slow("start", True), ("start", False)],
+)
 def test_a_run_killed_before_its_first_checkpoint(
     finished, quick, tmp_path, interrupt, monkeypatch, again, from_weights
 ):
@@ -334,6 +340,7 @@ def test_two_processes_train_like_one(quick, shared, tmp_path, capfd):
     assert capfd.readouterr().out.count("best AP") == 1
 
 
+@pytest.mark.slow
 def test_separate_batch_norms_are_evaluated_as_saved(quick, tmp_path):
     words = ("train.sync_bn=false", "train.save_on_main_only=false", "train.profile=true")
     output = tmp_path / "out"
@@ -347,6 +354,7 @@ def test_separate_batch_norms_are_evaluated_as_saved(quick, tmp_path):
         assert "aten::" in (output / f"{name}.txt").read_text()
 
 
+@pytest.mark.slow
 def test_torchrun_works_too(quick, tmp_path):
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
     words = (*quick, "train.max_steps=2", "train.save_on_main_only=false")
@@ -383,7 +391,7 @@ def test_freezing_everything_is_refused(quick, tmp_path):
         train("yolox-nano", *quick, "train.freeze=[backbone, neck, head]", output=tmp_path / "no")
 
 
-@pytest.mark.parametrize("met_by", ["all", "one"])
+@pytest.mark.parametrize("met_by", ["all", slow("one")])
 def test_an_error_of_several_processes_is_one_line(quick, tiny_data, tmp_path, met_by):
     words, code = ["train.batch=3"], 2
     if met_by == "one":
@@ -516,6 +524,7 @@ def test_a_finished_run_stays_as_it_is(finished):
     assert {path: path.read_bytes() for path in finished.output.iterdir()} == before
 
 
+@pytest.mark.slow
 def test_a_longer_run_goes_on_with_the_schedule_of_its_length(quick, tmp_path, interrupt):
     output = tmp_path / "out"
     words = (*quick, "train.eval_interval=0")
@@ -553,6 +562,7 @@ def test_a_wrong_class_count_is_refused(quick, tmp_path):
         train("yolox-nano", *quick, "model.num_classes=4", output=tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_one_batch_can_be_learned_by_heart(tiny_data, tmp_path):
     summary = train(
         "yolox-nano",

@@ -81,7 +81,9 @@ def test_every_official_state_dict_maps(shared: Path) -> None:
         check_state(own, weights.state, where=name)
 
 
-@pytest.mark.parametrize("recipe", ["yolox-nano", "yolox-darknet53"])
+@pytest.mark.parametrize(
+    "recipe", ["yolox-nano", pytest.param("yolox-darknet53", marks=pytest.mark.slow)]
+)
 def test_adapted_weights_answer_alike(tmp_path: Path, recipe: str) -> None:
     weights = random_weights(recipe, classes=2)
     target = tmp_path / "w.ckpt"

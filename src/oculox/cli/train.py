@@ -101,8 +101,8 @@ def _say_summary(summary: TrainSummary) -> None:
     )
     say(f"{best}, {summary.seconds / 60:.1f} minutes")
     say(f"best checkpoint  {summary.best}")
-    say(f"log and curves   {summary.output / 'log.jsonl'}, {summary.output / 'curves.png'}")
-    report = summary.output / "report.html"
-    if report.exists():
-        say(f"report           {report}")
+    written = {"log": "log.jsonl", "curves": "curves.png", "report": "report.html"}
+    for title, name in written.items():
+        if (summary.output / name).exists():
+            say(f"{title:<16} {summary.output / name}")
     say(f"next             oculox predict {summary.best} YOUR_IMAGES")

@@ -40,8 +40,7 @@ class RunReport:
         self._run = run
         self._folder = folder
         self._tell = tell
-        self._main = run.parts.accelerator.is_main_process
-        self._enabled = self._main and run.config.train.report
+        self._enabled = run.parts.accelerator.is_main_process and run.config.train.report
         self._last: Evaluation | None = None
 
     def batch(self, batch: Batch, *, step: int) -> None:
@@ -82,7 +81,7 @@ class RunReport:
             epoch: epochs done.
             best_epoch: epoch of ``best.pt``.
         """
-        if not self._main:
+        if not self._enabled:
             return
         log = read_log(self._folder)
         with self._attempt(CURVES):
