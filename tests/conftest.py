@@ -43,6 +43,7 @@ QUICK = (
     "train.log_interval=1",
     "train.report=false",
     "train.device=cpu",
+    "train.precision=fp32",  # of the tolerances, on every machine
     "data.workers=0",
 )
 

@@ -49,7 +49,7 @@ def test_detections_are_coco_results(evaluate, tiny_data, tmp_path):
         ("--device", "cpu"),
         ("--backend", "torch"),
         ("--workers", 1),
-        ("--devices", 2),
+        pytest.param(("--devices", 2), marks=pytest.mark.slow),
     ],
 )
 def test_how_it_runs_does_not_change_the_metrics(evaluate, words):

@@ -209,7 +209,7 @@ def started(words, output, **options):
         pytest.param(*(signal.SIGTERM, 1, "group"), marks=pytest.mark.slow),
         (signal.SIGTERM, 2, "command"),
         pytest.param(*(signal.SIGTERM, 2, "second"), marks=pytest.mark.slow),
-        (signal.SIGKILL, 1, "command"),
+        pytest.param(*(signal.SIGKILL, 1, "command"), marks=pytest.mark.slow),
         pytest.param(*(signal.SIGKILL, 2, "command"), marks=pytest.mark.slow),
     ],
 )

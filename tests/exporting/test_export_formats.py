@@ -85,9 +85,7 @@ def test_an_export_passes_its_gate_and_detects_what_the_checkpoint_does(
         assert row.ok, row
 
 
-@pytest.mark.parametrize(
-    "name", ["onnx", pytest.param("openvino", marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("name", ["onnx", pytest.param("openvino", marks=pytest.mark.slow)])
 def test_files_with_NMS_have_named_outputs_of_fixed_length(name, exports, scenes):
     needs(name)
     case = CASES[f"{name}-whole"]

@@ -37,7 +37,13 @@ def test_a_checkpoint_through_onnx_runtime(lively_pt, scenes):
 @pytest.mark.parametrize(
     "backend",
     [
-        pytest.param("onnx", marks=pytest.mark.skipif(not HAS_ONNX, reason="needs oculox[onnx]")),
+        pytest.param(
+            "onnx",
+            marks=[
+                pytest.mark.slow,
+                pytest.mark.skipif(not HAS_ONNX, reason="needs oculox[onnx]"),
+            ],
+        ),
         pytest.param(
             "openvino",
             marks=[

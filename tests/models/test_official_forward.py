@@ -21,8 +21,8 @@ OFFICIAL_NAMES = {"yolox-darknet53": "yolov3"}
         ("yolox-tiny", 2e-3),
         ("yolox-s", 2e-3),
         ("yolox-m", 2e-3),
-        ("yolox-l", 3e-2),
-        ("yolox-x", 3e-2),
+        pytest.param("yolox-l", 3e-2, marks=pytest.mark.slow),
+        pytest.param("yolox-x", 3e-2, marks=pytest.mark.slow),
         ("yolox-darknet53", 2e-3),
     ],
 )

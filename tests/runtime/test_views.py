@@ -223,6 +223,7 @@ def test_real_objects_in_a_mosaic(shared):
     assert len(tiled) > 3 * len(plain)
 
 
+@pytest.mark.slow
 def test_augmentation_gains_ap(shared, tmp_path):
     """Of 16 photos; docs/experiments.md has the figures for all."""
     root = shared / "coco_mini"

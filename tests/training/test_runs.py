@@ -243,7 +243,7 @@ def test_a_run_stopped_by_a_signal_goes_on_exactly(
     assert [row["epoch"] for row in rows if row["kind"] == "eval"] == [2, 3]
 
 
-@pytest.mark.parametrize("limit", [2, 4])
+@pytest.mark.parametrize("limit", [slow(2), 4])
 def test_a_run_resumed_at_its_limit_trains_no_further(quick, tmp_path, interrupt, limit):
     interrupt(signal.SIGINT, name="train_step", call=4)
     output = tmp_path / "out"
@@ -287,7 +287,10 @@ def test_a_second_signal_ends_at_once(quick, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("again", "from_weights"),
-    [("resume", True), slow("resume", False), slow("start", True), ("start", False)],
+    [
+        ("resume", True),
+        *(slow(*case) for case in (("resume", False), ("start", True), ("start", False))),
+    ],
 )
 def test_a_run_killed_before_its_first_checkpoint(
     finished, quick, tmp_path, interrupt, monkeypatch, again, from_weights
@@ -374,6 +377,7 @@ def test_torchrun_works_too(quick, tmp_path):
     assert (output / "last-rank1.pt").is_file()
 
 
+@pytest.mark.slow
 def test_evaluation_over_two_processes_gives_the_same_metrics(shared, tmp_path):
     weights, data = shared / "weights/yolox_nano.pth", shared / "coco_mini"
     alone = evaluate(weights, data, imgsz=224, workers=0, device="cpu")

@@ -115,6 +115,27 @@ def test_the_network_alone_computes_in_the_precision(built, precision, dtype):
     assert outside == kept == {torch.float32}
 
 
+def test_auto_is_settled_once_and_saved(quick, tmp_path):
+    words = (*quick, "train.precision=auto", "train.max_steps=1")
+    output = train("yolox-nano", *words, output=tmp_path / "out").output
+    native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    expected = "bf16" if native else "fp32"
+    assert load_config(output / "config.yaml").train.precision == expected
+    assert f"in {expected}:" in (output / "log.txt").read_text("utf-8")
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of PyTorch's compiler
+def test_a_compiled_network_trains_alike(quick, tmp_path):
+    losses = {}
+    for word in ("false", "true"):
+        words = (*quick, "train.max_steps=2", "augment.multiscale=null", f"train.compile={word}")
+        output = train("yolox-nano", *words, output=tmp_path / word).output
+        losses[word] = [row["loss"] for row in read_log(output) if row["kind"] == "train"]
+        assert load_weights(output / "best.pt").spec.names
+    assert losses["true"] == pytest.approx(losses["false"], rel=1e-3)
+
+
 def test_a_frozen_part_stays_and_the_others_move(built, state_after):
     with built() as run:
         start = {key: value.clone() for key, value in run.parts.network.state_dict().items()}
@@ -187,7 +208,10 @@ def test_a_tracker(quick, tmp_path):
     [
         ("eager_pt", (), 0.006 * 0.15, "the weights know 100% of the classes"),
         ("three_classes_pt", (), 0.006, "class predictors, which start fresh"),
-        ("eager_pt", ("optimizer.lr=0.1",), 0.1 * 0.15, "optimizer.lr is 0.015 now"),
+        pytest.param(
+            *("eager_pt", ("optimizer.lr=0.1",), 0.1 * 0.15, "optimizer.lr is 0.015 now"),
+            marks=pytest.mark.slow,
+        ),
         ("eager_pt", ("recipe=official",), 0.01, "weights: all tensors"),
     ],
 )

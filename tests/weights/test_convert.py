@@ -24,7 +24,9 @@ SUFFIXES = tuple(LAYOUTS)
 CASES = [
     ("yolox-nano", 80, {}),
     ("yolox-tiny", 1, {"size": (256, 320), "color": "rgb", "pixel_max": 1}),
-    ("yolox-darknet53", 3, {"placement": "center", "pad_value": 0}),
+    pytest.param(
+        *("yolox-darknet53", 3, {"placement": "center", "pad_value": 0}), marks=pytest.mark.slow
+    ),
 ]
 
 

@@ -15,7 +15,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState, PartialState
 from accelerate.utils import gather_object, is_npu_available
 
-from oculox.config.schema import Precision
+from oculox.config.schema import Precision, TrainPrecision
 from oculox.distributed.launch import is_launched
 from oculox.errors import ConfigError, UsageError, first_line
 from oculox.version import __version__
@@ -56,6 +56,23 @@ def own_device(device: str) -> str:
     if kind not in ("cuda", "npu") or not is_launched():
         return device
     return f"{kind}:{os.environ['LOCAL_RANK']}"
+
+
+def settled_precision(precision: TrainPrecision, device: str) -> Precision:
+    """The precision of a run: ``auto`` is bf16 where the device computes it natively, else fp32.
+
+    Processors and GPUs that only emulate bf16 are slower with it than with fp32.
+
+    Raises:
+        UsageError: the device is absent.
+    """
+    if precision != "auto":
+        return precision
+    kind = usable_device(own_device(device)).type
+    if kind == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    native = kind == "cpu" and {"avx512_bf16", "amx_bf16", "bf16"} & _cpu_facts()[1]
+    return "bf16" if native else "fp32"
 
 
 @contextmanager
@@ -175,14 +192,20 @@ def describe_machine(threads: int | None = None) -> dict[str, str]:
 
 def _cpu_name() -> str:
     """The CPU's name, with the extensions that speed up int8 and bfloat16."""
+    name, flags = _cpu_facts()
+    known = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16", "bf16")
+    extensions = ", ".join(flag for flag in known if flag in flags)
+    return f"{name} ({extensions})" if extensions else name
+
+
+def _cpu_facts() -> tuple[str, set[str]]:
+    """The CPU's name and its extensions, in Linux's words for x86 and ARM; none elsewhere."""
     info = Path("/proc/cpuinfo")
     if not info.is_file():
-        return platform.processor() or platform.machine()
+        return platform.processor() or platform.machine(), set()
     fields: dict[str, str] = {}
     for line in info.read_text("utf-8").splitlines():
         key, _, value = line.partition(":")
         fields.setdefault(key.strip(), value.strip())
-    flags = set(fields.get("flags", "").split())
-    known = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8")
-    extensions = ", ".join(flag for flag in known if flag in flags)
-    return f"{fields.get('model name', platform.machine())} ({extensions or 'no AVX'})"
+    flags = fields.get("flags") or fields.get("Features", "")
+    return fields.get("model name", platform.machine()), set(flags.split())

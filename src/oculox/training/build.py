@@ -119,7 +119,7 @@ def build_run(config: Config, accelerator: Accelerator, *, weights: Path | None)
     freeze_parts(network, config.train.freeze)
 
     network.to(accelerator.device)
-    if config.train.channels_last:
+    if config.train.channels_last and accelerator.device.type in ("cpu", "cuda"):
         # The convolutions hand the order of their weights on to all that follows.
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     ema = None
@@ -128,6 +128,8 @@ def build_run(config: Config, accelerator: Accelerator, *, weights: Path | None)
     model: nn.Module = network
     if config.train.sync_bn and world_size > 1:
         model = to_sync_batch_norm(network, device_type=accelerator.device.type)
+    if config.train.compile:
+        model = _compiled(model)
     # Built before wrapping: accelerate would hide the parameter groups' order otherwise.
     optimizer = build_optimizer(network, config.optimizer)
     model, prepared = accelerator.prepare(model, optimizer)
@@ -163,6 +165,13 @@ def build_run(config: Config, accelerator: Accelerator, *, weights: Path | None)
         rate=build_learning_rate(config, plan, steps_per_epoch=train_loader.steps_per_epoch),
         notes=(*notes, *plan.notes),
     )
+
+
+def _compiled(model: nn.Module) -> nn.Module:
+    """The model, compiled at its first step; the parts that fail to compile run as they are."""
+    # A setting of the whole process: PyTorch has none for one model.
+    torch._dynamo.config.suppress_errors = True
+    return torch.compile(model)  # type: ignore[return-value]
 
 
 def watch_run(

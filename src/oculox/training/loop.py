@@ -16,7 +16,7 @@ from torch import Tensor
 
 from oculox.config import Config
 from oculox.data.preprocess import to_floats
-from oculox.distributed.devices import open_accelerator, processes_of
+from oculox.distributed.devices import open_accelerator, processes_of, settled_precision
 from oculox.distributed.sync_bn import share_buffers
 from oculox.errors import TrainingError
 from oculox.evaluation.evaluate import evaluate_loader
@@ -91,8 +91,11 @@ def run_training(
     if resume is not None and (summary := finished_run(config, resume)) is not None:
         return summary
     train = config.train
+    precision = settled_precision(train.precision, train.device)
+    # Settled once: a run that goes on elsewhere keeps it, and its configuration says what it was.
+    config = config.model_copy(update={"train": train.model_copy(update={"precision": precision})})
     try:
-        with open_accelerator(train.device, precision=train.precision) as accelerator:
+        with open_accelerator(train.device, precision=precision) as accelerator:
             return _run(
                 config,
                 accelerator,
@@ -311,9 +314,8 @@ def _prepare_inputs(
     """Move a batch to the device, as floats of the network's range, at the step's size."""
     device = parts.accelerator.device
     targets = Targets(*(t.to(device, non_blocking=True) for t in batch.targets))
-    # Loaders hand over channels-last memory; unless train.channels_last is set, training avoids it:
-    # its batch norm sums in plain float32 on a CPU and moves the losses of a fresh batch by a
-    # thousandth (docs/experiments.md).
+    # Loaders hand over channels-last memory, and convolutions would keep it: whether they do is
+    # train.channels_last's decision alone, by the memory of the weights.
     images = to_floats(batch.images, parts.input_config, device=device).contiguous()
     height, width = images.shape[-2:]
     if (height, width) == size_hw:
