@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from oculox.data.image import decode_image, image_size, read_header, read_image
+from oculox.data.image import decode_image, image_size, read_header, read_image, shrink_for
 from oculox.errors import DataError
 
 HEIGHT, WIDTH = 48, 80
@@ -72,6 +72,27 @@ def test_cmyk_jpeg_is_converted() -> None:
     image_module.new("RGB", (32, 16), (250, 30, 60)).convert("CMYK").save(buffer, "JPEG")
     image = decode_image(buffer.getvalue(), where="x")
     assert np.abs(image[8, 16].astype(int) - (60, 30, 250)).max() < 40
+
+
+@pytest.mark.parametrize("extension", [".jpg", ".png", ".bmp", ".webp"])
+@pytest.mark.parametrize("shrink", [2, 4, 8])
+def test_smaller_copies_are_averages_of_areas(extension: str, shrink: int) -> None:
+    # Stripes of one pixel: sampled, they would be black or white.
+    stripes = np.zeros((64, 96, 3), np.uint8)
+    stripes[:, ::2] = 200
+    small = decode_image(encode(extension, stripes), where="x", shrink=shrink)
+    assert small.shape == (64 // shrink, 96 // shrink, 3)
+    assert np.abs(small.astype(int) - 100).max() <= 12
+    turned = with_exif_orientation(encode(".jpg", stripes), 6)
+    assert decode_image(turned, where="x", shrink=shrink).shape == (96 // shrink, 64 // shrink, 3)
+
+
+@pytest.mark.parametrize(
+    ("scale", "shrink"),
+    [(2.0, 1), (1.0, 1), (0.51, 1), (0.5, 2), (0.3, 2), (0.25, 4), (0.1, 8), (0.01, 8)],
+)
+def test_a_copy_has_enough_pixels(scale: float, shrink: int) -> None:
+    assert shrink_for(scale) == shrink
 
 
 def test_exif_orientation_is_honoured(photo: np.ndarray) -> None:

@@ -214,7 +214,7 @@ def test_error_and_close_stop_the_processes_at_once(index: CocoIndex) -> None:
     assert caught.traceback
 
 
-def kill_reader(_: int) -> np.ndarray:
+def kill_reader(_: int, __: float) -> np.ndarray:
     os.kill(os.getpid(), signal.SIGKILL)
     raise AssertionError
 

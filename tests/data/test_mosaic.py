@@ -92,7 +92,7 @@ def test_mosaic_equals_the_two_canvas_process(coco_train: CocoIndex, seed: int) 
 
     tiles = plan_tiles([i.shape[:2] for i in images], center, SIZE)
     out = np.full((*SIZE, 3), 114, np.uint8)
-    draw_tiles(out, tiles, affine, read=[lambda i=i: i for i in images])
+    draw_tiles(out, tiles, affine, read=[lambda _, i=i: i for i in images])
     numbers = [coco_train.labels(i) for i in members]
     parts = [tile_boxes(*row, SIZE) for row in zip(boxes, numbers, tiles, strict=True)]
     moved = np.concatenate([part for part, _ in parts])
@@ -127,7 +127,7 @@ def test_tiles_meet_without_a_seam() -> None:
         affine[:, 2] = 64 - affine[:, :2] @ (128, 128)
         tiles = plan_tiles([(128, 128)] * 4, (128, 128), (128, 128))
         out = np.full((128, 128, 3), 114, np.uint8)
-        draw_tiles(out, tiles, affine, read=[lambda: image] * 4)
+        draw_tiles(out, tiles, affine, read=[lambda _: image] * 4)
         assert (out[32:96, 32:96] == 255).all()
 
 
@@ -141,20 +141,20 @@ def test_a_cached_smaller_copy_lands_in_the_same_place(coco_train: CocoIndex) ->
     outs = []
     for shown in (image, copy):
         outs.append(np.full((*SIZE, 3), 114, np.uint8))
-        draw_tiles(outs[-1], tiles, affine, read=[lambda p=shown: p] * 4)
+        draw_tiles(outs[-1], tiles, affine, read=[lambda _, p=shown: p] * 4)
     difference = np.abs(outs[0].astype(int) - outs[1])
     assert difference.mean() < 0.5
 
 
 def test_unseen_tiles_are_not_read() -> None:
-    def refuse() -> np.ndarray:
+    def refuse(_: float) -> np.ndarray:
         raise AssertionError("read an image that cannot be seen")
 
     image = np.full((64, 64, 3), 9, np.uint8)
     tiles = plan_tiles([(64, 64)] * 4, (90, 90), (64, 64))
     out = np.full((64, 64, 3), 114, np.uint8)
     # Only the canvas's top-left 64 x 64 shows, which the first tile alone reaches.
-    draw_tiles(out, tiles, np.eye(2, 3), read=[lambda: image, refuse, refuse, refuse])
+    draw_tiles(out, tiles, np.eye(2, 3), read=[lambda _: image, refuse, refuse, refuse])
     assert (out[26:, 26:] == 9).all()
     assert (out[:25] == 114).all()
     away = np.array([[1.0, 0, 500], [0, 1, 500]])
@@ -169,7 +169,7 @@ def test_tiny_and_thin_images_keep_to_their_place(source, area: float) -> None:
     tiles = plan_tiles([source] * 4, (64, 64), (64, 64))
     out = np.full((100, 100, 3), 114, np.uint8)
     affine = np.array([[0.5, 0, 18], [0, 0.5, 18]])
-    draw_tiles(out, tiles, affine, read=[lambda: image] * 4)
+    draw_tiles(out, tiles, affine, read=[lambda _: image] * 4)
     assert (out > 180).all(axis=2).sum() == pytest.approx(64 * 64 * area, abs=140)  # a pixel around
     assert (out[:17] == 114).all()
     assert (out[:, 84:] == 114).all()

@@ -1,6 +1,8 @@
+import dataclasses
 import pickle
 from collections.abc import Callable
 
+import cv2
 import numpy as np
 import pytest
 
@@ -8,7 +10,7 @@ from oculox.config.schema import AugmentConfig, InputConfig
 from oculox.data.cache import FileImages
 from oculox.data.coco import CocoIndex
 from oculox.data.preprocess import apply_letterbox, letterbox_geometry
-from oculox.data.train_set import TrainSet
+from oculox.data.train_set import Images, TrainSet
 from oculox.errors import DataError
 from oculox.types import Sample
 
@@ -76,7 +78,7 @@ def test_mirrored_boxes_follow_the_image(make_coco: MakeCoco, placement) -> None
     samples = train_set(
         index,
         augment,
-        images=lambda i: image,
+        images=lambda i, _: image,
         input_config=InputConfig(size=SIZE, placement=placement, pad_value=0),
     )
     sample = samples.sample(0, 0, 0, mosaic=False)
@@ -96,7 +98,7 @@ def test_mosaic_boxes_follow_their_objects(make_coco: MakeCoco, mixup: float) ->
         hsv_prob=0, mosaic_scale=(0.5, 1.5), mixup_prob=mixup, degrees=3, shear=1
     )
     samples = train_set(
-        index, augment, images=lambda i: image, input_config=InputConfig(size=SIZE, pad_value=0)
+        index, augment, images=lambda i, _: image, input_config=InputConfig(size=SIZE, pad_value=0)
     )
     threshold, seen = (100 if mixup else 250), 0
     for position in range(30):
@@ -123,7 +125,7 @@ def test_every_label_of_a_rotated_mosaic_lies_on_an_object(make_coco: MakeCoco) 
         hsv_prob=0, flip_prob=0, mixup_prob=0, degrees=30, mosaic_scale=(0.5, 0.5)
     )
     samples = train_set(
-        index, augment, images=lambda i: image, input_config=InputConfig(size=SIZE, pad_value=0)
+        index, augment, images=lambda i, _: image, input_config=InputConfig(size=SIZE, pad_value=0)
     )
     empty = seen = 0
     for position in range(60):
@@ -166,11 +168,46 @@ def test_a_mosaic_in_which_no_box_survives_is_background(make_coco: MakeCoco) ->
         assert sample.labels.shape == (0,)
 
 
-def damaged(index: CocoIndex, *bad: int) -> Callable[[int], np.ndarray]:
-    def read(i: int) -> np.ndarray:
+def test_an_image_drawn_small_is_read_small(make_coco: MakeCoco) -> None:
+    index = make_coco(sizes_hw=[(800, 1100)], boxes=[[(40, 50, 500, 400)]])
+    seen = []
+
+    def read(i: int, scale: float) -> np.ndarray:
+        image = FileImages(index)(i, scale)
+        seen.append((scale, image.shape[0]))
+        return image
+
+    augment = AugmentConfig(mosaic_scale=(0.3, 3), degrees=0, shear=0)
+    for position in range(12):
+        small = train_set(index, augment, images=read).sample(0, position, 0, mosaic=True)
+        whole = train_set(index, augment, images=lambda i, _: FileImages(index)(i))
+        plain = whole.sample(0, position, 0, mosaic=True)
+        assert np.array_equal(small.boxes, plain.boxes)
+        # The same things at the same place, with less noise of sampling.
+        soft = [cv2.blur(s.image, (15, 15)).astype(int) for s in (small, plain)]
+        assert np.abs(soft[0] - soft[1]).mean() < 4
+    heights = {height for _, height in seen}
+    assert heights >= {100, 200, 400}
+    # There are never fewer pixels than are drawn.
+    assert all(height >= 800 * scale for scale, height in seen if scale <= 1)
+
+
+def test_a_size_that_annotations_state_wrongly_is_found_in_small_copies(
+    make_coco: MakeCoco,
+) -> None:
+    index = make_coco(sizes_hw=[(80, 110)])
+    sizes = index.sizes_hw.copy()
+    sizes[0] = (80, 118)
+    wrong = dataclasses.replace(index, sizes_hw=sizes)
+    with pytest.raises(DataError, match=r"110 x 80.*says 118 x 80"):
+        FileImages(wrong)(0, 0.1)
+
+
+def damaged(index: CocoIndex, *bad: int) -> Images:
+    def read(i: int, scale: float) -> np.ndarray:
         if i in bad:
             raise DataError(f"{i}: damaged")
-        return FileImages(index)(i)
+        return FileImages(index)(i, scale)
 
     return read
 
@@ -225,7 +262,7 @@ def test_sources_are_never_changed(make_coco: MakeCoco) -> None:
     images = [FileImages(index)(i) for i in range(3)]
     for image in images:
         image.flags.writeable = False
-    samples = train_set(index, AugmentConfig(), images=lambda i: images[i])
+    samples = train_set(index, AugmentConfig(), images=lambda i, _: images[i])
     for position in range(6):
         samples.sample(0, position, position % 3, mosaic=position % 2 == 0)
 

@@ -50,7 +50,7 @@ def compute(index, name):
         augment=AugmentConfig(**augment),
         max_labels=2 if name == "few labels" else 50,
         seed=11,
-        images=lambda i: small_images()[i],
+        images=lambda i, _: small_images()[i],
     )
     sample = train_set.sample(epoch, position, image, mosaic=mosaic)
     blocks = sample.image.reshape(4, SIZE[0] // 4, 4, SIZE[1] // 4, 3).mean((1, 3))

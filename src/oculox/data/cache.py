@@ -29,7 +29,7 @@ import torch
 from oculox.config.schema import InputConfig
 from oculox.data.coco import CocoIndex
 from oculox.data.faults import BadImages, bad_training_images
-from oculox.data.image import read_image
+from oculox.data.image import read_image, shrink_for
 from oculox.data.preprocess import letterbox_geometry
 from oculox.data.train_set import Images
 from oculox.errors import DataError
@@ -52,16 +52,26 @@ class FileImages:
 
     index: CocoIndex
 
-    def __call__(self, i: int) -> ImageArray:
-        """Image i: uint8 (H, W, 3), BGR.
+    def __call__(self, i: int, scale: float = 1.0) -> ImageArray:
+        """Image i: uint8 (H, W, 3), BGR; a smaller copy where it will be drawn at half or less.
+
+        Args:
+            i: which image.
+            scale: pixels that it is drawn to for each of its own.
 
         Raises:
             DataError: it cannot be read, or its size is not what the annotations state (its
                 boxes would be wrong).
         """
         path = self.index.image_path(i)
-        image = read_image(path)
+        shrink = shrink_for(scale)
+        image = read_image(path, shrink=shrink)
         height, width = self.index.source_hw(i)
+        if shrink > 1:
+            # Decoders round either way.
+            if np.abs(np.divide((height, width), shrink) - image.shape[:2]).max() < 1:
+                return image
+            image = read_image(path)
         if image.shape[:2] != (height, width):
             got = f"{image.shape[1]} x {image.shape[0]}"
             turned = (
@@ -104,8 +114,12 @@ class CachedImages:
         # A memory map would be pickled as the whole array.
         return {**self.__dict__, "_mapped": None}
 
-    def __call__(self, i: int) -> ImageArray:
+    def __call__(self, i: int, scale: float = 1.0) -> ImageArray:
         """Image i: uint8 (h, w, 3), BGR, a view that must not be changed.
+
+        Args:
+            i: which image.
+            scale: as for `FileImages`, which serves what could not be kept.
 
         Raises:
             DataError: it could not be read when the store was filled, and still cannot.
@@ -117,7 +131,7 @@ class CachedImages:
                 else self._store.numpy()
             )
         if not self._mapped[self._offsets[-1] + i]:
-            return self._files(i)
+            return self._files(i, scale)
         flat = self._mapped[self._offsets[i] : self._offsets[i + 1]]
         return np.asarray(flat).reshape(*self._shapes[i].tolist(), 3)
 

@@ -32,11 +32,30 @@ _FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _EXIF_MARKS = (b"Exif\0\0", b"eXIf", b"EXIF")
 
 
-def read_image(path: Path) -> ImageArray:
+# How much smaller than the file an image can be decoded.
+_SHRINKS = {
+    1: cv2.IMREAD_COLOR,
+    2: cv2.IMREAD_REDUCED_COLOR_2,
+    4: cv2.IMREAD_REDUCED_COLOR_4,
+    8: cv2.IMREAD_REDUCED_COLOR_8,
+}
+
+
+def shrink_for(scale: float) -> int:
+    """How much smaller an image may be decoded for a use at `scale` output pixels a pixel: 1 to 8.
+
+    The copy never has fewer pixels than the output.
+    """
+    return max(shrink for shrink in _SHRINKS if shrink == 1 or shrink * scale <= 1)
+
+
+def read_image(path: Path, *, shrink: int = 1) -> ImageArray:
     """Read an image file.
 
     Args:
         path: any format OpenCV reads (JPEG, PNG, BMP, WebP, TIFF, ...).
+        shrink: 1, or 2, 4 or 8 for a copy of a half, a quarter or an eighth of its height and
+            width (rounded), of area averages: a JPEG is decoded at that size, which is faster.
 
     Returns:
         uint8 (H, W, 3), BGR, turned upright by its EXIF orientation. Grey images are repeated
@@ -45,7 +64,7 @@ def read_image(path: Path) -> ImageArray:
     Raises:
         DataError: the file is missing, empty, no image, truncated or too large.
     """
-    return decode_image(read_file(path), where=str(path))
+    return decode_image(read_file(path), where=str(path), shrink=shrink)
 
 
 def read_file(path: Path) -> bytes:
@@ -65,7 +84,9 @@ def read_file(path: Path) -> bytes:
         raise DataError(f"{path}: cannot read the image ({error.strerror or error})") from None
 
 
-def decode_image(data: bytes, *, where: str, allow_truncated: bool = False) -> ImageArray:
+def decode_image(
+    data: bytes, *, where: str, allow_truncated: bool = False, shrink: int = 1
+) -> ImageArray:
     """Decode an image held in memory; see `read_image` for the result and its conversions.
 
     Args:
@@ -73,6 +94,7 @@ def decode_image(data: bytes, *, where: str, allow_truncated: bool = False) -> I
         where: its name, for error messages.
         allow_truncated: decode as much as there is of a truncated JPEG, the rest is grey; other
             formats are refused all the same.
+        shrink: see `read_image`.
 
     Raises:
         DataError: the bytes are empty, no image, truncated or too large.
@@ -90,7 +112,7 @@ def decode_image(data: bytes, *, where: str, allow_truncated: bool = False) -> I
     if header.truncated and data.startswith(_JPEG):
         data += _JPEG_END  # without it OpenCV waits for more, and gives nothing
     try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), _SHRINKS[shrink])
     except cv2.error as error:
         raise DataError(f"{where}: cannot decode the image ({error.err})") from None
     if image is None and header.truncated:
@@ -98,7 +120,7 @@ def decode_image(data: bytes, *, where: str, allow_truncated: bool = False) -> I
     if image is None or image.dtype != np.uint8:
         raise DataError(f"{where}: not an image that can be decoded (damaged or unknown format)")
     height, width = image.shape[:2]
-    _check_pixels(height, width, where=where)
+    _check_pixels(height * shrink, width * shrink, where=where)
     return np.asarray(image, np.uint8)
 
 

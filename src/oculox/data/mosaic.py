@@ -7,6 +7,7 @@ into the output: no double-size canvas, one interpolation instead of two, and im
 fall outside the output are not even read.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -94,7 +95,7 @@ def draw_tiles(
     tiles: Sequence[Tile],
     affine: Matrix,
     *,
-    read: Sequence[Callable[[], ImageArray | None]],
+    read: Sequence[Callable[[float], ImageArray | None]],
 ) -> None:
     """Warp the visible tiles into an output; `out` is written in place.
 
@@ -102,19 +103,20 @@ def draw_tiles(
         out: (H, W, 3), already filled with the padding's grey.
         tiles: from `plan_tiles`.
         affine: canvas pixels -> output pixels.
-        read: one reader for each tile, called only where the tile can be seen; None leaves the
-            tile as it is.
+        read: one reader for each tile, called with output pixels for each of its own, only where
+            the tile can be seen; None leaves the tile as it is.
     """
+    zoom = math.sqrt(abs(np.linalg.det(affine[:, :2])))
     for tile, reader in zip(tiles, read, strict=True):
         x1, y1, x2, y2 = tile.window
         left, top = tile.shift_xy
         corners = _corners(left + x1, top + y1, left + x2, top + y2)
         if _covered(corners, affine, out.shape[:2]) is None:
             continue
-        source = reader()
+        source = reader(tile.scale * zoom)
         if source is None:
             continue
-        image = _fine_enough(source, tile.inner_hw)
+        image = _fine_enough(source, tile.inner_hw, zoom)
         placed = _resize_matrix(image.shape[:2], tile.inner_hw, shift_xy=tile.shift_xy)
         height, width = tile.inner_hw
         ratio = np.array([image.shape[1] / width, image.shape[0] / height] * 2)
@@ -214,7 +216,7 @@ def mix_image(
     """
     size_hw = image.shape[0], image.shape[1]
     fit = letterbox_geometry(other_hw, size_hw)
-    other = _fine_enough(other, fit.inner_hw)
+    other = _fine_enough(other, fit.inner_hw, plan.jitter)
     x, y = plan.offset_xy
     canvas_h, canvas_w = plan.canvas_hw
     layer = np.zeros_like(image)
@@ -239,13 +241,13 @@ def mix_boxes(
     return clip_boxes(moved - np.array(plan.offset_xy * 2, np.float32), size_hw)
 
 
-def _fine_enough(image: ImageArray, inner_hw: tuple[int, int]) -> ImageArray:
-    """The image, enlarged first where it is tiny.
+def _fine_enough(image: ImageArray, inner_hw: tuple[int, int], zoom: float) -> ImageArray:
+    """The image, enlarged to its letterbox first where it is tiny.
 
     The border that `warp_into` repeats reaches half a source pixel past the image, which shows
     where a source pixel becomes many.
     """
-    if image.shape[0] * 2 >= inner_hw[0] and image.shape[1] * 2 >= inner_hw[1]:
+    if (2 * np.array(image.shape[:2]) >= np.array(inner_hw) * min(zoom, 1)).all():
         return image
     return np.asarray(cv2.resize(image, inner_hw[::-1], interpolation=cv2.INTER_LINEAR))
 

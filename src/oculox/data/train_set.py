@@ -9,6 +9,7 @@ import numpy as np
 from oculox.config.schema import AugmentConfig, InputConfig
 from oculox.data.coco import CocoIndex
 from oculox.data.mosaic import (
+    Mixup,
     draw_mixup_plan,
     draw_tiles,
     mix_boxes,
@@ -33,8 +34,9 @@ from oculox.data.transforms import (
 from oculox.errors import DataError
 from oculox.types import FloatArray, ImageArray, IntArray, Sample
 
-Images = Callable[[int], ImageArray]
-"""Image of an index: uint8 (H, W, 3) BGR, the file's own or a smaller copy (never change it)."""
+Images = Callable[[int, float], ImageArray]
+"""Image of an index, and the scale it will be drawn at -> uint8 (H, W, 3) BGR, the file's own or a
+smaller copy (never change it)."""
 
 _MIXUP_DRAWS = 10
 """Draws of a second image with objects; without a bound an unlabelled set would hang."""
@@ -50,9 +52,9 @@ class _Reader:
     images: Images
     faults: dict[int, str] = dataclasses.field(default_factory=dict)
 
-    def __call__(self, i: int) -> ImageArray | None:
+    def __call__(self, i: int, scale: float = 1.0) -> ImageArray | None:
         try:
-            return self.images(i)
+            return self.images(i, scale)
         except DataError as error:
             self.faults[i] = str(error)
             return None
@@ -178,6 +180,10 @@ class TrainSet:
         boxes, labels = (np.concatenate(part) for part in zip(*parts, strict=True))
         return image, transform_boxes(boxes, affine, size_hw), labels
 
+    def _mixup_scale(self, i: int, plan: Mixup) -> float:
+        fit = letterbox_geometry(self.index.source_hw(i), self.input_config.size)
+        return fit.scale * plan.jitter
+
     def _mixup(
         self,
         image: ImageArray,
@@ -189,12 +195,13 @@ class TrainSet:
         """Mix in one more image that has objects; unchanged where none turns up."""
         size_hw = self.input_config.size
         draws = rng.integers(0, len(self.index), _MIXUP_DRAWS).tolist()
+        plan = draw_mixup_plan(size_hw, self.augment.mixup_scale, rng=rng)
         # Lazily: only the images up to the first good one are read.
-        labelled = ((i, read(i)) for i in draws if self.index.num_objects(i))
-        other, other_image = next(((i, p) for i, p in labelled if p is not None), (0, None))
+        labelled = (i for i in draws if self.index.num_objects(i))
+        images = ((i, read(i, self._mixup_scale(i, plan))) for i in labelled)
+        other, other_image = next(((i, p) for i, p in images if p is not None), (0, None))
         if other_image is None:
             return image, boxes, labels
-        plan = draw_mixup_plan(size_hw, self.augment.mixup_scale, rng=rng)
         other_hw = self.index.source_hw(other)
         mixed = mix_image(
             image,
