@@ -2,7 +2,7 @@
 
 import gc
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import cv2
@@ -48,6 +48,14 @@ QUICK = (
 )
 
 
+@pytest.fixture
+def set_threads() -> Iterator[Callable[[int], None]]:
+    """Gives PyTorch another number of threads, until the test ends."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """Real images, official weights and reference values; absent outside a full checkout."""
@@ -76,6 +84,17 @@ def make_once(tmp_path_factory) -> Callable[[str, Callable[[Path], None]], Path]
         return folder
 
     return get
+
+
+@pytest.fixture(scope="session")
+def kept_conversions(make_once) -> Path:
+    """A cache folder in which conversions for `backend` are made once."""
+    return make_once("cache", lambda folder: None)
+
+
+@pytest.fixture(autouse=True)
+def _no_user_cache(kept_conversions, monkeypatch) -> None:
+    monkeypatch.setenv("OCULOX_CACHE", str(kept_conversions))
 
 
 @pytest.fixture(scope="session")

@@ -24,7 +24,7 @@ from oculox.evaluation.evaluate import evaluate as evaluate_backend
 from oculox.exporting.benchmark import Benchmark
 from oculox.exporting.benchmark import benchmark as benchmark
 from oculox.exporting.job import DEFAULT_LICENSE, DEFAULT_OPSET, ExportOptions
-from oculox.exporting.open_with import open_with
+from oculox.exporting.open_with import RunOptions, RuntimeChoice, choose_runtime, open_with
 from oculox.exporting.run import MAX_AP_LOSS, ExportReport, export_model
 from oculox.exporting.targets import find_target
 from oculox.files import free_path
@@ -81,9 +81,9 @@ class Detector:
         imgsz: input size; the model's own by default.
         device: ``auto`` takes the best present.
         precision: of the network, for PyTorch weights.
-        backend: the runtime for a checkpoint: ``torch``, ``onnx``, ``openvino``, or ``auto``: on
-            a CPU the first one installed of ``openvino``, ``onnx`` and ``torch``, else ``torch``
-            (`self.backend.kind` is its name); exported files have their own.
+        backend: the runtime for a checkpoint: ``torch``, ``onnx``, ``openvino``, ``ncnn``, or
+            ``auto``: on a CPU the quickest of those installed, measured the first time
+            (`self.choice` tells which and why), else ``torch``; exported files have their own.
         batch: most images at once.
         tta: test-time augmentation: ``flip`` looks at the mirror image too, ``full`` at both in
             three input sizes; the boxes are fused.
@@ -114,19 +114,22 @@ class Detector:
         tile_overlap: float = 0.2,
     ) -> None:
         self.path: Path | None = None
+        self.choice: RuntimeChoice | None = None
         self.backend: Backend
         self.size_hw = None if imgsz is None else height_width(imgsz)
         self.device = device
         if isinstance(model, str | Path):
             self.path = Path(model)
-            self.backend = open_with(
-                self.path,
-                backend=backend,
+            wanted = RunOptions(
                 device=own_device(device),
                 precision=precision,
                 size_hw=self.size_hw,
                 dynamic_size=tta == "full",
             )
+            if backend == "auto":
+                self.choice = choose_runtime(self.path, wanted)
+                backend = self.choice and self.choice.runtime
+            self.backend = open_with(self.path, wanted, backend=backend)
         else:
             self.backend = model
         spec = self.backend.spec
@@ -180,9 +183,10 @@ class Detector:
             UsageError: an array is not an image, or a threshold is out of its range.
         """
         several = images_in(images)
-        given = find_images([images] if several is None else several)
+        given = find_images([images] if several is None else several).images
         pipeline = self._pipeline(thresholds)
-        found = list(detect_each(pipeline, given, batch=pipeline.batch, color=color))
+        batch = pipeline.batch
+        found = list(detect_each(pipeline, given, batch=batch, ahead=True, color=color))
         return found[0] if several is None else found
 
     def stream(
@@ -195,7 +199,10 @@ class Detector:
         color: ColorOrder | None = None,
         **thresholds: Unpack[Thresholds],
     ) -> Iterator[Detections]:
-        """Find objects in any number of images or frames, with no more than a batch in memory.
+        """Find objects in any number of images or frames, with a few batches in memory.
+
+        Threads work on the next images of folders, videos and lists while the caller uses a
+        result. The frames of cameras and what an iterator gives are taken one batch at a time.
 
         Args:
             source: a folder, a pattern such as ``shots/*.jpg``, a video, a camera's number, the
@@ -216,10 +223,12 @@ class Detector:
         """
         if batch < 1:
             raise UsageError(f"batch must be at least 1, got {batch}")
+        given = find_images(source, recursive=recursive)
         return detect_each(
             self._pipeline(thresholds),
-            find_images(source, recursive=recursive),
+            given.images,
             batch=batch,
+            ahead=given.ahead,
             color=color,
             skip_unreadable=skip_unreadable,
         )
@@ -461,10 +470,9 @@ def evaluate(
         report=report,
         progress=progress,
     )
-    if backend != "auto":
+    if detector.choice is None:
         return result
-    chosen = f"backend {detector.backend.kind}, chosen by auto"
-    return dataclasses.replace(result, notes=(*result.notes, chosen))
+    return dataclasses.replace(result, notes=(*result.notes, str(detector.choice)))
 
 
 def compare(

@@ -1,7 +1,10 @@
 """Checkpoints through other runtimes, and benchmarks."""
 
+import dataclasses
 import importlib.util
+import json
 
+import numpy as np
 import pytest
 
 from oculox.api import Detector
@@ -9,7 +12,13 @@ from oculox.config.schema import InputConfig
 from oculox.errors import UsageError
 from oculox.exporting.benchmark import benchmark
 from oculox.exporting.benchmark_report import as_table, write_plot
-from oculox.exporting.open_with import open_with, preferred_runtime
+from oculox.exporting.open_with import (
+    RunOptions,
+    choose_runtime,
+    clear_runtimes,
+    open_with,
+    read_choice,
+)
 from oculox.exporting.parity import sample_inputs
 from oculox.runtime.timing import STAGES
 
@@ -32,6 +41,18 @@ def test_a_checkpoint_through_onnx_runtime(lively_pt, scenes):
         assert a.scores[0] == pytest.approx(b.scores[0], abs=1e-4)
     with pytest.raises(UsageError, match="built for 64 x 96"):
         Detector(other.backend, imgsz=128)
+
+
+@pytest.mark.skipif(not HAS_OPENVINO, reason="needs oculox[openvino]")
+@pytest.mark.parametrize("backend", ["onnx", "openvino"])
+def test_threads_share_a_runtime(lively_pt, scenes, backend, set_threads):
+    detector = Detector(lively_pt, imgsz=(64, 96), backend=backend, batch=1)
+    alone = [detector(scene) for scene in scenes] * 6
+    set_threads(2)
+    together = detector(scenes * 6)
+    for a, b in zip(alone, together, strict=True):
+        np.testing.assert_allclose(a.xyxy, b.xyxy, atol=1e-3)
+        np.testing.assert_allclose(a.scores, b.scores, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -65,30 +86,90 @@ def test_a_checkpoint_is_converted_for_the_sizes_of_test_time_augmentation(
         assert a.scores[0] == pytest.approx(b.scores[0], abs=1e-4)
 
 
-def test_auto_takes_the_first_installed():
-    expected = "openvino" if HAS_OPENVINO else "onnx" if HAS_ONNX else "torch"
-    assert preferred_runtime("cpu") == expected
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """An empty cache folder."""
+    monkeypatch.setenv("OCULOX_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "runtimes"
+
+
+@pytest.mark.skipif(not HAS_ONNX, reason="onnx, onnxscript or onnxruntime is not installed")
+def test_a_conversion_is_kept_and_checked(lively_pt, cache, scenes, capfd):
+    def opened():
+        detector = Detector(lively_pt, imgsz=(64, 96), backend="onnx")
+        found = [one.to_dicts() for one in detector(scenes)]
+        return found, "converting lively.pt to ONNX" in capfd.readouterr().err
+
+    first, converted = opened()
+    assert converted
+    (kept,) = cache.rglob("model.onnx")
+    assert opened() == (first, False)
+    content = kept.read_bytes()
+    kept.write_bytes(content[:-1] + b"?")
+    assert opened() == (first, True), "a damaged file is made again"
+    (kept.parent / "contents.json").unlink()
+    assert opened() == (first, True), "so is one whose conversion was cut off"
+    assert clear_runtimes() > len(content)
+    assert not cache.exists()
+
+
+def test_auto_measures_once_and_remembers(lively_pt, cache, capfd):
+    names = {"torch", *(["onnx"] if HAS_ONNX else []), *(["openvino"] if HAS_OPENVINO else [])}
+    options = RunOptions(device="cpu", size_hw=(64, 96))
+    choice = choose_runtime(lively_pt, options)
+    assert names <= choice.milliseconds.keys() | choice.skipped.keys()
+    assert choice.milliseconds["torch"] > 0
+    assert choice.runtime == min(choice.milliseconds, key=choice.milliseconds.get)
+    assert all(f"{name} {ms:.1f}" in str(choice) for name, ms in choice.milliseconds.items())
+    assert "measuring torch" in capfd.readouterr().err
+
+    # What is remembered counts: the slowest, had it been the quickest.
+    (file,) = cache.glob("choice-*.json")
+    slowest = max(choice.milliseconds, key=choice.milliseconds.get)
+    file.write_text(json.dumps({**dataclasses.asdict(choice), "runtime": slowest}))
+    detector = Detector(lively_pt, imgsz=(64, 96), device="cpu", backend="auto")
+    assert detector.backend.kind == detector.choice.runtime == slowest
+    assert "measuring" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"runtime": "caffe", "reason": "?"}'])
+def test_a_damaged_choice_is_none(tmp_path, content):
+    (tmp_path / "choice.json").write_text(content)
+    assert read_choice(tmp_path / "choice.json") is None
+
+
+@pytest.mark.skipif(not HAS_ONNX, reason="onnx, onnxscript or onnxruntime is not installed")
+def test_a_cache_that_cannot_be_written_keeps_nothing(lively_pt, tmp_path, monkeypatch, scenes):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("OCULOX_CACHE", str(tmp_path / "file"))
+    with pytest.warns(UserWarning, match="cannot be made .* the conversion is not kept"):
+        detector = Detector(lively_pt, imgsz=(64, 96), backend="onnx", batch=1)
+    assert len(detector(scenes)) == 2
 
 
 def test_auto_stays_with_pytorch_for_other_precisions(lively_pt):
-    assert open_with(lively_pt, backend="auto", precision="bf16", device="cpu").kind == "torch"
+    options = RunOptions(precision="bf16", device="cpu")
+    assert "it alone computes in bf16" in str(choose_runtime(lively_pt, options))
+    assert open_with(lively_pt, options, backend="auto").kind == "torch"
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("backend", "precision", "message"),
     [
-        ({"backend": "tensorflow"}, "cannot be run with 'tensorflow'; there are auto, torch"),
-        ({"backend": "onnx", "precision": "bf16"}, "precision bf16 is for PyTorch"),
+        ("tensorflow", "fp32", "cannot be run with 'tensorflow'; there are auto, torch"),
+        ("onnx", "bf16", "precision bf16 is for PyTorch"),
     ],
 )
-def test_what_a_checkpoint_cannot_be_run_with(options, message, lively_pt):
+def test_what_a_checkpoint_cannot_be_run_with(backend, precision, message, lively_pt):
+    options = RunOptions(device="cpu", precision=precision)
     with pytest.raises(UsageError, match=message):
-        open_with(lively_pt, device="cpu", **options)
+        open_with(lively_pt, options, backend=backend)
 
 
 def test_an_export_opens_with_its_own_runtime(exports):
     path = exports(format="torchscript", batch=None).path
     assert open_with(path, backend="auto").kind == "torchscript"
+    assert Detector(path, backend="auto").choice is None
 
 
 def test_a_benchmark_measures_exports_and_says_what_it_skipped(lively_pt, tmp_path):

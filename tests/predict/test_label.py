@@ -37,7 +37,7 @@ def written(photos: Path, tmp_path: Path) -> Any:
         calls: list[Any] = []
         pipeline = Pipeline(RedBackend(), DetectSettings(conf=0.3), batch=3)
         data = label_images(pipeline, photos, progress=lambda *done: calls.append(done))
-        assert calls == [(3, 4), (4, 4)]
+        assert calls == [(1, 4), (2, 4), (3, 4), (4, 4)]
         assert [(f.code, Path(f.file).name) for f in data.all_faults] == [
             ("image-unreadable", "broken.jpg")
         ]

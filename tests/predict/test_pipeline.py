@@ -1,11 +1,21 @@
+import json
+import os
+import threading
+import time
+from typing import NamedTuple
+
+import cv2
 import numpy as np
 import pytest
 
-from oculox.errors import UsageError
+from oculox.errors import DataError, UsageError
 from oculox.postprocess import DetectSettings
+from oculox.predict.folder import predict_to_folder
 from oculox.predict.pipeline import Pipeline
+from oculox.predict.sources import find_sources
 from oculox.runtime.timing import Stopwatch
-from red_images import red_image
+from oculox.types import ImageArray
+from red_images import RedBackend, red_image
 
 SHAPES = [
     (48, 120, (40, 12, 80, 36)),  # wide: shrunk
@@ -120,3 +130,56 @@ def test_unknown_classes(red_backend, classes, message):
 def test_wrong_settings(red_backend, settings, batch, message):
     with pytest.raises(UsageError, match=message):
         Pipeline(red_backend(), settings, batch=batch)
+
+
+class Frame(NamedTuple):
+    number: int
+    image: ImageArray
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_each_item_with_its_result(set_threads, threads):
+    set_threads(threads)
+    used = set()
+
+    def read(i):
+        used.add(threading.current_thread().name)
+        if i % 5 == 4:
+            raise DataError(f"image {i} is damaged")
+        time.sleep(0.002 * (i % 3))
+        return Frame(i, red_image(48, 120, (i, 12, i + 40, 36)))
+
+    results = list(
+        Pipeline(RedBackend()).each(
+            range(17), read=read, finish=lambda frame, found: (frame.number, found), batch=2
+        )
+    )
+    assert [item for item, _ in results] == list(range(17))
+    for i, result in results:
+        if i % 5 == 4:
+            assert str(result) == f"image {i} is damaged"
+        else:
+            number, found = result
+            assert number == i
+            assert found.xyxy[0, 0] == pytest.approx(i, abs=2)
+    assert ("MainThread" in used, len(used) > 1) == (True, threads > 1)
+
+
+def test_what_was_drawn_is_written_under_its_own_name(set_threads, tmp_path):
+    set_threads(3)
+    for i in range(12):
+        cv2.imwrite(str(tmp_path / f"{i:02}.png"), red_image(40 + i, 120))
+    mask = os.umask(0o022)
+    try:
+        summary = predict_to_folder(
+            Pipeline(RedBackend(), batch=1), find_sources([tmp_path]), output=tmp_path / "out"
+        )
+        assert os.umask(0o022) == 0o022, "threads that write leave the process's mask alone"
+    finally:
+        os.umask(mask)
+    assert summary.images == 12
+    for i, entry in enumerate(json.loads(summary.predictions.read_text())):
+        assert (entry["annotated"], entry["height"]) == (f"{i:02}.png", 40 + i)
+        written = tmp_path / "out" / entry["annotated"]
+        assert cv2.imread(str(written)).shape == (40 + i, 120, 3)
+        assert written.stat().st_mode & 0o777 == 0o644

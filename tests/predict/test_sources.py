@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from oculox.errors import DataError, UsageError
-from oculox.predict.sources import LoadedImage, Unreadable, find_sources, read_images
+from oculox.predict.sources import find_sources, read_source
 from red_images import red_image
 
 
@@ -79,28 +79,20 @@ def test_nothing_given():
         find_sources([])
 
 
-def test_a_bad_image_among_good_ones_is_told_and_passed_over(folder):
+def test_a_bad_image_is_told(folder):
     (folder / "b.jpg").write_bytes(b"no image")
-    read = list(read_images(find_sources([folder])))
-    assert [type(r) for r in read] == [LoadedImage, LoadedImage, Unreadable]
-    assert "b.jpg" in str(read[2].error)
-    np.testing.assert_array_equal(read[0].image, red_image())
-
-
-def test_reading_is_lazy(folder):
-    images = read_images(find_sources([folder]))
-    next(images)
-    for path in (folder / "a.PNG", folder / "b.jpg"):
-        path.unlink()
-    assert [type(r) for r in images] == [Unreadable, Unreadable]
+    good, *_, bad = find_sources([folder])
+    np.testing.assert_array_equal(read_source(good).image, red_image())
+    with pytest.raises(DataError, match=r"b\.jpg"):
+        read_source(bad)
 
 
 def test_standard_input():
     encoded = cv2.imencode(".png", red_image())[1].tobytes()
-    (image,) = read_images(find_sources(["-"]), stdin=io.BytesIO(encoded))
-    np.testing.assert_array_equal(image.image, red_image())
-    (bad,) = read_images(find_sources(["-"]), stdin=io.BytesIO(b""))
-    assert "standard input" in str(bad.error)
+    (source,) = find_sources(["-"])
+    np.testing.assert_array_equal(read_source(source, stdin=io.BytesIO(encoded)).image, red_image())
+    with pytest.raises(DataError, match="standard input"):
+        read_source(source, stdin=io.BytesIO(b""))
 
 
 def test_images_are_read_upright(tmp_path):
@@ -108,8 +100,8 @@ def test_images_are_read_upright(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 8  # turned by 90 degrees
     image.save(tmp_path / "turned.jpg", exif=exif)
-    (image,) = read_images(find_sources([tmp_path]))
-    assert image.image.shape == (120, 48, 3)
+    (source,) = find_sources([tmp_path])
+    assert read_source(source).image.shape == (120, 48, 3)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such links by default")

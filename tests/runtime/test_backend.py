@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from oculox.config.schema import InputConfig, ModelConfig
-from oculox.data.preprocess import to_floats
+from oculox.data.preprocess import to_float_array, to_floats
 from oculox.distributed.devices import own_device
 from oculox.errors import UsageError
 from oculox.postprocess import DetectSettings
@@ -151,3 +151,13 @@ def test_each_process_of_a_machine_gives_onnx_runtime_a_gpu_of_its_own(monkeypat
 def test_devices_that_onnx_runtime_does_not_have(usable, device, message):
     with pytest.raises(UsageError, match=message):
         choose_providers(usable, device)
+
+
+@pytest.mark.parametrize("pixel_max", [1, 255])
+def test_arrays_of_floats_are_those_of_pytorch(pixel_max):
+    images = np.arange(2 * 8 * 8 * 3, dtype=np.uint8).reshape(2, 8, 8, 3).transpose(0, 3, 1, 2)
+    given = InputConfig(pixel_max=pixel_max)
+    floats = to_float_array(images, given)
+    assert floats.flags.c_contiguous
+    assert floats.dtype == np.float32
+    np.testing.assert_array_equal(floats, to_floats(images, given).numpy())

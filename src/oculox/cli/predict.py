@@ -12,6 +12,7 @@ from oculox.cli import options as o
 from oculox.cli.console import milliseconds, note, print_json, progress_bar, say
 
 if TYPE_CHECKING:
+    from oculox.api import Detector
     from oculox.predict.folder import PredictSummary
 
 
@@ -82,8 +83,8 @@ def predict(
         backend=backend,
         batch=batch,
     )
-    if backend == "auto":
-        note(f"note: backend {detector.backend.kind}, chosen by --backend auto")
+    if detector.choice is not None:
+        note(f"note: {detector.choice}")
     with progress_bar("predicting") as progress:
         summary = predict_to_folder(
             detector.pipeline,
@@ -102,7 +103,7 @@ def predict(
     for skipped in summary.unreadable:
         note(f"error: {skipped.error}")
     if json:
-        print_json(_as_dict(summary))
+        print_json({**_as_dict(summary), "backend": _backend(detector)})
     else:
         _say(summary)
     if not summary.ok:
@@ -130,6 +131,12 @@ def _say(summary: PredictSummary) -> None:
     for video in summary.videos:
         files = ", ".join(str(path) for path in (video.video, video.predictions) if path)
         say(f"{video.frames} frames of {video.source}: {files}")
+
+
+def _backend(detector: Detector) -> dict[str, Any]:
+    """What runs the model and, where `auto` chose it, why."""
+    choice = {} if detector.choice is None else dataclasses.asdict(detector.choice)
+    return {"runtime": detector.backend.kind, **choice}
 
 
 def _as_dict(summary: PredictSummary) -> dict[str, Any]:

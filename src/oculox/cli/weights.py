@@ -157,6 +157,21 @@ def list_published(json: o.Json = False) -> None:
     say(f"fetched from the mirror {mirror}" if mirror else "fetch one: oculox weights get NAME")
 
 
+@app.command()
+def clear(json: o.Json = False) -> None:
+    """Remove what --backend has kept: converted networks and measured choices.
+
+    Downloaded weights stay.
+    """
+    from oculox.exporting.open_with import clear_runtimes, runtimes_folder
+
+    folder, size = runtimes_folder(), clear_runtimes()
+    if json:
+        print_json({"folder": folder, "bytes": size})
+    else:
+        say(f"{size / 1e6:.1f} MB removed from {folder}")
+
+
 def _row(entry: PublishedWeights) -> dict[str, Any]:
     from oculox.weights.download import cache_folder
 

@@ -102,6 +102,19 @@ def to_floats(
     return tensor / 255 if input_config.pixel_max == 1 else tensor
 
 
+def to_float_array(images: ImageArray, input_config: InputConfig) -> FloatArray:
+    """The same numbers as `to_floats` gives, for runtimes other than PyTorch.
+
+    Returns:
+        float32 (B, 3, H, W) in that order in memory; numpy gets there in one step, several times
+        as fast as PyTorch.
+    """
+    floats = images.astype(np.float32, order="C")
+    if input_config.pixel_max == 1:
+        floats /= np.float32(255)
+    return floats
+
+
 def letterbox_geometry(
     source_hw: tuple[int, int],
     size_hw: tuple[int, int],

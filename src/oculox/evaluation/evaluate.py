@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from oculox.data.coco import CocoIndex
@@ -16,6 +16,7 @@ from oculox.errors import DataError, UsageError
 from oculox.evaluation.coco_metrics import evaluate_boxes
 from oculox.evaluation.metrics import CocoMetrics
 from oculox.postprocess import DetectSettings
+from oculox.runtime.ahead import usable_threads, work_ahead
 from oculox.runtime.backend import Backend
 from oculox.runtime.timing import StageTimes, Stopwatch
 from oculox.runtime.views import ImageDetector, Views
@@ -187,31 +188,50 @@ def _evaluate_share(
     categories: Sequence[int],
     progress: Progress | None,
 ) -> _Share:
-    watch = Stopwatch()
+    threads = usable_threads()
+    shared = model.for_threads(threads)
+
+    def work(batch: Batch) -> tuple[Batch, list[dict[str, Any]], StageTimes]:
+        watch = Stopwatch()
+        if isinstance(shared, ImageDetector):
+            found = shared(list(batch.images.permute(0, 2, 3, 1).numpy()), watch=watch)
+        else:
+            found = shared.detect(batch.images, settings, watch=watch)
+        with watch.stage("postprocess"):
+            rows = _coco_rows(batch, found, loader, categories)
+        watch.count(len(found))
+        return batch, rows, watch.times()
+
     results: list[dict[str, Any]] = []
     left_out: dict[ImageId, str] = {}
     start = time.perf_counter()
+    waiting = Stopwatch()
+    times = StageTimes()
+    done = work_ahead(work, _timed(loader, waiting), threads=threads)
+    for count, (batch, rows, seconds) in enumerate(done, start=1):
+        results += rows
+        times += seconds
+        bad = zip(batch.image_ids, batch.faults, strict=True)
+        left_out.update({image_id: faults[0] for image_id, faults in bad if faults})
+        if progress is not None:
+            progress(count, len(loader))
+    return _Share(
+        results=results,
+        left_out=left_out,
+        times=times + waiting.times(),
+        seconds=time.perf_counter() - start,
+    )
+
+
+def _timed(loader: EvalLoader, watch: Stopwatch) -> Iterator[Batch]:
+    """The batches; the wait for them counts as decoding."""
     batches = iter(loader)
-    done = 0
     while True:
         with watch.stage("decode"):
             batch = next(batches, None)
         if batch is None:
-            break
-        if isinstance(model, ImageDetector):
-            found = model(list(batch.images.permute(0, 2, 3, 1).numpy()), watch=watch)
-        else:
-            found = model.detect(batch.images, settings, watch=watch)
-        with watch.stage("postprocess"):
-            results += _coco_rows(batch, found, loader, categories)
-        bad = zip(batch.image_ids, batch.faults, strict=True)
-        left_out.update({image_id: faults[0] for image_id, faults in bad if faults})
-        watch.count(len(found))
-        done += 1
-        if progress is not None:
-            progress(done, len(loader))
-    seconds = time.perf_counter() - start
-    return _Share(results=results, left_out=left_out, times=watch.times(), seconds=seconds)
+            return
+        yield batch
 
 
 def _coco_rows(

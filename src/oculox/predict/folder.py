@@ -5,8 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
-from collections.abc import Sequence
-from itertools import islice
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import urlsplit
@@ -14,9 +13,9 @@ from urllib.parse import urlsplit
 from oculox.errors import DataError
 from oculox.files import make_folder, require_free, write_image, write_json
 from oculox.predict.pipeline import Pipeline
-from oculox.predict.sources import LoadedImage, Source, Unreadable, read_images
+from oculox.predict.sources import LoadedImage, Source, Unreadable, read_source
 from oculox.predict.video import VideoSummary, annotate_video
-from oculox.runtime.timing import Spread, StageTimes, Stopwatch, spread_of
+from oculox.runtime.timing import Spread, StageTimes, spread_of
 from oculox.types import Detections, Progress
 
 PREDICTIONS = "predictions.json"
@@ -93,23 +92,23 @@ def predict_to_folder(
     prepare_folder(output, overwrite=overwrite)
     names = _Names(output, sources)
     report = functools.partial(_report, progress, len(sources))
-    watch = Stopwatch()
-    loaded = read_images(sources, stdin=stdin, watch=watch)
-    entries: list[dict[str, Any]] = []
-    found: list[Detections] = []
-    unreadable: list[Unreadable] = []
+    images = [source for source in sources if source.kind in ("image", "stdin")]
+    targets = {source: names.take(source) for source in images} if draw else {}
     rounds: list[StageTimes] = []
-    truncated: list[Source] = []
-    while chunk := list(islice(loaded, pipeline.batch)):
-        unreadable += [p for p in chunk if isinstance(p, Unreadable)]
-        good = [p for p in chunk if isinstance(p, LoadedImage)]
-        truncated += [p.source for p in good if p.truncated]
-        results = pipeline([p.image for p in good], watch=watch)
-        for one, result in zip(good, results, strict=True):
-            found.append(dataclasses.replace(result, source=one.source.name))
-        entries += _write_chunk(good, results, names if draw else None)
-        rounds.append(watch.restart())
-        report(len(entries) + len(unreadable))
+    written: list[_Written] = []
+    unreadable: list[Unreadable] = []
+    results = pipeline.each(
+        images,
+        read=functools.partial(read_source, stdin=stdin),
+        finish=functools.partial(_finish, targets),
+        rounds=rounds,
+    )
+    for done, (source, result) in enumerate(results, start=1):
+        if isinstance(result, DataError):
+            unreadable.append(Unreadable(source=source, error=result))
+        else:
+            written.append(result)
+        report(done)
     videos: list[VideoSummary] = []
     for source in sources:
         if source.kind in ("video", "camera"):
@@ -126,39 +125,53 @@ def predict_to_folder(
                 )
             except DataError as error:
                 unreadable.append(Unreadable(source=source, error=error))
-            report(len(entries) + len(unreadable) + len(videos))
-    write_json(output / PREDICTIONS, entries)
+            report(len(written) + len(unreadable) + len(videos))
+    write_json(output / PREDICTIONS, [one.entry() for one in written])
     return PredictSummary(
         output=output,
-        images=len(entries),
-        found=tuple(found),
-        detections=sum(map(len, found)) + sum(v.detections for v in videos),
+        images=len(written),
+        found=tuple(one.found for one in written),
+        detections=sum(len(one.found) for one in written) + sum(v.detections for v in videos),
         unreadable=tuple(unreadable),
-        truncated=tuple(truncated),
+        truncated=tuple(one.source for one in written if one.truncated),
         videos=tuple(videos),
         speed=spread_of([*rounds, *(frame for v in videos for frame in v.rounds)][1:]),
     )
 
 
-def _write_chunk(
-    loaded: Sequence[LoadedImage], results: Sequence[Detections], names: _Names | None
-) -> list[dict[str, Any]]:
-    """Entries of `predictions.json`; images are drawn where there are `names` for them."""
-    entries = []
-    for one, detections in zip(loaded, results, strict=True):
-        height, width = one.image.shape[:2]
-        entry = {
-            "source": one.source.name,
-            "width": width,
-            "height": height,
-            "detections": detections.to_dicts(),
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Written:
+    """What remains of an image: no pixels."""
+
+    source: Source
+    hw: tuple[int, int]
+    found: Detections
+    annotated: Path | None
+    truncated: bool
+
+    def entry(self) -> dict[str, Any]:
+        """Of `predictions.json`."""
+        return {
+            "source": self.source.name,
+            "width": self.hw[1],
+            "height": self.hw[0],
+            "detections": self.found.to_dicts(),
+            **({"annotated": self.annotated.name} if self.annotated else {}),
         }
-        if names is not None:
-            target = names.take(one.source)
-            write_image(target, detections.draw(one.image))
-            entry["annotated"] = target.name
-        entries.append(entry)
-    return entries
+
+
+def _finish(targets: Mapping[Source, Path], loaded: LoadedImage, found: Detections) -> _Written:
+    """Draw the image where it has a target."""
+    target = targets.get(loaded.source)
+    if target is not None:
+        write_image(target, found.draw(loaded.image))
+    return _Written(
+        source=loaded.source,
+        hw=loaded.image.shape[:2],
+        found=dataclasses.replace(found, source=loaded.source.name),
+        annotated=target,
+        truncated=loaded.truncated,
+    )
 
 
 def _report(progress: Progress | None, total: int, done: int) -> None:

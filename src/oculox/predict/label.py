@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote
 from xml.etree import ElementTree as Xml
 
@@ -47,28 +48,32 @@ def label_images(
         raise DataError(f"{folder}: no images found ({' '.join(sorted(IMAGE_SUFFIXES))})")
     images: list[LabelledImage] = []
     faults: list[Fault] = []
-    for start in range(0, len(paths), pipeline.batch):
-        good: dict[Path, ImageArray] = {}
-        for path in paths[start : start + pipeline.batch]:
-            try:
-                good[path] = read_image(path)
-            except DataError as error:
-                message = str(error).removeprefix(f"{path}: ")
-                faults.append(Fault(code="image-unreadable", file=str(path), message=message))
-        found = pipeline(list(good.values()))
-        for (path, image), detections in zip(good.items(), found, strict=True):
-            name = path.relative_to(folder).as_posix()
-            images.append(_labelled(path, name, image.shape[:2], detections))
+    results = pipeline.each(paths, read=_read, finish=partial(_labelled, folder))
+    for done, (path, result) in enumerate(results, start=1):
+        if isinstance(result, DataError):
+            message = str(result).removeprefix(f"{path}: ")
+            faults.append(Fault(code="image-unreadable", file=str(path), message=message))
+        else:
+            images.append(result)
         if progress is not None:
-            progress(len(images) + len(faults), len(paths))
+            progress(done, len(paths))
     return LabelledData(pipeline.backend.spec.names, {"train": tuple(images)}, {"train": faults})
 
 
-def _labelled(path: Path, name: str, hw: tuple[int, int], detections: Detections) -> LabelledImage:
+class _Read(NamedTuple):
+    path: Path
+    image: ImageArray
+
+
+def _read(path: Path) -> _Read:
+    return _Read(path, read_image(path))
+
+
+def _labelled(folder: Path, read: _Read, detections: Detections) -> LabelledImage:
     return LabelledImage(
-        source=path,
-        name=name,
-        hw=hw,
+        source=read.path,
+        name=read.path.relative_to(folder).as_posix(),
+        hw=read.image.shape[:2],
         boxes=detections.xyxy,
         labels=detections.class_ids,
         crowd=np.zeros(len(detections), np.bool_),

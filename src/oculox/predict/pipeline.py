@@ -3,15 +3,33 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, MutableSequence, Sequence
+from contextlib import closing
+from functools import partial
+from itertools import chain, islice
+from typing import Any, Protocol, TypeVar
 
+from oculox.errors import DataError
 from oculox.postprocess import DetectSettings
 from oculox.predict.inputs import ColorOrder, as_bgr
+from oculox.runtime.ahead import usable_threads, work_ahead
 from oculox.runtime.backend import Backend
-from oculox.runtime.timing import Stopwatch
+from oculox.runtime.timing import StageTimes, Stopwatch
 from oculox.runtime.views import ImageDetector, Views
-from oculox.types import Detections
+from oculox.types import Detections, ImageArray
+
+
+class Loaded(Protocol):
+    """What was read: its image, uint8 (H, W, 3), BGR, and whatever belongs to it."""
+
+    @property
+    def image(self) -> ImageArray:
+        """The pixels."""
+
+
+T = TypeVar("T")
+L = TypeVar("L", bound=Loaded)
+R = TypeVar("R")
 
 
 class Pipeline:
@@ -59,6 +77,65 @@ class Pipeline:
         changed._detector = self._detector.with_settings(settings)
         return changed
 
+    def each(
+        self,
+        items: Iterable[T],
+        *,
+        read: Callable[[T], L],
+        finish: Callable[[L, Detections], R],
+        batch: int | None = None,
+        ahead: bool = True,
+        rounds: MutableSequence[StageTimes] | None = None,
+    ) -> Iterator[tuple[T, R | DataError]]:
+        """Read one item after the other, find objects and finish; several at once, in threads.
+
+        The first batch goes alone: a short list needs no threads.
+
+        Args:
+            items: taken in the caller's thread.
+            read: gives an item's image; a DataError is the item's result.
+            finish: what to do with an image and its detections, such as drawing.
+            batch: items that go through the network at once; that of the pipeline by default.
+            ahead: false to begin with a batch only when the one before is done.
+            rounds: gets the times of every batch.
+
+        Yields:
+            Each item, in order, with its result.
+        """
+        given = _chunks(items, batch or self.batch)
+        threads = usable_threads() if ahead else 1
+
+        def work(
+            pipeline: Pipeline, chunk: tuple[list[T], Stopwatch]
+        ) -> tuple[list[tuple[T, R | DataError]], StageTimes]:
+            taken, watch = chunk
+            with watch.stage("decode"):
+                loaded = [_or_error(read, item) for item in taken]
+            good = [one.image for one in loaded if not isinstance(one, DataError)]
+            found = iter(pipeline(good, watch=watch))
+            results = [
+                one if isinstance(one, DataError) else finish(one, next(found)) for one in loaded
+            ]
+            return list(zip(taken, results, strict=True)), watch.times()
+
+        def done() -> Iterator[tuple[list[tuple[T, R | DataError]], StageTimes]]:
+            for chunk in islice(given, 1):
+                yield work(self, chunk)
+            for chunk in islice(given, 1):
+                shared = partial(work, self._for_threads(threads))
+                yield from work_ahead(shared, chain([chunk], given), threads=threads)
+
+        with closing(done()) as batches:
+            for results, times in batches:
+                if rounds is not None:
+                    rounds.append(times)
+                yield from results
+
+    def _for_threads(self, threads: int) -> Pipeline:
+        changed = copy.copy(self)
+        changed._detector = self._detector.for_threads(threads)
+        return changed
+
     def __call__(
         self,
         images: Sequence[Any],
@@ -87,3 +164,22 @@ class Pipeline:
         found = self._detector(arrays, watch=watch)
         watch.count(len(arrays))
         return found
+
+
+def _chunks(items: Iterable[T], size: int) -> Iterator[tuple[list[T], Stopwatch]]:
+    """Lists of `size` items, and the time it took to get them."""
+    rest = iter(items)
+    while True:
+        watch = Stopwatch()
+        with watch.stage("decode"):
+            chunk = list(islice(rest, size))
+        if not chunk:
+            return
+        yield chunk, watch
+
+
+def _or_error(read: Callable[[T], L], item: T) -> L | DataError:
+    try:
+        return read(item)
+    except DataError as error:
+        return error

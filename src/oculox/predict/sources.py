@@ -1,7 +1,7 @@
 """What to predict on: images, folders, patterns, standard input, addresses, videos and cameras.
 
 Two steps: `find_sources` names everything and fails at once on what does not exist;
-`read_images` then decodes one image after the other.
+`read_source` then decodes one of them.
 """
 
 from __future__ import annotations
@@ -9,13 +9,12 @@ from __future__ import annotations
 import dataclasses
 import glob
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO, Literal
 
 from oculox.data.image import IMAGE_SUFFIXES, decode_image, read_file, read_header
 from oculox.errors import DataError, UsageError, first_line
-from oculox.runtime.timing import Stopwatch
 from oculox.types import ImageArray
 
 VIDEO_SUFFIXES = frozenset((".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg"))
@@ -94,38 +93,24 @@ def find_sources(given: Iterable[str | Path], *, recursive: bool = False) -> tup
     return tuple(found.values())
 
 
-def read_images(
-    sources: Sequence[Source], *, stdin: BinaryIO | None = None, watch: Stopwatch | None = None
-) -> Iterator[LoadedImage | Unreadable]:
-    """Decode the images among the sources, one at a time.
+def read_source(source: Source, *, stdin: BinaryIO | None = None) -> LoadedImage:
+    """Decode an image; of a truncated JPEG what there is of it.
 
     Args:
-        sources: from `find_sources`; videos and cameras are passed over.
+        source: from `find_sources`, of kind ``image`` or ``stdin``.
         stdin: read for the source ``-``; standard input if None.
-        watch: counts decoding.
 
-    Yields:
-        An image, or what is wrong with it, for each source. Of a truncated JPEG comes what
-        can be decoded.
+    Raises:
+        DataError: it cannot be read.
     """
-    watch = watch or Stopwatch()
-    for source in sources:
-        try:
-            with watch.stage("decode"):
-                if source.kind == "stdin":
-                    data, where = (stdin or sys.stdin.buffer).read(), "standard input"
-                elif source.kind != "image":
-                    continue
-                elif source.path is not None:
-                    data, where = read_file(source.path), str(source.path)
-                else:
-                    data, where = download(str(source.address)), source.name
-                image = decode_image(data, where=where, allow_truncated=True)
-        except DataError as error:
-            yield Unreadable(source=source, error=error)
-        else:
-            truncated = read_header(data).truncated
-            yield LoadedImage(source=source, image=image, truncated=truncated)
+    if source.kind == "stdin":
+        data, where = (stdin or sys.stdin.buffer).read(), "standard input"
+    elif source.path is not None:
+        data, where = read_file(source.path), str(source.path)
+    else:
+        data, where = download(str(source.address)), source.name
+    image = decode_image(data, where=where, allow_truncated=True)
+    return LoadedImage(source=source, image=image, truncated=read_header(data).truncated)
 
 
 def _resolve(item: str, recursive: bool) -> list[Source]:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import sys
 import warnings
-from collections.abc import Iterable, Iterator
-from itertools import chain, islice
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from torch import Tensor
 
 from oculox.errors import DataError
 from oculox.predict.inputs import ColorOrder, images_in, load_image
@@ -24,7 +25,18 @@ Named = tuple[str | None, Any]
 """An image in any form, and the name of its source where the image itself does not tell it."""
 
 
-def find_images(source: object, *, recursive: bool = False) -> Iterator[Named]:
+class Images(NamedTuple):
+    """What a source holds.
+
+    images: one after the other; not read yet.
+    ahead: whether the next ones can be taken before the results of the first are used.
+    """
+
+    images: Iterator[Named]
+    ahead: bool
+
+
+def find_images(source: object, *, recursive: bool = False) -> Images:
     """The images of a source; what is not there is an error at once, reading comes later.
 
     Args:
@@ -37,9 +49,13 @@ def find_images(source: object, *, recursive: bool = False) -> Iterator[Named]:
     """
     if isinstance(source, str | Path | int):
         found = find_sources([str(source)], recursive=recursive)
-        return chain.from_iterable(map(_images_of, found))
+        # The frames of a camera come when they come.
+        ahead = all(one.kind != "camera" for one in found)
+        return Images(chain.from_iterable(map(_images_of, found)), ahead)
     images = images_in(source)
-    return ((None, image) for image in ([source] if images is None else images))
+    named = ((None, image) for image in ([source] if images is None else images))
+    # A generator may wait for a result, or change the array that it gave before.
+    return Images(named, isinstance(source, Sequence | np.ndarray | Tensor))
 
 
 def _images_of(source: Source) -> Iterable[Named]:
@@ -55,15 +71,17 @@ def detect_each(
     images: Iterable[Named],
     *,
     batch: int,
+    ahead: bool,
     color: ColorOrder | None = None,
     skip_unreadable: bool = False,
 ) -> Iterator[Detections]:
-    """Find objects in one image after the other; no more than a batch is in memory.
+    """Find objects in one image after the other.
 
     Args:
         pipeline: what finds objects.
         images: from `find_images`.
         batch: images at once.
+        ahead: see `Pipeline.each`.
         color: of arrays and tensors; see `as_bgr`.
         skip_unreadable: warn of what cannot be read, and go on.
 
@@ -75,27 +93,34 @@ def detect_each(
         DataError: one cannot be read.
         UsageError: one is not an image; the message gives its place.
     """
-    numbered = enumerate(images)
-    while chunk := list(islice(numbered, batch)):
-        pixels: list[ImageArray] = []
-        origins: list[dict[str, Any]] = []
-        for i, (name, image) in chunk:
-            try:
-                pixels.append(load_image(image, color=color, where=name or f"image {i}"))
-            except DataError as error:
-                if not skip_unreadable:
-                    raise
-                warnings.warn(f"{error}; left out", stacklevel=2)
-                continue
-            named = isinstance(image, str | Path)
-            again = named and not str(image).startswith(WEB_PREFIXES)
-            origins.append(
-                {
-                    "source": str(image) if named else name,
-                    "read": functools.partial(load_image, Path(image).absolute())
-                    if again
-                    else functools.partial(np.asarray, pixels[-1]),
-                }
-            )
-        for found, origin in zip(pipeline(pixels), origins, strict=True):
-            yield dataclasses.replace(found, **origin)
+    read = partial(_read, color=color)
+    results = pipeline.each(enumerate(images), read=read, finish=_finish, batch=batch, ahead=ahead)
+    for _, result in results:
+        if not isinstance(result, DataError):
+            yield result
+        elif skip_unreadable:
+            warnings.warn(f"{result}; left out", stacklevel=2)
+        else:
+            raise result
+
+
+class _Read(NamedTuple):
+    """An image, the name of its source, and how its pixels are had again."""
+
+    image: ImageArray
+    source: str | None
+    again: Callable[[], ImageArray]
+
+
+def _read(numbered: tuple[int, Named], *, color: ColorOrder | None) -> _Read:
+    place, (name, image) = numbered
+    pixels = load_image(image, color=color, where=name or f"image {place}")
+    if not isinstance(image, str | Path):
+        return _Read(pixels, name, partial(np.asarray, pixels))
+    if str(image).startswith(WEB_PREFIXES):
+        return _Read(pixels, str(image), partial(np.asarray, pixels))
+    return _Read(pixels, str(image), partial(load_image, Path(image).absolute()))
+
+
+def _finish(read: _Read, found: Detections) -> Detections:
+    return dataclasses.replace(found, source=read.source, read=read.again)

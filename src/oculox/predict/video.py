@@ -13,8 +13,8 @@ import numpy as np
 
 from oculox.errors import DataError, UsageError
 from oculox.predict.pipeline import Pipeline
-from oculox.predict.sources import Source
-from oculox.runtime.timing import StageTimes, Stopwatch
+from oculox.predict.sources import LoadedImage, Source
+from oculox.runtime.timing import StageTimes
 from oculox.types import ImageArray
 
 DEFAULT_FPS = 25.0
@@ -68,7 +68,6 @@ def annotate_video(
     """
     if max_frames is not None and max_frames < 1:
         raise UsageError(f"`max_frames` must be at least 1, got {max_frames}")
-    watch = Stopwatch()
     rounds: deque[StageTimes] = deque(maxlen=1000)
     capture = _open(source)
     fps = capture.get(cv2.CAP_PROP_FPS)
@@ -80,12 +79,20 @@ def annotate_video(
     try:
         with part_lines.open("w", encoding="utf-8") as lines:
             try:
-                for image in _frames(capture, max_frames, watch):
-                    detections = pipeline([image], watch=watch)[0]
-                    rounds.append(watch.restart())
+                frames = (LoadedImage(source=source, image=f) for f in _frames(capture, max_frames))
+                results = pipeline.each(
+                    frames,
+                    read=lambda frame: frame,
+                    finish=lambda frame, found: (found, found.draw(frame.image) if video else None),
+                    batch=1,
+                    # A frame of a camera has to be looked at before the next one is there.
+                    ahead=source.kind != "camera",
+                    rounds=rounds,
+                )
+                for _, (detections, drawn) in results:
                     if part_video is not None:
-                        writer = writer or _writer(part_video, fps, image)
-                        writer.write(detections.draw(image))
+                        writer = writer or _writer(part_video, fps, drawn)
+                        writer.write(drawn)
                     row = {
                         "frame": done,
                         "seconds": round(done / fps, 3),
@@ -128,7 +135,7 @@ def read_frames(source: Source) -> Iterator[ImageArray]:
     """
     capture = _open(source)
     try:
-        yield from _frames(capture, None, Stopwatch())
+        yield from _frames(capture, None)
     finally:
         capture.release()
 
@@ -148,11 +155,10 @@ def _open(source: Source) -> cv2.VideoCapture:
     return capture
 
 
-def _frames(capture: cv2.VideoCapture, limit: int | None, watch: Stopwatch) -> Iterator[ImageArray]:
+def _frames(capture: cv2.VideoCapture, limit: int | None) -> Iterator[ImageArray]:
     count = 0
     while limit is None or count < limit:
-        with watch.stage("decode"):
-            good, frame = capture.read()
+        good, frame = capture.read()
         if not good:
             return
         yield np.asarray(frame, np.uint8)

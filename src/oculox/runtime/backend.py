@@ -3,6 +3,8 @@
 A backend takes letterboxed images and returns detections in the pixels of its input.
 """
 
+from __future__ import annotations
+
 import abc
 from collections.abc import Iterator
 from typing import Any
@@ -44,6 +46,13 @@ class Backend(abc.ABC):
     @abc.abstractmethod
     def select(self, outputs: tuple[Any, ...], settings: DetectSettings) -> list[Detections]:
         """Detections, best first, from what `predict` gave."""
+
+    def for_threads(self, threads: int) -> Backend:
+        """The model for so many threads that call it at once; itself where it needs no change.
+
+        Each call then takes its share of the cores.
+        """
+        return self
 
     def detect(
         self,

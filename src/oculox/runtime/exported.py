@@ -9,6 +9,7 @@ import json
 import threading
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -17,7 +18,7 @@ import torch
 from pydantic_core import to_jsonable_python
 from torch import Tensor
 
-from oculox.data.preprocess import to_floats
+from oculox.data.preprocess import to_float_array
 from oculox.errors import CheckpointError
 from oculox.postprocess import DetectSettings, narrow_detections, select_detections
 from oculox.runtime.backend import Backend
@@ -152,8 +153,10 @@ Run = Callable[[Array], tuple[Array, ...]]
 It takes float32 (B, 3, H, W) in the network's pixel range, or with preprocessing inside uint8
 (B, H, W, 3) BGR, and gives the outputs in the order of `ExportMetadata.output_names`.
 """
-Opened = tuple[ExportMetadata, Run]
-"""What the function that opens a format gives."""
+Share = Callable[[int], Run]
+"""Makes a `Run` for so many threads that call it at once, each with its share of the cores."""
+Opened = tuple[ExportMetadata, Run] | tuple[ExportMetadata, Run, Share]
+"""What the function that opens a format gives; with a `Share` where the runtime can do that."""
 
 
 class ExportedBackend(Backend):
@@ -162,24 +165,39 @@ class ExportedBackend(Backend):
     Args:
         kind: the format's short name.
         metadata: from the file.
-        run: runs the model.
+        run: runs the model, for one caller at a time: some runtimes have one set of buffers.
+        share: where several threads can run the model at once.
     """
 
-    def __init__(self, kind: str, metadata: ExportMetadata, run: Run) -> None:
+    def __init__(
+        self, kind: str, metadata: ExportMetadata, run: Run, share: Share | None = None
+    ) -> None:
         super().__init__(metadata.fed_spec)
         self.kind = kind
         self.metadata = metadata
         self.run = run
-        # Some runtimes have one set of buffers for each model that is open.
-        self._lock = threading.Lock()
+        self._share = share
+        self._shared: dict[int, Run] = {}
+        self._lock: AbstractContextManager[Any] = threading.Lock()
+
+    def for_threads(self, threads: int) -> Backend:
+        """See `Backend.for_threads`; what was made is kept."""
+        if self._share is None or threads < 2:
+            return self
+        with self._lock:
+            if threads not in self._shared:
+                self._shared[threads] = self._share(threads)
+        backend = ExportedBackend(self.kind, self.metadata, self._shared[threads])
+        backend._lock = nullcontext()
+        return backend
 
     def predict(self, images: ImageArray | Tensor) -> tuple[Array, ...]:
         """See `Backend.predict`; the outputs of `run`."""
+        array = images.cpu().numpy() if isinstance(images, Tensor) else images
         if self.metadata.preprocess:
-            array = images.cpu().numpy() if isinstance(images, Tensor) else images
             inputs = np.ascontiguousarray(array.transpose(0, 2, 3, 1))
         else:
-            inputs = to_floats(images, self.spec.input).contiguous().numpy()
+            inputs = to_float_array(array, self.spec.input)
         with self._lock:
             return self.run(inputs)
 

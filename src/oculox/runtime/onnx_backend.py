@@ -4,10 +4,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from oculox.distributed.devices import own_device
 from oculox.errors import CheckpointError, UsageError, first_line
 from oculox.extras import existing, require
-from oculox.runtime.exported import METADATA_KEY, Array, ExportMetadata, Opened
+from oculox.runtime.exported import METADATA_KEY, ExportMetadata, Opened, Run
 
 
 def open_onnx(path: Path, *, device: str, threads: int | None) -> Opened:
@@ -25,14 +27,18 @@ def open_onnx(path: Path, *, device: str, threads: int | None) -> Opened:
     """
     runtime = require("onnxruntime", extra="onnx", purpose="running an ONNX file")
     existing(path)
-    options = runtime.SessionOptions()
-    options.log_severity_level = 3  # errors; the rest is about its own optimisations
-    if threads is not None:
-        options.intra_op_num_threads = threads
     state = runtime.capi.onnxruntime_pybind11_state
     providers = choose_providers(runtime.get_available_providers(), device)
+
+    def opened(cores: int | None) -> Any:
+        options = runtime.SessionOptions()
+        options.log_severity_level = 3  # errors; the rest is about its own optimisations
+        if cores is not None:
+            options.intra_op_num_threads = cores
+        return runtime.InferenceSession(str(path), options, providers=providers)
+
     try:
-        session = runtime.InferenceSession(str(path), options, providers=providers)
+        session = opened(threads)
     except (state.Fail, state.InvalidProtobuf) as error:
         raise CheckpointError(
             f"{path}: damaged, or not an ONNX file ({first_line(error)})"
@@ -40,10 +46,14 @@ def open_onnx(path: Path, *, device: str, threads: int | None) -> Opened:
     text = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
     metadata = ExportMetadata.from_json(text, where=str(path))
 
-    def run(inputs: Array) -> tuple[Array, ...]:
-        return tuple(session.run(list(metadata.output_names), {metadata.input_name: inputs}))
+    def run_of(session: Any) -> Run:
+        names, name = list(metadata.output_names), metadata.input_name
+        return lambda inputs: tuple(session.run(names, {name: inputs}))
 
-    return metadata, run
+    if len(providers) > 1:
+        return metadata, run_of(session)
+    cores = threads or torch.get_num_threads()
+    return metadata, run_of(session), lambda callers: run_of(opened(max(1, cores // callers)))
 
 
 def choose_providers(usable: Sequence[str], device: str) -> list[Any]:

@@ -1,11 +1,12 @@
 """OpenVINO's intermediate representation (`.xml` beside `.bin`) through OpenVINO."""
 
 from pathlib import Path
+from threading import local
 from typing import Any
 
 from oculox.errors import CheckpointError, UsageError
 from oculox.extras import existing, require
-from oculox.runtime.exported import METADATA_KEY, Array, ExportMetadata, Opened
+from oculox.runtime.exported import METADATA_KEY, Array, ExportMetadata, Opened, Run
 
 
 def open_openvino(path: Path, *, device: str, threads: int | None) -> Opened:
@@ -34,7 +35,7 @@ def open_openvino(path: Path, *, device: str, threads: int | None) -> Opened:
     if model.has_rt_info(METADATA_KEY):
         text = str(model.get_rt_info(METADATA_KEY).astype(str))
     metadata = ExportMetadata.from_json(text, where=str(path))
-    config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
+    config: dict[str, Any] = {}
     if threads is not None:
         config["INFERENCE_NUM_THREADS"] = threads
     target = "CPU" if device == "auto" else device.upper()
@@ -43,10 +44,20 @@ def open_openvino(path: Path, *, device: str, threads: int | None) -> Opened:
         config["INFERENCE_PRECISION_HINT"] = "f32"
     if target not in {name.split(".")[0] for name in core.available_devices}:
         raise UsageError(f"device {device!r}: OpenVINO sees {', '.join(core.available_devices)}")
-    request = core.compile_model(model, target, config).create_infer_request()
 
-    def run(inputs: Array) -> tuple[Array, ...]:
-        results = request.infer([inputs], share_inputs=True)
-        return tuple(results[name] for name in metadata.output_names)
+    def compiled(**more: Any) -> Run:
+        network = core.compile_model(model, target, config | more)
+        own = local()
 
-    return metadata, run
+        def run(inputs: Array) -> tuple[Array, ...]:
+            if not hasattr(own, "request"):
+                own.request = network.create_infer_request()
+            results = own.request.infer([inputs], share_inputs=True)
+            return tuple(results[name] for name in metadata.output_names)
+
+        return run
+
+    quick = compiled(PERFORMANCE_HINT="LATENCY")
+    if target != "CPU":
+        return metadata, quick
+    return metadata, quick, lambda callers: compiled(NUM_STREAMS=callers)

@@ -1,8 +1,9 @@
 """PyTorch networks as a backend: from a weights file or from memory, as during training."""
 
 import copy
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Self
 
 import torch
@@ -42,6 +43,7 @@ class TorchBackend(Backend):
         super().__init__(spec)
         self.network = network
         self._owned = owned
+        self._lock = threading.Lock()
 
     @classmethod
     def from_weights(
@@ -75,7 +77,7 @@ class TorchBackend(Backend):
 
     @classmethod
     def from_network(cls, network: YOLOX, spec: ModelSpec, *, fused: bool = False) -> Self:
-        """Wrap a live network, such as the average during training.
+        """Wrap a live network, such as the average during training; one call runs at a time.
 
         Nothing of it changes: it runs in evaluation mode and every module's mode is put back
         after each batch. With `fused` a fused copy of its present state runs instead.
@@ -87,8 +89,11 @@ class TorchBackend(Backend):
         weight = next(self.network.parameters())
         floats = to_floats(images, self.spec.input, device=weight.device, dtype=weight.dtype)
         with torch.inference_mode():
-            with nullcontext() if self._owned else evaluation_mode(self.network):
+            if self._owned:
                 raw = self.network(floats)
+            else:
+                with self._lock, evaluation_mode(self.network):
+                    raw = self.network(floats)
             decoded = decode(raw, self.spec.strides)
         if weight.device.type == "cuda":
             # CUDA does not wait for its kernels; without this their time counts for the next stage.

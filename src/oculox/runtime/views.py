@@ -101,6 +101,12 @@ class ImageDetector:
         changed._settings = settings
         return changed
 
+    def for_threads(self, threads: int) -> Self:
+        """The same detector with `Backend.for_threads`."""
+        changed = copy.copy(self)
+        changed._backend = self._backend.for_threads(threads)
+        return changed
+
     def __call__(self, images: Sequence[ImageArray], *, watch: Stopwatch) -> list[Detections]:
         """Find objects.
 
