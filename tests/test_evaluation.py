@@ -74,6 +74,20 @@ def test_finds_everything(index, color, placement, batch, workers):
     assert result.notes == ()
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_threads_find_the_same_in_the_same_order(index, set_threads, workers):
+    alone = evaluate(RedBackend(), index, batch=2)
+    set_threads(3)
+    seen = []
+    together = evaluate(
+        RedBackend(), index, batch=2, workers=workers, progress=lambda *n: seen.append(n)
+    )
+    assert together.results == alone.results
+    assert together.metrics.as_dict() == alone.metrics.as_dict()
+    assert (together.images, seen) == (7, [(1, 4), (2, 4), (3, 4), (4, 4)])
+    assert together.times.network > 0
+
+
 def test_every_process_gets_the_metrics_of_all(index):
     alone = evaluate(RedBackend(), index)
     barrier, shares, results = threading.Barrier(3), {}, {}

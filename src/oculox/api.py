@@ -50,6 +50,7 @@ from oculox.types import Detections, ImageSize, Progress, height_width
 from oculox.weights import load_weights
 from oculox.weights.catalogue import find_published
 from oculox.weights.checkpoint import training_config
+from oculox.weights.download import locate_weights
 
 
 class Thresholds(TypedDict, total=False):
@@ -65,6 +66,8 @@ class Detector:
     """A trained network, ready to use on images.
 
     Threads may share one: calls and streams change nothing in it.
+
+    `choice` tells what ``auto`` took and why; it is None without it.
 
     Examples:
         >>> detector = Detector("best.pt")
@@ -126,10 +129,11 @@ class Detector:
                 size_hw=self.size_hw,
                 dynamic_size=tta == "full",
             )
+            path = locate_weights(self.path)
             if backend == "auto":
-                self.choice = choose_runtime(self.path, wanted)
-                backend = self.choice and self.choice.runtime
-            self.backend = open_with(self.path, wanted, backend=backend)
+                self.choice = choose_runtime(path, wanted)
+                backend = None if self.choice is None else self.choice.runtime
+            self.backend = open_with(path, wanted, backend=backend)
         else:
             self.backend = model
         spec = self.backend.spec

@@ -92,3 +92,21 @@ def test_list(
     assert main(["weights", "list", "--json"]) == 0
     rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
     assert (rows["yolox-s"]["cached"], rows["yolox-m"]["cached"]) == (True, False)
+
+
+def test_clear(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("OCULOX_CACHE", str(tmp_path))
+    kept = tmp_path / "runtimes" / "a" / "model.onnx"
+    kept.parent.mkdir(parents=True)
+    kept.write_bytes(bytes(300))
+    (tmp_path / "yolox_s.pth").write_text("weights")
+    assert main(["weights", "clear", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {
+        "folder": str(tmp_path / "runtimes"),
+        "bytes": 300,
+    }
+    assert [path.name for path in tmp_path.iterdir()] == ["yolox_s.pth"]
+    assert main(["weights", "clear"]) == 0
+    assert capsys.readouterr().out.startswith("0.0 MB removed from ")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, MutableSequence, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, MutableSequence, Sequence
 from contextlib import closing
 from functools import partial
 from itertools import chain, islice
@@ -118,7 +118,7 @@ class Pipeline:
             ]
             return list(zip(taken, results, strict=True)), watch.times()
 
-        def done() -> Iterator[tuple[list[tuple[T, R | DataError]], StageTimes]]:
+        def done() -> Generator[tuple[list[tuple[T, R | DataError]], StageTimes], None, None]:
             for chunk in islice(given, 1):
                 yield work(self, chunk)
             for chunk in islice(given, 1):

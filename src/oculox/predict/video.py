@@ -6,6 +6,7 @@ import dataclasses
 import json
 from collections import deque
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -15,7 +16,7 @@ from oculox.errors import DataError, UsageError
 from oculox.predict.pipeline import Pipeline
 from oculox.predict.sources import LoadedImage, Source
 from oculox.runtime.timing import StageTimes
-from oculox.types import ImageArray
+from oculox.types import Detections, ImageArray
 
 DEFAULT_FPS = 25.0
 
@@ -83,14 +84,16 @@ def annotate_video(
                 results = pipeline.each(
                     frames,
                     read=lambda frame: frame,
-                    finish=lambda frame, found: (found, found.draw(frame.image) if video else None),
+                    finish=partial(_drawn, draw=video is not None),
                     batch=1,
                     # A frame of a camera has to be looked at before the next one is there.
                     ahead=source.kind != "camera",
                     rounds=rounds,
                 )
-                for _, (detections, drawn) in results:
-                    if part_video is not None:
+                for _, result in results:
+                    assert not isinstance(result, DataError), "a frame was read already"
+                    detections, drawn = result
+                    if part_video is not None and drawn is not None:
                         writer = writer or _writer(part_video, fps, drawn)
                         writer.write(drawn)
                     row = {
@@ -125,6 +128,12 @@ def annotate_video(
         detections=found,
         rounds=tuple(rounds),
     )
+
+
+def _drawn(
+    frame: LoadedImage, found: Detections, *, draw: bool
+) -> tuple[Detections, ImageArray | None]:
+    return found, found.draw(frame.image) if draw else None
 
 
 def read_frames(source: Source) -> Iterator[ImageArray]:
