@@ -16,6 +16,7 @@ from oculox.exporting.open_with import (
     RunOptions,
     choose_runtime,
     clear_runtimes,
+    kept_model,
     open_with,
     read_choice,
 )
@@ -23,6 +24,7 @@ from oculox.exporting.parity import sample_inputs
 from oculox.runtime.timing import STAGES
 
 HAS_ONNX = all(map(importlib.util.find_spec, ("onnx", "onnxscript", "onnxruntime")))
+HAS_NCNN = all(map(importlib.util.find_spec, ("ncnn", "pnnx")))
 HAS_OPENVINO = HAS_ONNX and importlib.util.find_spec("openvino") is not None
 
 
@@ -45,8 +47,8 @@ def test_a_checkpoint_through_onnx_runtime(lively_pt, scenes):
 
 @pytest.mark.skipif(not HAS_OPENVINO, reason="needs oculox[openvino]")
 @pytest.mark.parametrize("backend", ["onnx", "openvino"])
-def test_threads_share_a_runtime(lively_pt, scenes, backend, set_threads):
-    detector = Detector(lively_pt, imgsz=(64, 96), backend=backend, batch=1)
+def test_threads_share_a_runtime(exports, scenes, backend, set_threads):
+    detector = Detector(exports(format=backend).path, device="cpu", batch=1)
     alone = [detector(scene) for scene in scenes] * 6
     set_threads(2)
     together = detector(scenes * 6)
@@ -86,64 +88,75 @@ def test_a_checkpoint_is_converted_for_the_sizes_of_test_time_augmentation(
         assert a.scores[0] == pytest.approx(b.scores[0], abs=1e-4)
 
 
-@pytest.fixture
-def cache(tmp_path, monkeypatch):
-    """An empty cache folder."""
-    monkeypatch.setenv("OCULOX_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache" / "runtimes"
+@pytest.mark.skipif(not (HAS_ONNX or HAS_NCNN), reason="nothing to convert to is installed")
+def test_a_conversion_is_kept_and_checked(lively_pt, tmp_path, monkeypatch, capfd):
+    cache = tmp_path / "cache"
+    monkeypatch.setenv("OCULOX_CACHE", str(cache))
+    options = RunOptions(device="cpu", size_hw=(64, 96))
+    backend = "ncnn" if HAS_NCNN else "onnx"  # the quicker one to convert to
+    for converted in (True, False):
+        assert open_with(lively_pt, options, backend=backend).spec.input.size == (64, 96)
+        assert ("converting lively.pt to" in capfd.readouterr().err) == converted
+    (folder,) = (cache / "runtimes").iterdir()
+    kept = kept_model(folder)
+    assert kept is not None
+    part = next(file for file in folder.rglob("model*") if file.is_file())
+    content = part.read_bytes()
+    part.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    assert kept_model(folder) is None, "damaged"
+    part.unlink()
+    assert kept_model(folder) is None, "incomplete"
+    part.write_bytes(content)
+    assert kept_model(folder) == kept
+    (folder / "contents.json").unlink()
+    assert kept_model(folder) is None, "cut off before its end"
+    assert clear_runtimes() >= len(content)
+    assert not folder.exists()
 
 
 @pytest.mark.skipif(not HAS_ONNX, reason="onnx, onnxscript or onnxruntime is not installed")
-def test_a_conversion_is_kept_and_checked(lively_pt, cache, scenes, capfd):
-    def opened():
-        detector = Detector(lively_pt, imgsz=(64, 96), backend="onnx")
-        found = [one.to_dicts() for one in detector(scenes)]
-        return found, "converting lively.pt to ONNX" in capfd.readouterr().err
-
-    first, converted = opened()
-    assert converted
-    (kept,) = cache.rglob("model.onnx")
-    assert opened() == (first, False)
-    content = kept.read_bytes()
-    kept.write_bytes(content[:-1] + b"?")
-    assert opened() == (first, True), "a damaged file is made again"
-    (kept.parent / "contents.json").unlink()
-    assert opened() == (first, True), "so is one whose conversion was cut off"
-    assert clear_runtimes() > len(content)
-    assert not cache.exists()
-
-
-def test_auto_measures_once_and_remembers(lively_pt, cache, capfd):
-    names = {"torch", *(["onnx"] if HAS_ONNX else []), *(["openvino"] if HAS_OPENVINO else [])}
-    options = RunOptions(device="cpu", size_hw=(64, 96))
+def test_auto_measures_once_and_remembers(lively_pt, kept_conversions, capfd):
+    for file in kept_conversions.glob("runtimes/choice-*.json"):
+        file.unlink()
+    options = RunOptions(device="cpu", size_hw=(128, 192), dynamic_size=True)
     choice = choose_runtime(lively_pt, options)
-    assert names <= choice.milliseconds.keys() | choice.skipped.keys()
-    assert choice.milliseconds["torch"] > 0
+    assert {"torch", "onnx", *(["openvino"] if HAS_OPENVINO else [])} == choice.milliseconds.keys()
     assert choice.runtime == min(choice.milliseconds, key=choice.milliseconds.get)
     assert all(f"{name} {ms:.1f}" in str(choice) for name, ms in choice.milliseconds.items())
+    if HAS_NCNN:
+        assert "ncnn files cannot be written with a free input size" in choice.skipped["ncnn"]
     assert "measuring torch" in capfd.readouterr().err
 
     # What is remembered counts: the slowest, had it been the quickest.
-    (file,) = cache.glob("choice-*.json")
+    (file,) = kept_conversions.glob("runtimes/choice-*.json")
     slowest = max(choice.milliseconds, key=choice.milliseconds.get)
     file.write_text(json.dumps({**dataclasses.asdict(choice), "runtime": slowest}))
-    detector = Detector(lively_pt, imgsz=(64, 96), device="cpu", backend="auto")
+    detector = Detector(lively_pt, imgsz=(128, 192), tta="full", device="cpu", backend="auto")
     assert detector.backend.kind == detector.choice.runtime == slowest
     assert "measuring" not in capfd.readouterr().err
+    file.unlink()
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"runtime": "caffe", "reason": "?"}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{",
+        "[]",
+        '{"runtime": "caffe", "reason": "?"}',
+        '{"runtime": "torch", "reason": "?", "milliseconds": null}',
+    ],
+)
 def test_a_damaged_choice_is_none(tmp_path, content):
     (tmp_path / "choice.json").write_text(content)
     assert read_choice(tmp_path / "choice.json") is None
 
 
-@pytest.mark.skipif(not HAS_ONNX, reason="onnx, onnxscript or onnxruntime is not installed")
+@pytest.mark.skipif(not HAS_NCNN, reason="ncnn or pnnx is not installed")
 def test_a_cache_that_cannot_be_written_keeps_nothing(lively_pt, tmp_path, monkeypatch, scenes):
     (tmp_path / "file").touch()
     monkeypatch.setenv("OCULOX_CACHE", str(tmp_path / "file"))
     with pytest.warns(UserWarning, match="cannot be made .* the conversion is not kept"):
-        detector = Detector(lively_pt, imgsz=(64, 96), backend="onnx", batch=1)
+        detector = Detector(lively_pt, imgsz=(64, 96), backend="ncnn")
     assert len(detector(scenes)) == 2
 
 

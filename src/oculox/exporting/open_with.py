@@ -156,7 +156,7 @@ def open_with(
         opened = open_model(_convert(path, wanted, Path(scratch.name)), device=device)
         weakref.finalize(opened, scratch.cleanup)
         return opened
-    return open_model(_kept(folder) or _convert(path, wanted, folder), device=device)
+    return open_model(kept_model(folder) or _convert(path, wanted, folder), device=device)
 
 
 def choose_runtime(path: str | Path, options: RunOptions) -> RuntimeChoice | None:
@@ -234,9 +234,9 @@ def read_choice(file: Path) -> RuntimeChoice | None:
     """What was measured before; None where there is no such file or it cannot be understood."""
     try:
         choice = RuntimeChoice(**json.loads(file.read_text("utf-8")))
+        return choice if choice.runtime in choice.milliseconds else None
     except (OSError, ValueError, TypeError):
         return None
-    return choice if choice.runtime in choice.milliseconds else None
 
 
 def _convert(path: Path, options: ExportOptions, folder: Path) -> Path:
@@ -253,7 +253,7 @@ def _convert(path: Path, options: ExportOptions, folder: Path) -> Path:
     return folder / name
 
 
-def _kept(folder: Path) -> Path | None:
+def kept_model(folder: Path) -> Path | None:
     """The converted model in a folder; None where it is not there or not as it was written."""
     try:
         contents = json.loads((folder / _CONTENTS).read_text("utf-8"))
