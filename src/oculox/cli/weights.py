@@ -159,9 +159,9 @@ def list_published(json: o.Json = False) -> None:
 
 @app.command()
 def clear(json: o.Json = False) -> None:
-    """Remove what --backend has kept: converted networks and measured choices.
+    """Remove the networks converted for --backend.
 
-    Downloaded weights stay.
+    The choices that auto measured go too; downloaded weights stay.
     """
     from oculox.exporting.open_with import clear_runtimes, runtimes_folder
 
