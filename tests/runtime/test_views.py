@@ -14,7 +14,8 @@ from oculox.errors import UsageError
 from oculox.evaluation.evaluate import OFFICIAL_SETTINGS, evaluate
 from oculox.postprocess import DetectSettings
 from oculox.predict.pipeline import Pipeline
-from oculox.runtime.views import Views, input_sizes
+from oculox.runtime.timing import Stopwatch
+from oculox.runtime.views import ImageDetector, Views, input_sizes
 from oculox.types import DecodedPredictions
 from red_images import RedBackend, red_image
 
@@ -236,3 +237,15 @@ def test_augmentation_gains_ap(shared, tmp_path):
     backend = Detector(shared / "weights/yolox_nano.pth", device="cpu").backend
     ap = {v: evaluate(backend, index, views=v).metrics.ap for v in (Views(), FLIP, FULL)}
     assert ap[Views()] < ap[FLIP] < ap[FULL]
+
+
+class SideBySide(RedBackend):
+    side_by_side = True
+
+
+@pytest.mark.parametrize(("backend", "most"), [(SideBySide, 2), (RedBackend, 6)])
+def test_threads_side_by_side_share_the_memory_of_a_batch(backend, most):
+    backend = backend()
+    detector = ImageDetector(backend, DetectSettings(), views=Views(), batch=6).for_threads(3)
+    assert len(detector([red_image()] * 7, watch=Stopwatch())) == 7
+    assert max(shape[0] for shape in backend.batches) == most

@@ -196,7 +196,10 @@ def _evaluate_share(
         if isinstance(shared, ImageDetector):
             found = shared(list(batch.images.permute(0, 2, 3, 1).numpy()), watch=watch)
         else:
-            found = shared.detect(batch.images, settings, watch=watch)
+            # Threads side by side have a batch in memory together, not each.
+            size = len(batch.images) // (threads if shared.side_by_side else 1)
+            parts = batch.images.split(max(1, size))
+            found = [one for part in parts for one in shared.detect(part, settings, watch=watch)]
         with watch.stage("postprocess"):
             rows = _coco_rows(batch, found, loader, categories)
         watch.count(len(found))

@@ -24,9 +24,12 @@ class Backend(abc.ABC):
     Attributes:
         kind: the format's short name, such as ``torch``.
         spec: what the model takes and returns.
+        side_by_side: whether the network runs for several threads at once, each with its own
+            memory; otherwise they wait for each other.
     """
 
     kind: str
+    side_by_side = False
 
     def __init__(self, spec: ModelSpec) -> None:
         self.spec = spec

@@ -188,7 +188,7 @@ class ExportedBackend(Backend):
             if threads not in self._shared:
                 self._shared[threads] = self._share(threads)
         backend = ExportedBackend(self.kind, self.metadata, self._shared[threads])
-        backend._lock = nullcontext()
+        backend._lock, backend.side_by_side = nullcontext(), True
         return backend
 
     def predict(self, images: ImageArray | Tensor) -> tuple[Array, ...]:

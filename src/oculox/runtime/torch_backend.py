@@ -3,7 +3,7 @@
 import copy
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Self
 
 import torch
@@ -44,6 +44,8 @@ class TorchBackend(Backend):
         self.network = network
         self._owned = owned
         self._lock = threading.Lock()
+        # On an accelerator batches side by side would gain nothing, and need the memory of all.
+        self.side_by_side = owned and next(network.parameters()).device.type == "cpu"
 
     @classmethod
     def from_weights(
@@ -88,16 +90,14 @@ class TorchBackend(Backend):
         """See `Backend.predict`; boxes and probabilities are float32 on the device."""
         weight = next(self.network.parameters())
         floats = to_floats(images, self.spec.input, device=weight.device, dtype=weight.dtype)
-        with torch.inference_mode():
-            if self._owned:
+        with nullcontext() if self.side_by_side else self._lock, torch.inference_mode():
+            with nullcontext() if self._owned else evaluation_mode(self.network):
                 raw = self.network(floats)
-            else:
-                with self._lock, evaluation_mode(self.network):
-                    raw = self.network(floats)
             decoded = decode(raw, self.spec.strides)
-        if weight.device.type == "cuda":
-            # CUDA does not wait for its kernels; without this their time counts for the next stage.
-            torch.cuda.synchronize(weight.device)
+            if weight.device.type == "cuda":
+                # CUDA does not wait for its kernels; without this their time counts for the next
+                # stage.
+                torch.cuda.synchronize(weight.device)
         return decoded
 
     def select(self, outputs: tuple[Tensor, ...], settings: DetectSettings) -> list[Detections]:

@@ -102,9 +102,11 @@ class ImageDetector:
         return changed
 
     def for_threads(self, threads: int) -> Self:
-        """The same detector with `Backend.for_threads`."""
+        """The same detector with `Backend.for_threads`; together they take no more memory."""
         changed = copy.copy(self)
         changed._backend = self._backend.for_threads(threads)
+        if changed._backend.side_by_side:
+            changed._batch = max(1, self._batch // threads)
         return changed
 
     def __call__(self, images: Sequence[ImageArray], *, watch: Stopwatch) -> list[Detections]:
