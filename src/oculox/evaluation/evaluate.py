@@ -197,9 +197,11 @@ def _evaluate_share(
             found = shared(list(batch.images.permute(0, 2, 3, 1).numpy()), watch=watch)
         else:
             # Threads side by side have a batch in memory together, not each.
-            size = len(batch.images) // (threads if shared.side_by_side else 1)
-            parts = batch.images.split(max(1, size))
-            found = [one for part in parts for one in shared.detect(part, settings, watch=watch)]
+            count = len(batch.images)
+            size = max(1, count // threads) if shared.side_by_side else count
+            found = []
+            for start in range(0, count, size):
+                found += shared.detect(batch.images[start : start + size], settings, watch=watch)
         with watch.stage("postprocess"):
             rows = _coco_rows(batch, found, loader, categories)
         watch.count(len(found))
