@@ -151,6 +151,7 @@ def test_a_damaged_choice_is_none(tmp_path, content):
     assert read_choice(tmp_path / "choice.json") is None
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not HAS_NCNN, reason="ncnn or pnnx is not installed")
 def test_a_cache_that_cannot_be_written_keeps_nothing(lively_pt, tmp_path, monkeypatch, scenes):
     (tmp_path / "file").touch()
