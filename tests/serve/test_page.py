@@ -104,7 +104,7 @@ def tab(browser, service):
 def test_boxes_thresholds_classes_and_copies(tab):
     page = tab.page
     tab.choose(red_image())
-    tab.says("1 object found in 120 × 48 pixels.")
+    tab.says("1 object found in 120 x 48 pixels.")
     assert page.locator("svg rect").count() == 1
     assert page.locator("#names").inner_text() == "square 0.90"
     box = page.locator("svg rect").bounding_box()
@@ -114,11 +114,11 @@ def test_boxes_thresholds_classes_and_copies(tab):
     assert box["width"] == pytest.approx(40 * scale, abs=4)
 
     tab.slide(0.1)
-    tab.says("2 objects found in 120 × 48 pixels.")
+    tab.says("2 objects found in 120 x 48 pixels.")
     assert page.locator("#rows tr").count() == 2
     assert page.locator("#classes label").all_inner_texts() == ["disc\n1", "square\n1"]
     page.get_by_label("square").uncheck()
-    tab.says("1 object found in 120 × 48 pixels.")
+    tab.says("1 object found in 120 x 48 pixels.")
     assert page.locator("#names").inner_text() == "disc 0.20"
     page.get_by_role("button", name="Copy as JSON").click()
     tab.says("Copied 1 objects as JSON.")
@@ -131,7 +131,7 @@ def test_boxes_thresholds_classes_and_copies(tab):
     square = tab.clipboard()[0]
     assert (square["category_id"], square["bbox"]) == (0, [40, 12.5, 40, 22.5])
     tab.slide(0.95)
-    tab.says("Nothing found in 120 × 48 pixels.")
+    tab.says("Nothing found in 120 x 48 pixels.")
     assert len(tab.detections()) == 1  # no other request
 
 
@@ -154,12 +154,12 @@ def give(page, kind, png):
 @pytest.mark.parametrize("kind", ["drop", "paste"])
 def test_dropped_and_pasted_images(tab, red_png, kind):
     give(tab.page, kind, red_png)
-    tab.says("1 object found in 120 × 48 pixels.")
+    tab.says("1 object found in 120 x 48 pixels.")
 
 
 def test_what_is_refused_is_said(tab):
     tab.choose(np.zeros((4, 4, 3), np.uint8))
-    tab.says("Nothing found in 4 × 4 pixels.")
+    tab.says("Nothing found in 4 x 4 pixels.")
     tab.page.set_input_files(
         "#file", {"name": "a.png", "mimeType": "image/png", "buffer": b"no image"}
     )
@@ -173,16 +173,16 @@ def test_what_is_refused_is_said(tab):
 def test_by_keyboard_alone(tab, red_png):
     page, reached = tab.page, []
     tab.choose(red_image())
-    tab.says("1 object found in 120 × 48 pixels.")
+    tab.says("1 object found in 120 x 48 pixels.")
     for _ in range(8):
         page.keyboard.press("Tab")
         reached.append(page.evaluate("document.activeElement.id || document.activeElement.type"))
         if reached[-1] == "conf":
             page.keyboard.press("Home")
-            tab.says("2 objects found in 120 × 48 pixels.")
+            tab.says("2 objects found in 120 x 48 pixels.")
         if reached[-1] == "checkbox" and reached.count("checkbox") == 1:
             page.keyboard.press("Space")
-            tab.says("1 object found in 120 × 48 pixels.")
+            tab.says("1 object found in 120 x 48 pixels.")
         if reached[-1] == "json":
             page.keyboard.press("Enter")
             tab.says("Copied 1 objects as JSON.")
@@ -209,7 +209,7 @@ def test_on_a_phone_and_in_the_dark(browser, service):
         color_scheme="dark",
     )
     tab.choose(red_image())
-    tab.says("1 object found in 120 × 48 pixels.")
+    tab.says("1 object found in 120 x 48 pixels.")
     width = tab.page.evaluate("document.documentElement.scrollWidth")
     assert width <= 360
     ground = tab.page.evaluate("getComputedStyle(document.body).backgroundColor")
@@ -225,7 +225,7 @@ def test_names_of_classes_are_no_html(browser):
     with serving(backend) as service:
         tab = Tab(browser, service)
         tab.choose(red_image())
-        tab.says("1 object found in 120 × 48 pixels.")
+        tab.says("1 object found in 120 x 48 pixels.")
         assert name in tab.page.locator("#classes").inner_text()
         assert tab.page.locator("img").count() == 1
         assert tab.errors == []
@@ -240,7 +240,7 @@ def test_the_key_is_asked_for(browser):
         tab.page.keyboard.press("Enter")
         sync_api.expect(tab.page.locator("#model")).to_have_text("red, 2 classes")
         tab.choose(red_image())
-        tab.says("1 object found in 120 × 48 pixels.")
+        tab.says("1 object found in 120 x 48 pixels.")
         tab.context.close()
 
 

@@ -10,10 +10,10 @@ import hashlib
 import re
 import secrets
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from importlib.resources import files
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import cv2
 import numpy as np
@@ -22,6 +22,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
+from starlette.types import Lifespan
 
 from oculox.api import Detector
 from oculox.errors import UsageError
@@ -32,13 +33,15 @@ from oculox.serve.limits import Limits, RefusedError
 from oculox.serve.metrics import Metrics
 from oculox.serve.uploads import read_pixels, read_upload
 from oculox.types import Detections, ImageArray, ModelSpec
-from oculox.version import __version__
 
+API_VERSION = "1"
+"""Of the paths and what they take and answer, not of the package."""
 LOWEST_CONF = 0.01
 """Of a request: below it nearly every cell of the network is a box, which takes long."""
 MOST_DETECTIONS = 1000
 
 router = APIRouter()
+T = TypeVar("T")
 
 
 class FoundObject(BaseModel):
@@ -143,7 +146,7 @@ class Service:
         """The image with its boxes as JPEG."""
         return await self._in_thread(lambda: bytes(cv2.imencode(".jpg", found.draw(image))[1]))
 
-    async def _in_thread(self, work: Any) -> Any:
+    async def _in_thread(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
 
@@ -172,18 +175,32 @@ def create_app(
         async with service.running():
             yield
 
-    # No pages of FastAPI: they load their scripts from elsewhere.
-    app = FastAPI(
-        title="Oculox", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None
-    )
+    app = _application(lifespan)
     app.state.service = service
     app.state.page, app.state.policy = _page()
-    app.include_router(router)
     app.add_middleware(Guard, limits=limits, metrics=service.metrics)
     app.add_exception_handler(RefusedError, _refused)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _failed)
     app.add_exception_handler(Exception, _broken)
+    return app
+
+
+def describe() -> dict[str, Any]:
+    """The OpenAPI description of the service, which needs no model."""
+    return _application().openapi()
+
+
+def _application(lifespan: Lifespan[FastAPI] | None = None) -> FastAPI:
+    # No pages of FastAPI: they load their scripts from elsewhere.
+    app = FastAPI(
+        title="Oculox",
+        version=API_VERSION,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+    )
+    app.include_router(router)
     return app
 
 

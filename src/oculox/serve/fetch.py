@@ -114,7 +114,7 @@ async def _exchange(
     """One request and its answer."""
     connection = h11.Connection(h11.CLIENT)
     headers = {
-        "Host": url.netloc.encode("idna"),
+        "Host": url.netloc.encode("idna").decode(),
         "User-Agent": f"oculox/{__version__}",
         "Accept": "image/*",
         "Accept-Encoding": "identity",

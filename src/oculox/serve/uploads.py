@@ -7,7 +7,7 @@ import binascii
 import contextlib
 import json
 from asyncio import timeout
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 
 from fastapi import Request
 from python_multipart.multipart import parse_options_header
@@ -107,7 +107,7 @@ async def _from_form(request: Request, limits: Limits) -> bytes:
     most = limits.max_bytes + (1 << 16)
     body = await _whole(request, most)
 
-    async def parts() -> AsyncIterator[bytes]:
+    async def parts() -> AsyncGenerator[bytes, None]:
         yield body
 
     parser = MultiPartParser(request.headers, parts(), max_files=1, max_fields=0)
