@@ -89,6 +89,7 @@ OWN = {
     ("weights convert", "--overwrite"),
     ("export", "--batch"),  # a number or dynamic
     ("export", "--precision"),  # of the file
+    ("serve", "--workers"),  # processes of the server
 }
 
 
