@@ -3,6 +3,7 @@
 import base64
 import json
 import re
+import socket
 import struct
 import threading
 import time
@@ -204,6 +205,15 @@ def test_the_key():
         assert client.detect(png).status_code == 200
 
 
+def test_addresses_where_they_are_allowed(red_png):
+    with serving(RedBackend(), allow_urls=True) as client:
+        for path in (f"{client.address}/metrics", "http://169.254.169.254/latest", "file:///etc/x"):
+            answer = client.post("/v1/detect", json={"url": path})
+            assert answer.status_code == 422
+            assert "address" in answer.json()["error"]
+        assert client.detect(red_png).status_code == 200
+
+
 class SlowBackend(RedBackend):
     """Waits for permission before each batch after the first, which warms the service up."""
 
@@ -312,6 +322,14 @@ def test_a_client_that_says_nothing(sent, monkeypatch):
         start = time.perf_counter()
         line.makefile("rb").read()
         assert time.perf_counter() - start < 5
+
+
+def test_answers_are_sent_at_once(client):
+    """With Nagle's algorithm on, the body of an answer waits 40 ms after its head."""
+    client.get("/healthz")
+    lines = [c.transport.get_extra_info("socket") for c in client.server.server_state.connections]
+    assert lines
+    assert all(line.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) for line in lines)
 
 
 def test_a_client_that_leaves(client):

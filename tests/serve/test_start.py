@@ -1,10 +1,12 @@
 """Starting and ending the service by its command."""
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
+import time
 
 import cv2
 import pytest
@@ -35,24 +37,29 @@ def test_what_cannot_be_started_is_said_in_one_line(eager_pt, capsys, words, cod
         assert message.format(**fill) in line
 
 
-def start(*words):
-    command = [sys.executable, "-m", "oculox", "serve", *map(str, words), "--port", "0", "--json"]
+@contextlib.contextmanager
+def command(*words):
+    """The command in a process of its own, which does not outlive the block."""
+    line = [sys.executable, "-m", "oculox", "serve", *map(str, words), "--port", "0", "--json"]
     environment = {**os.environ, "OCULOX_API_KEY": "k3"}
-    return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
-    )
+    pipe = subprocess.PIPE
+    with subprocess.Popen(line, stdout=pipe, stderr=pipe, text=True, env=environment) as process:
+        try:
+            yield process
+        finally:
+            process.terminate()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_the_command(eager_pt, workers):
-    """In processes of its own: the address, the key, the counts of all workers, the end."""
-    with start(eager_pt, "--workers", workers) as process:
+    """The address, the key, the counts of all workers, the end."""
+    with command(eager_pt, "--workers", workers) as process:
         text = "".join(iter(process.stdout.readline, "}\n")) + "}"
         address = json.loads(text)["address"]
         headers = {"Authorization": "Bearer k3", "Content-Type": "image/png"}
         image = cv2.imencode(".png", red_image())[1].tobytes()
-        assert wait_for(f"{address}/readyz")
+        wait_for(f"{address}/readyz")
         assert requests.post(f"{address}/v1/detect", image, timeout=60).status_code == 401
         for _ in range(6):
             answer = requests.post(f"{address}/v1/detect", image, headers=headers, timeout=60)
@@ -61,17 +68,18 @@ def test_the_command(eager_pt, workers):
         assert 'path="/v1/detect",status="200"} 6.0' in counts
         process.send_signal(signal.SIGTERM)
         _, errors = process.communicate(timeout=60)
-        assert process.returncode in ((-signal.SIGTERM,) if workers == 1 else (0,))
+        assert process.returncode == (-signal.SIGTERM if workers == 1 else 0)
         assert errors == ""
 
 
 def wait_for(address):
+    """Workers start to listen when they have opened the model."""
     for _ in range(600):
-        try:
-            return requests.get(address, timeout=60).ok
-        except requests.ConnectionError:
-            pass
-    return False
+        with contextlib.suppress(requests.ConnectionError):
+            assert requests.get(address, timeout=60).ok
+            return
+        time.sleep(0.1)
+    raise AssertionError("the service did not start")
 
 
 @pytest.mark.parametrize("wrong", [{"max_batch": 0}, {"max_mb": 0}, {"max_seconds": float("nan")}])
