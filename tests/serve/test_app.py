@@ -15,8 +15,8 @@ import cv2
 import numpy as np
 import pytest
 import requests
+from service_client import encoded, serving
 
-from conftest import encoded, serving
 from oculox.api import Detector
 from oculox.config.schema import InputConfig
 from oculox.serve.app import FoundObjects, Models, describe

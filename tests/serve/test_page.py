@@ -10,8 +10,8 @@ from importlib.resources import files
 import numpy as np
 import pytest
 import torch
+from service_client import encoded, serving
 
-from conftest import encoded, serving
 from red_images import RedBackend, red_image
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")

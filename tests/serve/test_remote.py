@@ -5,8 +5,8 @@ import threading
 
 import numpy as np
 import pytest
+from service_client import serving
 
-from conftest import serving
 from oculox.api import Detector
 from oculox.cli.main import main
 from oculox.errors import CheckpointError, OculoxError, UsageError

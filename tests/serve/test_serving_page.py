@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from service_client import serving
 
-from conftest import serving
 from oculox.datasets.demo.scene import render_scene
 from oculox.files import write_image
 

@@ -11,8 +11,8 @@ import time
 import cv2
 import pytest
 import requests
+from service_client import serving
 
-from conftest import serving
 from oculox.cli.main import main
 from oculox.serve.limits import Limits
 from red_images import RedBackend, red_image
@@ -35,6 +35,15 @@ def test_what_cannot_be_started_is_said_in_one_line(eager_pt, capsys, words, cod
         [line] = capsys.readouterr().err.splitlines()
         assert line.startswith("error: ")
         assert message.format(**fill) in line
+
+
+def test_a_missing_extra_is_named(eager_pt, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "prometheus_client", None)
+    assert main(["serve", str(eager_pt)]) == 2
+    assert capsys.readouterr().err == (
+        "error: the service needs the package 'prometheus_client', which is not installed; "
+        "run: pip install 'oculox[serve]'\n"
+    )
 
 
 @contextlib.contextmanager
