@@ -19,7 +19,8 @@ from service_client import encoded, serving
 
 from oculox.api import Detector
 from oculox.config.schema import InputConfig
-from oculox.serve.app import FoundObjects, Models, describe
+from oculox.serve.app import describe
+from oculox.serve.description import FoundObjects, Models
 from oculox.serve.limits import Limits
 from oculox.types import ModelSpec
 from red_images import RedBackend, red_image

@@ -20,7 +20,6 @@ import numpy as np
 from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse
-from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.types import Lifespan
 
@@ -28,6 +27,14 @@ from oculox.api import Detector
 from oculox.errors import UsageError
 from oculox.postprocess import DetectSettings
 from oculox.serve.batcher import Batcher
+from oculox.serve.description import (
+    DETECT_ANSWER,
+    DETECT_BODY,
+    FoundObjects,
+    Models,
+    ServedModel,
+    problems,
+)
 from oculox.serve.guard import Guard
 from oculox.serve.limits import Limits, RefusedError
 from oculox.serve.metrics import Metrics
@@ -42,49 +49,6 @@ MOST_DETECTIONS = 1000
 
 router = APIRouter()
 T = TypeVar("T")
-
-
-class FoundObject(BaseModel):
-    """One object, as in `Detections.to_dicts`."""
-
-    box: tuple[float, float, float, float]
-    """Left, top, right, bottom in pixels of the image."""
-    score: float
-    class_id: int
-    name: str
-
-
-class FoundObjects(BaseModel):
-    """What was found in an image, best first."""
-
-    width: int
-    height: int
-    detections: list[FoundObject]
-
-
-class ServedModel(BaseModel):
-    """The model of the service; `spec` is the one that checkpoints and exported files carry."""
-
-    name: str
-    spec: dict[str, Any]
-    conf: float
-    iou: float
-    max_det: int
-    agnostic_nms: bool
-    max_mb: float
-    max_megapixels: float
-
-
-class Models(BaseModel):
-    """The models of the service, one for now."""
-
-    models: list[ServedModel]
-
-
-class Problem(BaseModel):
-    """Why a request was refused."""
-
-    error: str
 
 
 class Service:
@@ -230,70 +194,11 @@ async def authorized(request: Request) -> None:
         )
 
 
-def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    reasons = {
-        401: "The API key is missing or wrong.",
-        408: "The body did not arrive in time.",
-        413: "The body or the image is too large.",
-        415: "The body, or the image in it, is of no known kind.",
-        422: "A parameter is invalid, or the image is damaged.",
-        429: "Too many requests at once.",
-        503: "The service is busy, or ends.",
-    }
-    return {s: {"model": Problem, "description": reasons[s]} for s in statuses}
-
-
-_BODY = {
-    "required": True,
-    "content": {
-        "multipart/form-data": {
-            "schema": {
-                "type": "object",
-                "required": ["image"],
-                "properties": {"image": {"type": "string", "format": "binary"}},
-            }
-        },
-        "image/*": {"schema": {"type": "string", "format": "binary"}},
-        "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
-        "application/json": {
-            "schema": {
-                "oneOf": [
-                    {
-                        "type": "object",
-                        "required": ["image"],
-                        "properties": {"image": {"type": "string", "format": "byte"}},
-                    },
-                    {
-                        "type": "object",
-                        "required": ["url"],
-                        "properties": {"url": {"type": "string", "format": "uri"}},
-                    },
-                ]
-            }
-        },
-    },
-}
-_ANSWER = {
-    "description": "What was found, in the wanted format.",
-    "content": {
-        "application/json": {
-            "schema": {
-                "oneOf": [
-                    {"$ref": "#/components/schemas/FoundObjects"},
-                    {"type": "array", "items": {"type": "object"}, "title": "COCO results"},
-                ]
-            }
-        },
-        "image/jpeg": {"schema": {"type": "string", "format": "binary"}},
-    },
-}
-
-
 @router.post(
     "/v1/detect",
     response_model=FoundObjects,
-    responses={200: _ANSWER, **_problems(401, 408, 413, 415, 422, 429, 503)},
-    openapi_extra={"requestBody": _BODY},
+    responses={200: DETECT_ANSWER, **problems(401, 408, 413, 415, 422, 429, 503)},
+    openapi_extra={"requestBody": DETECT_BODY},
     dependencies=[Depends(authorized)],
 )
 async def detect(
@@ -352,7 +257,7 @@ def _settings(service: Service, **given: Any) -> DetectSettings:
         raise RefusedError(422, str(error)) from None
 
 
-@router.get("/v1/models", responses=_problems(401), dependencies=[Depends(authorized)])
+@router.get("/v1/models", responses=problems(401), dependencies=[Depends(authorized)])
 async def models(request: Request) -> Models:
     """The model of the service, its classes and default thresholds."""
     service = service_of(request)
@@ -379,7 +284,7 @@ async def healthz() -> Response:
     return Response("ok\n", media_type="text/plain")
 
 
-@router.get("/readyz", responses={200: {"content": {"text/plain": {}}}, **_problems(503)})
+@router.get("/readyz", responses={200: {"content": {"text/plain": {}}}, **problems(503)})
 async def readyz(request: Request) -> Response:
     """Whether requests are taken: the model has run once, and the service does not end."""
     if not service_of(request).ready:
@@ -389,7 +294,7 @@ async def readyz(request: Request) -> Response:
 
 @router.get(
     "/metrics",
-    responses={200: {"content": {"text/plain": {}}}, **_problems(401)},
+    responses={200: {"content": {"text/plain": {}}}, **problems(401)},
     dependencies=[Depends(authorized)],
 )
 async def metrics(request: Request) -> Response:
