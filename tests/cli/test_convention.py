@@ -45,7 +45,7 @@ def options(name):
 
 
 def test_all_commands_are_walked_through():
-    assert len(COMMANDS) == 22
+    assert len(COMMANDS) == 23
     assert {"train", "data check", "weights list"} <= set(COMMANDS)
 
 
