@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 BASE_STAMP := $(VENV)/.installed-base
 
-.PHONY: help install demo test test-slow test-oldest mindspore-env test-mindspore test-wheel check docs format build clean
+.PHONY: help install demo test test-slow test-oldest mindspore-env test-mindspore test-wheel check docs openapi format build clean
 
 help:
 	@echo "make demo       train, evaluate and use a detector on the built-in data"
@@ -14,6 +14,7 @@ help:
 	@echo "make test-wheel the wheel in an environment of its own"
 	@echo "make check      formatting, lint, types, import order and the site"
 	@echo "make docs       the documentation as a site in build/site"
+	@echo "make openapi    the description of the service in docs/openapi.json"
 	@echo "make install    $(VENV) with the package and its dev extra"
 	@echo "make format     format the code"
 	@echo "make build      source distribution and wheel in dist/"
@@ -87,6 +88,9 @@ check: install docs
 # The variable hides advertising of the theme.
 docs: install
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+openapi: install
+	$(BIN)/python -c 'import json; from oculox.serve.app import describe; print(json.dumps(describe(), indent=1))' > docs/openapi.json
 
 format: install
 	$(BIN)/ruff format src tests benchmarks docs

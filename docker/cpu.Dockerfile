@@ -1,4 +1,5 @@
-# The command line on a CPU: docker build -f docker/cpu.Dockerfile -t oculox .
+# On a CPU. The command line: docker build -f docker/cpu.Dockerfile -t oculox .
+# The service: docker build -f docker/cpu.Dockerfile --target serve -t oculox:serve .
 FROM python:3.12-slim AS build
 WORKDIR /src
 RUN python -m venv /venv
@@ -8,13 +9,20 @@ COPY constraints.txt ./
 RUN pip install -c constraints.txt --extra-index-url https://download.pytorch.org/whl/cpu torch
 COPY pyproject.toml README.md LICENSE NOTICE ./
 COPY src src
-RUN pip install -c constraints.txt '.[openvino]'
+RUN pip install -c constraints.txt '.[openvino,serve]'
 
-FROM python:3.12-slim
+FROM python:3.12-slim AS base
 COPY --from=build /venv /venv
 RUN useradd --uid 1000 --create-home oculox && install -d -m 1777 /work /cache
 ENV PATH=/venv/bin:$PATH OCULOX_CACHE=/cache PYTHONUNBUFFERED=1
 USER 1000
 WORKDIR /work
 ENTRYPOINT ["oculox"]
+
+FROM base AS serve
+EXPOSE 8000
+HEALTHCHECK --interval=10s --timeout=5s --start-period=60s CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/readyz', timeout=4)"]
+CMD ["serve", "yolox-s", "--host", "0.0.0.0"]
+
+FROM base AS command
 CMD ["--help"]

@@ -37,6 +37,7 @@ from oculox.report.comparison import Comparison, compare_evaluations, write_comp
 from oculox.report.evaluation_report import model_settings, write_report
 from oculox.runtime.backend import Backend
 from oculox.runtime.exported import ExportPrecision, InGraphNms
+from oculox.runtime.remote_backend import is_service
 from oculox.runtime.views import Tta, Views
 from oculox.training.callback import TrainCallback as TrainCallback
 from oculox.training.loop import run_training
@@ -75,7 +76,7 @@ class Detector:
 
     Args:
         model: a weights file (Oculox's or another project's), an exported model, a name of
-            published weights, or a backend.
+            published weights, the address of a service, or a backend.
         conf: lowest score kept.
         iou: NMS: IoU above which the weaker of two boxes of a class is dropped.
         max_det: most detections per image.
@@ -122,18 +123,19 @@ class Detector:
         self.size_hw = None if imgsz is None else height_width(imgsz)
         self.device = device
         if isinstance(model, str | Path):
-            self.path = Path(model)
             wanted = RunOptions(
                 device=own_device(device),
                 precision=precision,
                 size_hw=self.size_hw,
                 dynamic_size=tta == "full",
             )
-            path = locate_weights(self.path)
-            if backend == "auto":
-                self.choice = choose_runtime(path, wanted)
-                backend = None if self.choice is None else self.choice.runtime
-            self.backend = open_with(path, wanted, backend=backend)
+            if not is_service(model):
+                self.path = Path(model)
+                model = locate_weights(self.path)
+                if backend == "auto":
+                    self.choice = choose_runtime(model, wanted)
+                    backend = None if self.choice is None else self.choice.runtime
+            self.backend = open_with(model, wanted, backend=backend)
         else:
             self.backend = model
         spec = self.backend.spec

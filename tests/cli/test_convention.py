@@ -45,7 +45,7 @@ def options(name):
 
 
 def test_all_commands_are_walked_through():
-    assert len(COMMANDS) == 22
+    assert len(COMMANDS) == 23
     assert {"train", "data check", "weights list"} <= set(COMMANDS)
 
 
@@ -89,6 +89,7 @@ OWN = {
     ("weights convert", "--overwrite"),
     ("export", "--batch"),  # a number or dynamic
     ("export", "--precision"),  # of the file
+    ("serve", "--workers"),  # processes of the server
 }
 
 

@@ -18,6 +18,7 @@ from oculox.cli.evaluate import evaluate
 from oculox.cli.export import export
 from oculox.cli.info import config, models
 from oculox.cli.predict import predict
+from oculox.cli.serve import serve
 from oculox.cli.train import train
 from oculox.distributed.launch import follow_launcher, is_launched, is_main_process, one_report
 from oculox.errors import OculoxError, RenamedKeyWarning
@@ -49,6 +50,7 @@ app.command()(train)
 app.command("eval")(evaluate)
 app.command()(compare)
 app.command()(predict)
+app.command()(serve)
 app.command()(export)
 app.command()(benchmark)
 app.command()(config)

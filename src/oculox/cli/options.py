@@ -37,9 +37,11 @@ def split_names(text: str | None) -> list[str] | None:
 
 # What a command works on.
 Model = Annotated[
-    Path,
+    # Not a Path: that would take a slash out of the address of a service.
+    str,
     typer.Argument(
-        metavar="WEIGHTS", help="A checkpoint, an exported model, or a name of published weights."
+        metavar="WEIGHTS",
+        help="A checkpoint, an exported model, published weights or a service's address.",
     ),
 ]
 DataPath = Annotated[

@@ -33,6 +33,7 @@ from oculox.files import make_folder, move_entries, scratch_beside, write_json
 from oculox.postprocess import DetectSettings
 from oculox.runtime.backend import Backend
 from oculox.runtime.open_model import format_of, open_model
+from oculox.runtime.remote_backend import RemoteBackend, is_service
 from oculox.version import __version__
 from oculox.weights import load_weights
 from oculox.weights.download import cache_folder, locate_weights
@@ -116,7 +117,7 @@ def open_with(
     kept; `oculox export` writes a file to give away, and compares it with PyTorch first.
 
     Args:
-        path: a checkpoint, or an exported file.
+        path: a checkpoint, or an exported file; or the address of a service.
         options: how it shall run.
         backend: for checkpoints one of `RUNTIMES`, ``auto`` takes that of `choose_runtime`; None
             for the file's own.
@@ -127,8 +128,15 @@ def open_with(
         CheckpointError: when the file cannot be used.
         ExportError: when the converter fails.
     """
-    path, options = locate_weights(path), options or RunOptions()
+    options = options or RunOptions()
     device, precision = options.device, options.precision
+    if is_service(path):
+        if backend not in (None, "auto") or precision != "fp32" or device not in ("auto", "cpu"):
+            raise UsageError(
+                f"{path}: `backend`, `precision` and `device` are chosen where the service starts"
+            )
+        return RemoteBackend(str(path))
+    path = locate_weights(path)
     if backend is None or format_of(path) != TORCH:
         named = None if backend == "auto" else backend
         return open_model(path, device=device, precision=precision, backend=named)

@@ -1,0 +1,1 @@
+"""The HTTP service: `oculox serve`, its page and its limits."""

@@ -1,0 +1,97 @@
+"""Starting and ending the service by its command."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import cv2
+import pytest
+import requests
+from service_client import serving
+
+from oculox.cli.main import main
+from oculox.serve.limits import Limits
+from red_images import RedBackend, red_image
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["none.pt"], 1, "none.pt"),
+        (["{model}", "--imgsz", "65"], 2, "multiples of 32"),
+        (["{model}", "--max-mb", "0"], 2, "--max-mb must be more than 0"),
+        (["{model}", "--host", "203.0.113.1", "--port", "0"], 1, "choose another --host or --port"),
+        (["{model}", "--port", "{port}"], 1, "cannot listen on http://127.0.0.1:{port}"),
+    ],
+)
+def test_what_cannot_be_started_is_said_in_one_line(eager_pt, capsys, words, code, message):
+    with serving(RedBackend()) as client:
+        fill = {"model": eager_pt, "port": client.port}
+        assert main(["serve", *(word.format(**fill) for word in words)]) == code
+        [line] = capsys.readouterr().err.splitlines()
+        assert line.startswith("error: ")
+        assert message.format(**fill) in line
+
+
+def test_a_missing_extra_is_named(eager_pt, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "prometheus_client", None)
+    assert main(["serve", str(eager_pt)]) == 2
+    assert capsys.readouterr().err == (
+        "error: the service needs the package 'prometheus_client', which is not installed; "
+        "run: pip install 'oculox[serve]'\n"
+    )
+
+
+@contextlib.contextmanager
+def command(*words):
+    """The command in a process of its own, which does not outlive the block."""
+    line = [sys.executable, "-m", "oculox", "serve", *map(str, words), "--port", "0", "--json"]
+    environment = {**os.environ, "OCULOX_API_KEY": "k3"}
+    pipe = subprocess.PIPE
+    with subprocess.Popen(line, stdout=pipe, stderr=pipe, text=True, env=environment) as process:
+        try:
+            yield process
+        finally:
+            process.terminate()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 2])
+def test_the_command(eager_pt, workers):
+    """The address, the key, the counts of all workers, the end."""
+    with command(eager_pt, "--workers", workers) as process:
+        text = "".join(iter(process.stdout.readline, "}\n")) + "}"
+        address = json.loads(text)["address"]
+        headers = {"Authorization": "Bearer k3", "Content-Type": "image/png"}
+        image = cv2.imencode(".png", red_image())[1].tobytes()
+        wait_for(f"{address}/readyz")
+        assert requests.post(f"{address}/v1/detect", image, timeout=60).status_code == 401
+        for _ in range(6):
+            answer = requests.post(f"{address}/v1/detect", image, headers=headers, timeout=60)
+            assert answer.status_code == 200
+        counts = requests.get(f"{address}/metrics", headers=headers, timeout=60).text
+        assert 'path="/v1/detect",status="200"} 6.0' in counts
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == (-signal.SIGTERM if workers == 1 else 0)
+        assert errors == ""
+
+
+def wait_for(address):
+    """Workers start to listen when they have opened the model."""
+    for _ in range(600):
+        with contextlib.suppress(requests.ConnectionError):
+            assert requests.get(address, timeout=60).ok
+            return
+        time.sleep(0.1)
+    raise AssertionError("the service did not start")
+
+
+@pytest.mark.parametrize("wrong", [{"max_batch": 0}, {"max_mb": 0}, {"max_seconds": float("nan")}])
+def test_limits_are_checked(wrong):
+    with pytest.raises(Exception, match=f"`{next(iter(wrong))}` must be"):
+        Limits(**wrong)
