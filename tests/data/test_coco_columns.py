@@ -152,7 +152,7 @@ def test_a_damaged_kept_file_is_made_anew(tmp_path: Path, kept: Callable[[], Pat
     path = edited(tmp_path, PLAIN[0])
     expected = flat(read_columns(path))
     content = kept().read_bytes()
-    places = np.random.default_rng(0).integers(0, len(content), 60)
+    places = np.random.default_rng(0).integers(0, len(content), 25)
     damaged = [content[:p] + bytes([content[p] ^ 4]) + content[p + 1 :] for p in places]
     for wrong in (b"", content[:10], content[:-1], content + b" ", *damaged):
         kept().write_bytes(wrong)
