@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 BASE_STAMP := $(VENV)/.installed-base
 
-.PHONY: help install demo test test-slow test-oldest mindspore-env test-mindspore test-wheel check docs openapi format build clean
+.PHONY: help install demo test test-slow test-oldest mindspore-env test-mindspore test-wheel bench check docs openapi format build clean
 
 help:
 	@echo "make demo       train, evaluate and use a detector on the built-in data"
@@ -12,6 +12,7 @@ help:
 	@echo "make test-oldest  the tests with the oldest packages that are allowed"
 	@echo "make test-mindspore  the tests that need MindSpore, in an environment of their own"
 	@echo "make test-wheel the wheel in an environment of its own"
+	@echo "make bench      how time and memory grow with the data: a table and build/bench/*.json"
 	@echo "make check      formatting, lint, types, import order and the site"
 	@echo "make docs       the documentation as a site in build/site"
 	@echo "make openapi    the description of the service in docs/openapi.json"
@@ -78,6 +79,9 @@ test-mindspore: mindspore-env
 
 test-wheel: install
 	$(BIN)/python -m pytest -q -m slow tests/test_wheel.py
+
+bench: install
+	$(BIN)/python benchmarks/scale.py --json build/bench/scale.json
 
 check: install docs
 	$(BIN)/ruff format --check src tests benchmarks docs

@@ -25,11 +25,20 @@ def test_a_benchmark_explains_itself(path, monkeypatch, capsys):
 
 @pytest.fixture
 def finetune():
-    spec = importlib.util.spec_from_file_location("finetune", FOLDER / "finetune.py")
+    yield from program("finetune")
+
+
+@pytest.fixture
+def scale():
+    yield from program("scale")
+
+
+def program(name):
+    spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
-    sys.modules["finetune"] = module  # its dataclasses look themselves up
+    sys.modules[name] = module  # its dataclasses look themselves up
     yield spec.loader.exec_module(module) or module
-    del sys.modules["finetune"]
+    del sys.modules[name]
 
 
 def test_gains_are_averaged_over_datasets_with_their_standard_error(finetune):
@@ -71,3 +80,10 @@ def test_settings_are_compared_and_results_kept(eager_pt, tmp_path):
     assert tables[0].count("| official |") == 2
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert "+0.000 ± 0.000 (no)" in tables[0]
+
+
+def test_what_grows_is_measured(scale):
+    counted = list(scale.metrics([10, 20]))
+    text = scale.table(counted)
+    assert "| 20 images, 1,600 detections |" in text
+    assert "2 times: " in text

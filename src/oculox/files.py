@@ -22,6 +22,16 @@ if TYPE_CHECKING:
 FileMode = Literal["copy", "symlink"]
 
 
+def cache_folder() -> Path:
+    """The folder of what can be fetched or made again: published weights, annotations as columns.
+
+    ``OCULOX_CACHE`` names it; by default it is ``oculox`` in the user's cache folder.
+    """
+    if chosen := os.environ.get("OCULOX_CACHE"):
+        return Path(chosen).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "oculox"
+
+
 def try_lock(file: BinaryIO | int, *, shared: bool = False, wait: bool = False) -> bool:
     """Lock an open file until it is closed, or its process ends; false where it is locked already.
 

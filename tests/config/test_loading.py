@@ -157,6 +157,8 @@ def test_a_changed_configuration_is_what_loading_it_so_gives():
     ("override", "said"),
     [
         ("train.batch=0", "configuration: train.batch: .*greater than or equal to 1"),
+        ("train.batch=atuo", r"configuration: train.batch: .*; or Input should be 'auto' .*'atuo'"),
+        ("data.workers=-1", r"configuration: data.workers: .*; or Input should be 'auto' \(got -1"),
         ("train.bach=8", "unknown key 'train.bach'; did you mean 'train.batch'"),
         ("train=8", "configuration: train: "),
         ("train.batch", "looks like section.key=value"),

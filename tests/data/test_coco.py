@@ -11,12 +11,12 @@ from small_coco import write_coco
 from oculox.config.schema import DataConfig, SplitConfig
 from oculox.data.coco import (
     CocoIndex,
-    PackedStrings,
     find_split,
     find_splits,
     load_coco,
     load_split,
 )
+from oculox.data.coco_columns import PackedStrings
 from oculox.datasets.splits import open_split
 from oculox.errors import DataError, UsageError
 
@@ -197,7 +197,7 @@ def test_missing_images_are_counted_and_the_first_named(tmp_path: Path) -> None:
 def test_packed_strings_round_trip() -> None:
     strings = ["", "abc", "ü", "\ud800", ""]
     packed = PackedStrings.pack(strings)
-    assert [packed[i] for i in range(len(packed))] == strings
+    assert [packed[i] for i in range(len(packed))] == list(packed) == strings
     assert len(PackedStrings.pack([])) == 0
 
 

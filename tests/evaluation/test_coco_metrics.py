@@ -11,10 +11,12 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from coco_rows import found_objects
 from oculox.data.coco import index_scan, load_coco
 from oculox.data.coco_scan import scan_tree
 from oculox.errors import DataError
 from oculox.evaluation import coco_metrics
+from oculox.evaluation.coco_metrics import FoundObjects
 from oculox.evaluation.metrics import METRICS
 
 
@@ -22,7 +24,7 @@ def evaluate_boxes(content, results, **options):
     """`oculox.evaluation.coco_metrics.evaluate_boxes` on a COCO tree."""
     tree = json.loads(json.dumps(content))  # plain numbers, as a file gives them
     index = index_scan(scan_tree(tree, Path("val.json")), Path())
-    return coco_metrics.evaluate_boxes(index, results, **options)
+    return coco_metrics.evaluate_boxes(index, found_objects(index, results), **options)
 
 
 def make_data(seed=0, *, images=12, classes=3, crowds=True):
@@ -207,24 +209,35 @@ def test_is_quiet_and_changes_nothing(capfd):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"image_id": 999}, "result 0: image 999"),
-        ({"image_id": "1"}, "image '1'"),
-        ({"category_id": 6}, "category 6"),
-        ({"bbox": [0, 0, float("nan"), 1]}, "finite"),
-        ({"score": float("inf")}, "finite"),
+        ({"bbox": [0, 0, float("nan"), 1]}, r"finite numbers, got \[0.0, 0.0, nan, 1.0\] and 0"),
+        ({"score": float("inf")}, "and inf"),
     ],
 )
-def test_wrong_results_are_named(change, message):
+def test_numbers_that_are_not_finite_are_named(change, message):
     content, results = make_data()
-    with pytest.raises(DataError, match=message):
-        evaluate_boxes(content, [{**results[0], **change}])
+    rows = [results[0], {**results[-1], **change}, results[1]]
+    with pytest.raises(DataError, match=f"image {results[-1]['image_id']}: .*{message}"):
+        evaluate_boxes(content, rows)
+
+
+def test_columns_are_the_results_they_came_from():
+    content, rows = make_data()
+    content["images"][0]["id"] = "first"
+    content["annotations"] = []
+    rows = [{**r, "image_id": "first" if r["image_id"] == 1 else r["image_id"]} for r in rows]
+    index = index_scan(scan_tree(content, Path("val.json")), Path())
+    found = found_objects(index, rows)
+    assert found.to_coco(index) == rows
+    parts = [found.of_images([i]) for i in range(len(index))]
+    assert FoundObjects.join(parts).to_coco(index) == rows  # they are sorted by image
+    assert FoundObjects.join([]).to_coco(index) == []
 
 
 def test_official_detections_give_the_official_metrics(shared):
     golden = json.loads((shared / "golden/eval_nano416_val2017.json").read_text())
     path = shared / "coco_mini/annotations/instances_val2017.json"
     index = load_coco(path, shared / "coco_mini/val2017")
-    metrics = coco_metrics.evaluate_boxes(index, golden["detections"])
+    metrics = coco_metrics.evaluate_boxes(index, found_objects(index, golden["detections"]))
     np.testing.assert_allclose(list(metrics.as_dict().values()), golden["stats"], atol=1e-9)
     # Crowds are not objects to be found.
     objects = [a for a in json.loads(path.read_text())["annotations"] if not a["iscrowd"]]

@@ -5,6 +5,7 @@ import json
 import numpy as np
 from scenes import coco_of, large_scenes
 
+from coco_rows import found_objects
 from golden import differences, golden, plain
 from oculox.data.coco import load_coco
 from oculox.evaluation.coco_metrics import evaluate_boxes
@@ -53,7 +54,8 @@ def compute_all(folder):
     for image in content["images"]:
         (folder / image["file_name"]).touch()
     (folder / "val.json").write_text(json.dumps(content))
-    metrics = evaluate_boxes(load_coco(folder / "val.json", folder), results)
+    index = load_coco(folder / "val.json", folder)
+    metrics = evaluate_boxes(index, found_objects(index, results))
     return plain(
         {
             "metrics": metrics.as_dict(),

@@ -12,7 +12,7 @@ from html_page import Page, check_alone
 from oculox import compare, evaluate
 from oculox.data.coco import load_coco
 from oculox.errors import DataError, UsageError
-from oculox.evaluation.coco_metrics import evaluate_boxes
+from oculox.evaluation.coco_metrics import FoundObjects, evaluate_boxes
 from oculox.evaluation.evaluate import evaluate as evaluate_backend
 from oculox.evaluation.metrics import METRICS
 from oculox.postprocess import DetectSettings
@@ -82,8 +82,9 @@ def test_what_lies_on_a_crowd_region_does_not_count(index, result):
 
 
 def test_images_that_were_left_out_do_not_count(index, result):
-    rows = [row for row in result.results if row["image_id"] != 7]
-    less = dataclasses.replace(result, results=rows, left_out_ids=frozenset({7}))
+    less = dataclasses.replace(
+        result, found=result.found.of_images([0, 1, 3]), left_out_ids=frozenset({7})
+    )
     counts = diagnose(less, index).images()
     assert (counts.false[2], counts.missed[2]) == (0, 0)
     assert counts.missed[1] == 1
@@ -132,7 +133,8 @@ def test_a_page_tells_the_metrics(index, result, tmp_path):
 def test_nothing_labelled_and_nothing_found(index, result, tmp_path):
     truth = {name: column[:0] for name, column in vars(index.truth).items()}
     empty = dataclasses.replace(index, truth=dataclasses.replace(index.truth, **truth))
-    nothing = dataclasses.replace(result, results=[], metrics=evaluate_boxes(empty, []))
+    found = FoundObjects.join([])
+    nothing = dataclasses.replace(result, found=found, metrics=evaluate_boxes(empty, found))
     write_report(tmp_path / "report.html", nothing, empty, title="empty", settings={})
     page = Page(tmp_path / "report.html")
     check_alone(page)
@@ -160,12 +162,13 @@ def test_a_page_of_a_thousand_classes_is_a_few_megabytes(index, result, tmp_path
         crowd=np.zeros(1000, np.bool_),
     )
     many = dataclasses.replace(many, truth=truth)
-    rows = [
-        {"image_id": 5, "category_id": 30 + k, "bbox": [40, 12, 40, 24], "score": k / 1000}
-        for k in range(1000)
-    ]
-    metrics = evaluate_boxes(many, rows)
-    crowded = dataclasses.replace(result, results=rows, metrics=metrics)
+    found = FoundObjects(
+        owners=np.zeros(1000, np.int64),
+        labels=np.arange(1000),
+        xywh=np.tile(np.array([40.0, 12, 40, 24]), (1000, 1)),
+        scores=np.arange(1000) / 1000,
+    )
+    crowded = dataclasses.replace(result, found=found, metrics=evaluate_boxes(many, found))
     write_report(tmp_path / "report.html", crowded, many, title="many", settings={})
     check_alone(Page(tmp_path / "report.html"))
     assert (tmp_path / "report.html").stat().st_size < 3e6
@@ -207,8 +210,8 @@ def test_a_folder_is_refused_before_the_work(eager_pt, tiny_data, tmp_path):
 
 def test_two_models_on_the_same_images(index, result, tmp_path):
     """B loses the right detection of A: image a changes, the others do not."""
-    rows = [row for row in result.results if row["image_id"] != 5]
-    less = dataclasses.replace(result, results=rows, metrics=evaluate_boxes(index, rows))
+    found = result.found.of_images([1, 2, 3])
+    less = dataclasses.replace(result, found=found, metrics=evaluate_boxes(index, found))
     found = compare_evaluations(("A", "B"), (result, less), index, draws=50)
     by_name = {one.name: one for one in found.metrics}
     assert [one.name for one in found.metrics] == list(METRICS)

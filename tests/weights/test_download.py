@@ -16,11 +16,11 @@ import pytest
 from oculox import Detector
 from oculox.cli.main import main
 from oculox.errors import CheckpointError, OculoxError, UsageError
+from oculox.files import cache_folder
 from oculox.weights import download, load_weights
 from oculox.weights.catalogue import PublishedWeights, find_published, published_weights
 from oculox.weights.download import (
     Downloaded,
-    cache_folder,
     fetch_weights,
     locate_weights,
     source_url,

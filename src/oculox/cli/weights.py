@@ -104,8 +104,9 @@ def get(
     Prints where they are. Set OCULOX_MIRROR to fetch from a mirror (http, https or file URL of a
     folder), OCULOX_CACHE to move the cache.
     """
+    from oculox.files import cache_folder
     from oculox.weights.catalogue import find_published
-    from oculox.weights.download import cache_folder, fetch_weights, show_download, source_url
+    from oculox.weights.download import fetch_weights, show_download, source_url
 
     entry = find_published(name)
     url = source_url(entry)
@@ -173,7 +174,7 @@ def clear(json: o.Json = False) -> None:
 
 
 def _row(entry: PublishedWeights) -> dict[str, Any]:
-    from oculox.weights.download import cache_folder
+    from oculox.files import cache_folder
 
     return {
         **entry.model_dump(),

@@ -92,13 +92,22 @@ def config_from_dict(tree: Mapping[str, Any], *, where: str) -> Config:
     try:
         return Config.model_validate(_renamed(tree, where))
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        key = ".".join(str(part) for part in first["loc"])
+        errors = error.errors(include_url=False)
+        first = errors[0]
         if first["type"] == "extra_forbidden":
+            key = ".".join(map(str, first["loc"]))
             raise ConfigError(f"{where}: unknown key '{key}'{_nearest_key(key)}") from None
-        message = first["msg"].removeprefix("Value error, ")
+        # A key that takes a number or `auto` has an error for each of the two.
+        key = _key_of(first["loc"])
+        messages = [e["msg"] for e in errors if _key_of(e["loc"]) == key]
+        message = "; or ".join(messages).removeprefix("Value error, ")
         got = "" if first["type"] == "value_error" else f" (got {first['input']!r})"
         raise ConfigError(f"{where}: {key}: {message}{got}") from None
+
+
+def _key_of(loc: Sequence[int | str]) -> str:
+    """The key an error is about, without names of alternatives such as ``constrained-int``."""
+    return ".".join(str(p) for p in loc if isinstance(p, int) or p.isidentifier())
 
 
 def config_to_dict(config: Config) -> dict[str, Any]:

@@ -228,8 +228,8 @@ class EmaConfig(_Section):
 class TrainConfig(_Section):
     """The run."""
 
-    batch: Positive = 64
-    """Images a step over all devices (and accumulation)."""
+    batch: Positive | Literal["auto"] = 64
+    """Images a step over all devices (and accumulation); auto: the recipe's, or what fits a GPU."""
     accumulate: Positive = 1
     """Micro-batches a step; `batch` is split over them."""
     epochs: Positive | None = None
@@ -288,9 +288,15 @@ class TrainConfig(_Section):
             raise ValueError("aug_epochs and tail_epochs are both 0: there is nothing to train")
         if len(set(self.freeze)) == 3:
             raise ValueError("freeze holds all parts: there is nothing to train")
-        if self.batch % self.accumulate:
+        if self.batch != "auto" and self.batch % self.accumulate:
             raise ValueError(f"accumulate={self.accumulate} does not divide batch={self.batch}")
         return self
+
+    @property
+    def images_per_step(self) -> int:
+        """`batch`, once a run has put a number in the place of auto."""
+        assert self.batch != "auto"
+        return self.batch
 
 
 class EvalConfig(_Section):

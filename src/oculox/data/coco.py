@@ -8,15 +8,16 @@ change, and memory grows with every process and epoch.
 import dataclasses
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from oculox.config.schema import DataConfig, SplitConfig
-from oculox.data.coco_scan import CocoScan, GroundTruth, paused_gc, scan_coco
+from oculox.data.coco_columns import CocoColumns, PackedStrings, read_columns
+from oculox.data.coco_scan import CocoScan, GroundTruth, scan_coco
 from oculox.errors import DataError, UsageError
 from oculox.types import FloatArray, ImageId, IntArray
 
@@ -25,36 +26,6 @@ _Array = TypeVar("_Array", bound=npt.NDArray[Any])
 Split = Literal["train", "val", "test"]
 ScannedSplit = tuple[Path, CocoScan]
 """The image folder of a split, and what its annotations hold."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class PackedStrings:
-    """Many strings in two arrays.
-
-    Attributes:
-        data: uint8 (total bytes,), UTF-8.
-        offsets: int64 (n + 1,); string i is ``data[offsets[i]:offsets[i + 1]]``.
-    """
-
-    data: npt.NDArray[np.uint8]
-    offsets: IntArray
-
-    @classmethod
-    def pack(cls, strings: Sequence[str]) -> Self:
-        """Store `strings`, in order."""
-        encoded = [s.encode("utf-8", "surrogatepass") for s in strings]
-        offsets = np.zeros(len(encoded) + 1, np.int64)
-        np.cumsum([len(e) for e in encoded], out=offsets[1:])
-        return cls(data=np.frombuffer(b"".join(encoded), np.uint8), offsets=offsets)
-
-    def __len__(self) -> int:
-        """Number of strings."""
-        return len(self.offsets) - 1
-
-    def __getitem__(self, i: int) -> str:
-        """String i."""
-        low, high = self.offsets[i], self.offsets[i + 1]
-        return self.data[low:high].tobytes().decode("utf-8", "surrogatepass")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -94,7 +65,7 @@ class CocoIndex:
     @property
     def image_ids(self) -> tuple[ImageId, ...]:
         """The file's own image ids, in order (made anew at each call)."""
-        return tuple(self.image_id(i) for i in range(len(self)))
+        return tuple(map(json.loads, self.packed_ids))
 
     def image_id(self, i: int) -> ImageId:
         """The file's own id of image i."""
@@ -127,7 +98,6 @@ class CocoIndex:
         return int(self.offsets[i + 1] - self.offsets[i])
 
 
-@paused_gc()
 def load_coco(annotations: Path, images: Path) -> CocoIndex:
     """Read and validate a COCO detection file.
 
@@ -142,7 +112,11 @@ def load_coco(annotations: Path, images: Path) -> CocoIndex:
         DataError: the JSON is unreadable, incomplete or inconsistent, or an image is missing.
             The message names the file and the image, annotation or category.
     """
-    return index_split(images, scan_coco(annotations))
+    columns = read_columns(annotations)
+    if columns is None:
+        return index_split(images, scan_coco(annotations))
+    _check_images(annotations, columns, images)
+    return _index(annotations, columns, images)
 
 
 def index_split(images: Path, scan: CocoScan) -> CocoIndex:
@@ -156,17 +130,22 @@ def index_split(images: Path, scan: CocoScan) -> CocoIndex:
             f"{dataclasses.replace(first, file=f'{annotations}{place}')}{more}; "
             "`oculox data check` lists every error and can write a copy without them"
         )
-    files = [image["file_name"] for image in scan.images]
+    columns = CocoColumns.from_scan(scan)
+    _check_images(annotations, columns, images)
+    return _index(annotations, columns, images)
+
+
+def _check_images(annotations: Path, columns: CocoColumns, images: Path) -> None:
+    """See that all image files are there."""
     if not images.is_dir():
         raise DataError(f"{images}: no such image folder (for {annotations})")
-    missing = missing_files(files, images)
+    missing = missing_files(columns.file_names, images)
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise DataError(
-            f"{annotations}: {len(missing)} of {len(files)} images are missing from {images}: "
-            f"{missing[0]!r}{more}"
+            f"{annotations}: {len(missing)} of {len(columns.file_names)} images are missing from "
+            f"{images}: {missing[0]!r}{more}"
         )
-    return index_scan(scan, images)
 
 
 # Errors that matter neither to training nor to metrics, or whose entries are not there any more.
@@ -184,32 +163,38 @@ _HARMLESS = frozenset(
 
 
 def index_scan(scan: CocoScan, images: Path) -> CocoIndex:
-    """The index of a scan's valid entries.
+    """The index of a scan's valid entries, whose images need not be there."""
+    return _index(scan.annotations, CocoColumns.from_scan(scan), images)
+
+
+def _index(annotations: Path, columns: CocoColumns, images: Path) -> CocoIndex:
+    """The index of valid entries.
 
     Crowd regions stay only in `CocoIndex.truth`, boxes are clipped to their image and dropped
     when nothing remains.
     """
-    truth = scan.truth
+    truth = columns.truth
     for array in vars(truth).values():
         _frozen(array)
     x, y, width, height = truth.xywh.T
-    limits = scan.sizes_hw[truth.owners].astype(np.float64)
+    limits = columns.sizes_hw[truth.owners].astype(np.float64)
     left, right = (np.clip(v, 0, limits[:, 1]) for v in (x, x + width))
     top, bottom = (np.clip(v, 0, limits[:, 0]) for v in (y, y + height))
     boxes = np.stack((left, top, right, bottom), axis=1).astype(np.float32)
     kept = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1]) & ~truth.crowd
     rows = np.flatnonzero(kept)
     rows = rows[np.argsort(truth.owners[rows], kind="stable")]
-    offsets = np.zeros(len(scan.images) + 1, np.int64)
-    np.cumsum(np.bincount(truth.owners[rows], minlength=len(scan.images)), out=offsets[1:])
+    count = len(columns.sizes_hw)
+    offsets = np.zeros(count + 1, np.int64)
+    np.cumsum(np.bincount(truth.owners[rows], minlength=count), out=offsets[1:])
     return CocoIndex(
-        annotations=scan.annotations,
+        annotations=annotations,
         image_dir=images,
-        class_names=scan.class_names,
-        category_ids=scan.category_ids,
-        sizes_hw=_frozen(scan.sizes_hw),
-        file_names=PackedStrings.pack([image["file_name"] for image in scan.images]),
-        packed_ids=PackedStrings.pack([json.dumps(image["id"]) for image in scan.images]),
+        class_names=columns.class_names,
+        category_ids=columns.category_ids,
+        sizes_hw=_frozen(columns.sizes_hw),
+        file_names=columns.file_names,
+        packed_ids=columns.packed_ids,
         all_boxes=_frozen(boxes[rows]),
         all_labels=_frozen(truth.labels[rows]),
         offsets=_frozen(offsets),
@@ -217,7 +202,7 @@ def index_scan(scan: CocoScan, images: Path) -> CocoIndex:
     )
 
 
-def missing_files(names: Sequence[str], folder: Path) -> list[str]:
+def missing_files(names: Iterable[str], folder: Path) -> list[str]:
     """The names that `folder` does not have; one listing per folder, not one look-up per file."""
     listings: dict[str, frozenset[str]] = {}
     missing = []

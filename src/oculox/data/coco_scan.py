@@ -219,7 +219,7 @@ def _images(entries: Sequence[Any], faults: _Faults) -> tuple[list[Entry], npt.N
             faults.add("image-id-duplicate", message, file=name, image_id=number)
         else:
             kept[number] = entry
-            sizes.append(_size(entry))
+            sizes.append(image_size(entry.get("height"), entry.get("width")))
             if first.setdefault(name, number) != number:
                 message = f"the same file as that of image {first[name]!r}"
                 faults.add("file-name-duplicate", message, file=name, image_id=number)
@@ -233,11 +233,10 @@ def _images(entries: Sequence[Any], faults: _Faults) -> tuple[list[Entry], npt.N
     return list(kept.values()), np.array(sizes, np.int32).reshape(-1, 2)
 
 
-def _size(image: Entry) -> tuple[int, int]:
-    """Height and width in pixels; 0, 0 where one is not a valid size."""
-    sides: list[Any] = [image.get("height"), image.get("width")]
-    if all(type(v) in _NUMBERS and 1 <= v < 2**31 and v == int(v) for v in sides):
-        return int(sides[0]), int(sides[1])
+def image_size(height: Any, width: Any) -> tuple[int, int]:
+    """Height and width in pixels as a file states them; 0, 0 where one is not a valid size."""
+    if all(type(v) in _NUMBERS and 1 <= v < 2**31 and v == int(v) for v in (height, width)):
+        return int(height), int(width)
     return 0, 0
 
 

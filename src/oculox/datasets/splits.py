@@ -12,7 +12,15 @@ from pathlib import Path
 from typing import Literal, cast
 
 from oculox.config.schema import DataConfig, SplitConfig
-from oculox.data.coco import CocoIndex, ScannedSplit, Split, find_split, find_splits, index_split
+from oculox.data.coco import (
+    CocoIndex,
+    ScannedSplit,
+    Split,
+    find_splits,
+    index_split,
+    load_coco,
+    load_split,
+)
 from oculox.data.coco_scan import CocoScan, scan_coco, scan_tree
 from oculox.data.faults import Fault
 from oculox.datasets.formats import SourceFormat
@@ -64,6 +72,11 @@ def scan_data(
 
 def open_split(data: str | Path, split: Split, *, images: str | Path | None = None) -> CocoIndex:
     """Read one split; see `scan_data`."""
+    path = Path(data)
+    if path.is_file() and path.suffix.lower() not in YAML_SUFFIXES:
+        return load_coco(path, path.parent if images is None else Path(images))
+    if images is None and recognise(path) == "coco":
+        return load_split(DataConfig(root=path), split)
     return index_split(*scan_data(data, split=split, images=images)[split])
 
 
@@ -85,8 +98,7 @@ def load_splits(data: DataConfig, *splits: Split) -> tuple[CocoIndex, ...]:
         if split in inside:
             indexes.append(index_split(*inside[split]))
         else:
-            images, annotations = find_split(data, split)
-            indexes.append(index_split(images, scan_coco(annotations)))
+            indexes.append(load_split(data, split))
     return tuple(indexes)
 
 

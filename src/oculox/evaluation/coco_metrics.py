@@ -8,9 +8,8 @@ its crowd regions and areas decide which detections and objects are ignored.
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from collections.abc import Collection, Iterable
+from typing import Any, Self
 
 import hotcoco
 import numpy as np
@@ -30,9 +29,64 @@ _ALL_AREAS = 0
 _MAX_100 = 2  # index of 100 among COCO's most detections per image, 1, 10, 100
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class FoundObjects:
+    """Detections in the images of an index, as columns.
+
+    Attributes:
+        owners: int64 (D,), index of the image.
+        labels: int64 (D,), contiguous class index of the data.
+        xywh: float64 (D, 4), left, top, width, height in pixels.
+        scores: float64 (D,).
+    """
+
+    owners: IntArray
+    labels: IntArray
+    xywh: npt.NDArray[np.float64]
+    scores: npt.NDArray[np.float64]
+
+    def __len__(self) -> int:
+        """Number of detections."""
+        return len(self.owners)
+
+    @classmethod
+    def join(cls, parts: Iterable[Self]) -> Self:
+        """All detections of the parts, in order."""
+        nothing = cls(
+            owners=np.zeros(0, np.int64),
+            labels=np.zeros(0, np.int64),
+            xywh=np.zeros((0, 4)),
+            scores=np.zeros(0),
+        )
+        columns = zip(*(vars(part).values() for part in (nothing, *parts)), strict=True)
+        return cls(**dict(zip(vars(nothing), map(np.concatenate, columns), strict=True)))
+
+    def of_images(self, images: Collection[int]) -> Self:
+        """The detections in some images, which are named by their index."""
+        kept = np.isin(self.owners, list(images))
+        return dataclasses.replace(self, **{name: v[kept] for name, v in vars(self).items()})
+
+    def to_coco(self, index: CocoIndex) -> list[dict[str, Any]]:
+        """COCO results: image_id, category_id, bbox (x, y, width, height), score.
+
+        Ids are the file's own; those of images are numbers or texts.
+        """
+        ids = index.image_ids
+        columns = (self.owners, self.labels, self.xywh, self.scores)
+        return [
+            {
+                "image_id": ids[owner],
+                "category_id": index.category_ids[label],
+                "bbox": xywh,
+                "score": score,
+            }
+            for owner, label, xywh, score in zip(*(c.tolist() for c in columns), strict=True)
+        ]
+
+
 def evaluate_boxes(
     index: CocoIndex,
-    results: Sequence[Mapping[str, Any]],
+    found: FoundObjects,
     *,
     confusion_conf: float = CONFUSION_CONF,
     left_out: Collection[ImageId] = (),
@@ -41,18 +95,16 @@ def evaluate_boxes(
 
     Args:
         index: the images and the objects in them.
-        results: COCO results: image_id, category_id, bbox (x, y, width, height), score. Ids of
-            images are the file's own, numbers or texts.
+        found: the detections.
         confusion_conf: lowest score that counts in the confusion matrix.
-        left_out: ids of images that could not be read; their objects do not count, and there
-            are no results of them.
+        left_out: ids of images that could not be read; their objects do not count, and nothing
+            is found in them.
 
     Raises:
-        DataError: a result names an image or category that the index does not have, or its box
-            or score is not a finite number.
+        DataError: a box or score is not a finite number.
     """
     index = without_objects(index, left_out)
-    evaluator = match_boxes(index, results)
+    evaluator = match_boxes(index, found)
     stats = [float(v) for v in evaluator.stats]
     return CocoMetrics(
         **dict(zip(METRICS, stats, strict=True)),
@@ -60,31 +112,50 @@ def evaluate_boxes(
         confusion=_confusion(evaluator, index, confusion_conf),
         confusion_conf=confusion_conf,
         images=len(index) - len(left_out),
-        detections=len(results),
+        detections=len(found),
     )
 
 
-def match_boxes(index: CocoIndex, results: Sequence[Mapping[str, Any]]) -> hotcoco.COCOeval:
+def match_boxes(index: CocoIndex, found: FoundObjects) -> hotcoco.COCOeval:
     """Match detections with objects and count the metrics.
 
     Args:
         index: the images and the objects in them.
-        results: as for `evaluate_boxes`.
+        found: the detections.
 
     Returns:
         The evaluator, with `stats` and curves. Its annotation i + 1 is object i of `index.truth`,
-        its detection i + 1 is result i.
+        its detection i + 1 is detection i.
 
     Raises:
         DataError: as `evaluate_boxes`.
     """
-    ids = index.image_ids
+    bad = ~(np.isfinite(found.xywh).all(axis=1) & np.isfinite(found.scores))
+    if bad.any():
+        i = int(np.argmax(bad))
+        raise DataError(
+            f"image {index.image_id(int(found.owners[i]))!r}: box and score of a detection must be "
+            f"finite numbers, got {found.xywh[i].tolist()} and {found.scores[i]}"
+        )
     # Evaluators take images in the order of their numbers; texts come after numbers.
-    ordered = sorted(ids, key=lambda i: (isinstance(i, str), i))
-    numbers: dict[ImageId, int] = {image_id: n for n, image_id in enumerate(ordered, start=1)}
-    rows = _result_rows(results, numbers, index)
-    gt = hotcoco.COCO(_truth(index, [numbers[image_id] for image_id in ids]))
-    evaluator = hotcoco.COCOeval(gt, gt.load_res(rows), "bbox")
+    ids, truth = index.image_ids, index.truth
+    ordered = sorted(range(len(ids)), key=lambda i: (isinstance(ids[i], str), ids[i]))
+    numbers = np.empty(len(ids), np.int64)
+    numbers[ordered] = np.arange(1, len(ids) + 1)
+    categories = np.array(index.category_ids, np.int64)
+    named = zip(index.category_ids, index.class_names, strict=True)
+    # Annotations count from 1: evaluators take a match with id 0 for no match.
+    gt = hotcoco.COCO.from_arrays(
+        [{"id": n, "width": 0, "height": 0, "file_name": ""} for n in range(1, len(ids) + 1)],
+        [{"id": number, "name": name} for number, name in named],
+        numbers[truth.owners],
+        categories[truth.labels],
+        truth.xywh,
+        area=truth.areas,
+        iscrowd=truth.crowd,
+    )
+    rows = (numbers[found.owners], found.xywh, found.scores, categories[found.labels])
+    evaluator = hotcoco.COCOeval(gt, gt.load_res(np.column_stack(rows)), "bbox")
     evaluator.evaluate()
     evaluator.accumulate()
     evaluator.summary_lines()  # fills `stats`; `summarize` would print as well
@@ -99,59 +170,6 @@ def without_objects(index: CocoIndex, images: Collection[ImageId]) -> CocoIndex:
     kept = ~np.array(of, np.bool_)[index.truth.owners]
     truth = {name: column[kept] for name, column in vars(index.truth).items()}
     return dataclasses.replace(index, truth=GroundTruth(**truth))
-
-
-def _truth(index: CocoIndex, numbers: Sequence[int]) -> dict[str, Any]:
-    """A COCO tree with plain numbers for ids, as the evaluator needs them.
-
-    Annotations count from 1: evaluators take a match with id 0 for no match.
-
-    Args:
-        index: the images and objects.
-        numbers: of the images, in the order of the index.
-    """
-    truth = index.truth
-    columns = (truth.owners, truth.labels, truth.xywh, truth.areas, truth.crowd)
-    rows = zip(*(column.tolist() for column in columns), strict=True)
-    categories = zip(index.category_ids, index.class_names, strict=True)
-    return {
-        "images": [{"id": n, "width": 0, "height": 0, "file_name": ""} for n in sorted(numbers)],
-        "annotations": [
-            {
-                "id": i,
-                "image_id": numbers[owner],
-                "category_id": index.category_ids[label],
-                "bbox": xywh,
-                "area": area,
-                "iscrowd": int(crowd),
-            }
-            for i, (owner, label, xywh, area, crowd) in enumerate(rows, start=1)
-        ],
-        "categories": [{"id": i, "name": name} for i, name in categories],
-    }
-
-
-def _result_rows(
-    results: Sequence[Mapping[str, Any]], numbers: Mapping[ImageId, int], index: CocoIndex
-) -> list[dict[str, Any]]:
-    """The results with plain numbers for image ids."""
-    categories = set(index.category_ids)
-    rows = []
-    for i, result in enumerate(results):
-        image_id, category_id = result["image_id"], result["category_id"]
-        if image_id not in numbers:
-            raise DataError(f"result {i}: image {image_id!r} is not in {index.annotations}")
-        if category_id not in categories:
-            raise DataError(f"result {i}: category {category_id!r} is not in {index.annotations}")
-        box, score = [float(v) for v in result["bbox"]], float(result["score"])
-        if not all(map(math.isfinite, (*box, score))):
-            raise DataError(
-                f"result {i}, image {image_id!r}: box and score must be finite numbers, "
-                f"got {box} and {score}"
-            )
-        number = numbers[image_id]
-        rows.append({"image_id": number, "category_id": category_id, "bbox": box, "score": score})
-    return rows
 
 
 def _class_metrics(curves: Any, index: CocoIndex) -> tuple[ClassMetrics, ...]:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from oculox.data.coco import CocoIndex
 from oculox.data.faults import bad_evaluation_images
@@ -13,14 +16,14 @@ from oculox.data.loader import EvalLoader
 from oculox.data.preprocess import boxes_to_source, letterbox_geometry
 from oculox.distributed.devices import Processes
 from oculox.errors import DataError, UsageError
-from oculox.evaluation.coco_metrics import evaluate_boxes
+from oculox.evaluation.coco_metrics import FoundObjects, evaluate_boxes
 from oculox.evaluation.metrics import CocoMetrics
 from oculox.postprocess import DetectSettings
 from oculox.runtime.ahead import usable_threads, work_ahead
 from oculox.runtime.backend import Backend
 from oculox.runtime.timing import StageTimes, Stopwatch
 from oculox.runtime.views import ImageDetector, Views
-from oculox.types import Batch, Detections, ImageId, ModelSpec, Progress
+from oculox.types import Batch, Detections, ImageId, IntArray, ModelSpec, Progress
 
 OFFICIAL_SETTINGS = DetectSettings(conf=0.01, iou=0.65, max_det=1000)
 """Thresholds of the official evaluation; it has no limit, and COCO counts 100 detections."""
@@ -34,7 +37,8 @@ class Evaluation:
 
     Attributes:
         metrics: the COCO metrics.
-        results: all detections as COCO results, in the dataset's image and category ids.
+        index: the data.
+        found: all detections.
         times: seconds by stage over all processes; `decode` is the wait for the loader.
         seconds: wall time of the slowest process, without the counting of metrics.
         images: number of images that could be read.
@@ -44,13 +48,19 @@ class Evaluation:
     """
 
     metrics: CocoMetrics
-    results: list[dict[str, Any]]
+    index: CocoIndex
+    found: FoundObjects
     times: StageTimes
     seconds: float
     images: int
     left_out: tuple[str, ...] = ()
     left_out_ids: frozenset[ImageId] = frozenset()
     notes: tuple[str, ...] = ()
+
+    @functools.cached_property
+    def results(self) -> list[dict[str, Any]]:
+        """All detections as COCO results, in the dataset's image and category ids."""
+        return self.found.to_coco(self.index)
 
     @property
     def images_per_second(self) -> float:
@@ -153,15 +163,17 @@ def evaluate_loader(
         raise ValueError(f"the loader's preprocessing is {given}, the network needs {needed}")
     categories, notes = match_classes(spec, index)
     spec.check_classes(settings.class_ids)
-    share = _evaluate_share(detector or backend, loader, settings, categories, progress)
+    labels = np.array([index.category_ids.index(category) for category in categories], np.int64)
+    share = _evaluate_share(detector or backend, loader, settings, labels, progress)
     shares = processes.gather([share])
-    results = [row for s in shares for row in s.results]
+    found = FoundObjects.join(s.found for s in shares)
     times = sum((s.times for s in shares), StageTimes())
     left_out = {image_id: fault for s in shares for image_id, fault in s.left_out.items()}
     faults = bad_evaluation_images(loader.max_bad_images).add(left_out.values())
     return Evaluation(
-        metrics=evaluate_boxes(index, results, left_out=left_out),
-        results=results,
+        metrics=evaluate_boxes(index, found, left_out=left_out),
+        index=index,
+        found=found,
         times=times,
         seconds=max(s.seconds for s in shares),
         images=times.images - len(left_out),
@@ -175,7 +187,7 @@ def evaluate_loader(
 class _Share:
     """What one process found."""
 
-    results: list[dict[str, Any]]
+    found: FoundObjects
     left_out: dict[ImageId, str]
     times: StageTimes
     seconds: float
@@ -185,13 +197,14 @@ def _evaluate_share(
     model: Backend | ImageDetector,
     loader: EvalLoader,
     settings: DetectSettings,
-    categories: Sequence[int],
+    labels: IntArray,
     progress: Progress | None,
 ) -> _Share:
     threads = usable_threads()
     shared = model.for_threads(threads)
+    position = {image_id: i for i, image_id in enumerate(loader.index.image_ids)}
 
-    def work(batch: Batch) -> tuple[Batch, list[dict[str, Any]], StageTimes]:
+    def work(batch: Batch) -> tuple[Batch, FoundObjects, StageTimes]:
         watch = Stopwatch()
         if isinstance(shared, ImageDetector):
             found = shared(list(batch.images.permute(0, 2, 3, 1).numpy()), watch=watch)
@@ -203,25 +216,28 @@ def _evaluate_share(
             for start in range(0, count, size):
                 found += shared.detect(batch.images[start : start + size], settings, watch=watch)
         with watch.stage("postprocess"):
-            rows = _coco_rows(batch, found, loader, categories)
+            columns = FoundObjects.join(
+                _columns(result, position[image_id], labels)
+                for result, image_id in _in_sources(batch, found, loader)
+            )
         watch.count(len(found))
-        return batch, rows, watch.times()
+        return batch, columns, watch.times()
 
-    results: list[dict[str, Any]] = []
+    parts: list[FoundObjects] = []
     left_out: dict[ImageId, str] = {}
     start = time.perf_counter()
     waiting = Stopwatch()
     times = StageTimes()
     done = work_ahead(work, _timed(loader, waiting), threads=threads)
-    for count, (batch, rows, seconds) in enumerate(done, start=1):
-        results += rows
+    for count, (batch, columns, seconds) in enumerate(done, start=1):
+        parts.append(columns)
         times += seconds
         bad = zip(batch.image_ids, batch.faults, strict=True)
         left_out.update({image_id: faults[0] for image_id, faults in bad if faults})
         if progress is not None:
             progress(count, len(loader))
     return _Share(
-        results=results,
+        found=FoundObjects.join(parts),
         left_out=left_out,
         times=times + waiting.times(),
         seconds=time.perf_counter() - start,
@@ -239,14 +255,11 @@ def _timed(loader: EvalLoader, watch: Stopwatch) -> Iterator[Batch]:
         yield batch
 
 
-def _coco_rows(
-    batch: Batch,
-    found: Sequence[Detections],
-    loader: EvalLoader,
-    categories: Sequence[int],
-) -> list[dict[str, Any]]:
+def _in_sources(
+    batch: Batch, found: Sequence[Detections], loader: EvalLoader
+) -> Iterator[tuple[Detections, ImageId]]:
+    """What was found in each image that could be read, in the image's own pixels."""
     to = loader.input_config
-    rows: list[dict[str, Any]] = []
     described = zip(found, batch.image_ids, batch.source_hw, batch.faults, strict=True)
     for result, image_id, source_hw, faults in described:
         if faults:
@@ -255,8 +268,18 @@ def _coco_rows(
             geometry = letterbox_geometry(source_hw, to.size, to.placement)
             boxes = boxes_to_source(result.xyxy, geometry, clip=False)
             result = dataclasses.replace(result, xyxy=boxes)
-        rows += result.to_coco(image_id, categories)
-    return rows
+        yield result, image_id
+
+
+def _columns(found: Detections, owner: int, labels: IntArray) -> FoundObjects:
+    """Detections of an image as columns; `labels` gives the data's class of the model's."""
+    corners = found.xyxy.astype(np.float64)
+    return FoundObjects(
+        owners=np.full(len(found), owner, np.int64),
+        labels=labels[found.class_ids],
+        xywh=np.concatenate((corners[:, :2], corners[:, 2:] - corners[:, :2]), axis=1),
+        scores=found.scores.astype(np.float64),
+    )
 
 
 def match_classes(spec: ModelSpec, index: CocoIndex) -> tuple[tuple[int, ...], tuple[str, ...]]:

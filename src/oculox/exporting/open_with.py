@@ -29,14 +29,14 @@ from oculox.errors import ExportError, OculoxError, UsageError
 from oculox.exporting.job import ExportOptions, make_job
 from oculox.exporting.parity import sample_inputs
 from oculox.exporting.targets import find_target
-from oculox.files import make_folder, move_entries, scratch_beside, write_json
+from oculox.files import cache_folder, make_folder, move_entries, scratch_beside, write_json
 from oculox.postprocess import DetectSettings
 from oculox.runtime.backend import Backend
 from oculox.runtime.open_model import format_of, open_model
 from oculox.runtime.remote_backend import RemoteBackend, is_service
 from oculox.version import __version__
 from oculox.weights import load_weights
-from oculox.weights.download import cache_folder, locate_weights
+from oculox.weights.download import locate_weights
 
 TORCH = "torch"
 _NEEDS = MappingProxyType(

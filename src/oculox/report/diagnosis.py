@@ -113,31 +113,27 @@ def diagnose(result: Evaluation, index: CocoIndex) -> Diagnosis:
     """Match the detections of an evaluation with the objects of its data.
 
     Args:
-        result: with COCO results as `oculox.evaluation.evaluate` returns them.
+        result: as `oculox.evaluation.evaluate` returns it.
         index: the data that it was evaluated on.
 
     Raises:
-        DataError: a result names an image or category that the index does not have.
+        DataError: as `evaluate_boxes`.
     """
     index = without_objects(index, result.left_out_ids)
-    rows = result.results
-    evaluator = match_boxes(index, rows)
+    found = result.found
+    evaluator = match_boxes(index, found)
     matches = evaluator.image_diagnostics(iou_thr=0.5)
-    status = [matches["dt_status"].get(i) for i in range(1, len(rows) + 1)]
-    scores = np.array([row["score"] for row in rows], np.float64)
+    status = [matches["dt_status"].get(i) for i in range(1, len(found) + 1)]
     found_at = np.full(len(index.truth.labels), -1.0)
     for annotation, detection in matches["gt_match"].items():
-        found_at[annotation - 1] = scores[detection - 1]
-    image_of = {image_id: i for i, image_id in enumerate(index.image_ids)}
-    label_of = {category: label for label, category in enumerate(index.category_ids)}
-    xywh = np.array([row["bbox"] for row in rows], np.float64).reshape(-1, 4)
+        found_at[annotation - 1] = found.scores[detection - 1]
     return Diagnosis(
         index=index,
         evaluator=evaluator,
-        scores=scores,
-        owners=np.array([image_of[row["image_id"]] for row in rows], np.int64),
-        labels=np.array([label_of[row["category_id"]] for row in rows], np.int64),
-        boxes=np.concatenate((xywh[:, :2], xywh[:, :2] + xywh[:, 2:]), axis=1),
+        scores=found.scores,
+        owners=found.owners,
+        labels=found.labels,
+        boxes=np.concatenate((found.xywh[:, :2], found.xywh[:, :2] + found.xywh[:, 2:]), axis=1),
         right=np.array([one == "tp" for one in status], np.bool_),
         counted=np.array([one is not None for one in status], np.bool_),
         found_at=found_at,

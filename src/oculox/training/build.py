@@ -18,10 +18,12 @@ from oculox.data.faults import bad_evaluation_images, bad_training_images
 from oculox.data.image_watch import watch_images
 from oculox.data.loader import EvalLoader, TrainLoader, build_eval_loader, build_train_loader
 from oculox.datasets.splits import load_splits
+from oculox.distributed.devices import processes_of
 from oculox.distributed.sync_bn import to_sync_batch_norm
 from oculox.errors import ConfigError, DataError
 from oculox.losses.criterion import Criterion, build_criterion
 from oculox.models import YOLOX, build_model
+from oculox.training.fit_batch import open_memory, settle_batch
 from oculox.training.optim import Ema, build_optimizer, freeze_parts
 from oculox.training.schedule import EpochPlan, LearningRate, build_learning_rate, plan_epochs
 from oculox.types import ModelSpec
@@ -83,18 +85,20 @@ def build_run(config: Config, accelerator: Accelerator, *, weights: Path | None)
     """Build all parts of a run.
 
     Args:
-        config: validated configuration.
+        config: validated configuration; ``train.batch=auto`` is a number in that of the run.
         accelerator: device and processes.
         weights: file to start from; None for a fresh network.
 
     Raises:
-        ConfigError: the batch does not fit the number of processes.
+        ConfigError: the batch does not fit the number of processes, or the device takes no auto.
         DataError: the data is missing or faulty, or its classes disagree.
         CheckpointError: the weights do not fit.
+        TrainingError: not even one image fits into the device's memory.
     """
     rank, world_size = accelerator.process_index, accelerator.num_processes
     pieces = world_size * config.train.accumulate
-    if config.train.batch % pieces:
+    memory = open_memory(accelerator.device) if config.train.batch == "auto" else None
+    if memory is None and config.train.images_per_step % pieces:
         raise ConfigError(
             f"train.batch={config.train.batch} cannot be split over {world_size} processes "
             f"x train.accumulate={config.train.accumulate}; use a multiple of {pieces}"
@@ -114,8 +118,8 @@ def build_run(config: Config, accelerator: Accelerator, *, weights: Path | None)
         config = config.model_copy(update={"input": loaded.spec.input.at(size)})
         notes.append(_transfer_note(weights, loaded.spec.num_classes, len(names), kept))
         if config.train.match_classes:
-            config, note = _gentler(config, kept / len(names))
-            notes += note
+            config, gentler = _gentler(config, kept / len(names))
+            notes += gentler
     freeze_parts(network, config.train.freeze)
 
     network.to(accelerator.device)
@@ -125,6 +129,10 @@ def build_run(config: Config, accelerator: Accelerator, *, weights: Path | None)
     ema = None
     if config.ema.enabled:
         ema = Ema(network, decay=config.ema.decay, ramp=config.ema.ramp)
+    if memory is not None:
+        processes = processes_of(accelerator)
+        config, note = settle_batch(config, network, memory, accelerator, processes)
+        notes.append(note)
     model: nn.Module = network
     if config.train.sync_bn and world_size > 1:
         model = to_sync_batch_norm(network, device_type=accelerator.device.type)
@@ -139,7 +147,7 @@ def build_run(config: Config, accelerator: Accelerator, *, weights: Path | None)
         train_index,
         rank=rank,
         world_size=world_size,
-        batch_per_process=config.train.batch // world_size,
+        batch_per_process=config.train.images_per_step // world_size,
         report=notes.append,
     )
     plan = plan_epochs(config.train, warmup_epochs=config.schedule.warmup_epochs)

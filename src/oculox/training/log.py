@@ -228,7 +228,7 @@ class StepMeter:
                 size=size_hw,
                 step_ms=1000 * elapsed / len(losses),
                 data_wait=self._waited / elapsed,
-                images_per_s=run.config.train.batch * len(losses) / elapsed,
+                images_per_s=run.config.train.images_per_step * len(losses) / elapsed,
                 eta_s=self._busy / (step - self._first_step) * (run.rate.total_steps - step),
             )
         )

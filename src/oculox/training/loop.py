@@ -370,7 +370,7 @@ def _out_of_memory(run: Run, step: int, size_hw: tuple[int, int]) -> TrainingErr
     train, accelerator = run.config.train, run.parts.accelerator
     return TrainingError(
         f"out of memory on {accelerator.device} at step {step} with "
-        f"{train.batch // accelerator.num_processes // train.accumulate} images of "
+        f"{train.images_per_step // accelerator.num_processes // train.accumulate} images of "
         f"{size_hw[0]}x{size_hw[1]} at once; lower train.batch, raise train.accumulate "
         f"(now {train.accumulate}) or lower augment.multiscale; saved checkpoints are intact"
     )
@@ -436,7 +436,7 @@ def _announce(run: Run, progress: TrainProgress, folder: Path, log: RunLog) -> N
     log.message(
         f"training {config.model.name} (recipe={config.recipe}) on {where} in "
         f"{config.train.precision}: {run.plan.aug} + {run.plan.tail} epochs of "
-        f"{run.train_loader.steps_per_epoch} steps of {config.train.batch} images, "
+        f"{run.train_loader.steps_per_epoch} steps of {config.train.images_per_step} images, "
         f"peak learning rate {run.rate.peak:.3g}; output in {folder}"
     )
     for note in run.notes:

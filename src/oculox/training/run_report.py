@@ -67,9 +67,9 @@ class RunReport:
             index = self._run.val_loader.index
             shown = np.linspace(0, len(index) - 1, min(_SHOWN, len(index))).astype(int).tolist()
             ids = {index.image_id(i) for i in shown}
-            rows = [row for row in result.results if row["image_id"] in ids]
+            seen = result.found.of_images(shown)
             others = frozenset(index.image_ids) - ids
-            found = diagnose(dataclasses.replace(result, results=rows, left_out_ids=others), index)
+            found = diagnose(dataclasses.replace(result, found=seen, left_out_ids=others), index)
             pictures = [image_picture([found], i) for i in shown]
             sheet = contact_sheet(pictures, columns=2, cell_hw=(400, 800))
             write_jpeg(self._folder / PREDICTIONS, sheet)

@@ -12,7 +12,7 @@ import math
 
 import numpy as np
 
-from oculox.config.schema import AugmentConfig, Config, LossConfig, TrainConfig
+from oculox.config.schema import AugmentConfig, Config, LossConfig, Range, TrainConfig
 
 # The largest parts of tail and warm-up where only the total number of epochs is given.
 TAIL_SHARE = 0.2
@@ -107,7 +107,7 @@ class LearningRate:
 
 def build_learning_rate(config: Config, plan: EpochPlan, *, steps_per_epoch: int) -> LearningRate:
     """The learning rate of a run; values for 64 images are scaled by the global batch."""
-    scale = config.train.batch / 64
+    scale = config.train.images_per_step / 64
     peak = config.optimizer.lr * scale
     return LearningRate(
         peak=peak,
@@ -136,7 +136,22 @@ def input_size_at(
     block = step // augment.multiscale_interval
     if augment.multiscale is None or block == 0:
         return native
-    low, high = (max(1, round(part * native[0] / 32)) for part in augment.multiscale)
-    rows = int(np.random.default_rng((seed, block)).integers(low, high + 1))
-    columns = max(1, int(rows * native[1] / native[0]))
-    return rows * 32, columns * 32
+    low, high = _row_range(augment.multiscale, native)
+    return _of_rows(int(np.random.default_rng((seed, block)).integers(low, high + 1)), native)
+
+
+def largest_input(augment: AugmentConfig, *, native: tuple[int, int]) -> tuple[int, int]:
+    """Height and width of the largest input that a run may have; see `input_size_at`."""
+    if augment.multiscale is None:
+        return native
+    return max(native, _of_rows(_row_range(augment.multiscale, native)[1], native))
+
+
+def _row_range(multiscale: Range, native: tuple[int, int]) -> tuple[int, int]:
+    """Least and most rows, in units of 32 pixels."""
+    low, high = (max(1, round(part * native[0] / 32)) for part in multiscale)
+    return low, high
+
+
+def _of_rows(rows: int, native: tuple[int, int]) -> tuple[int, int]:
+    return rows * 32, max(1, int(rows * native[1] / native[0])) * 32

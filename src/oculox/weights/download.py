@@ -1,9 +1,7 @@
 """Downloads of published weights: verified before use, from a mirror where one is set.
 
-Two environment variables are read, when something is fetched or looked up and never on import:
-
-- ``OCULOX_CACHE``: the folder of downloaded files (default: ``oculox`` in the user's cache folder)
-- ``OCULOX_MIRROR``: a URL (http, https or file) of a folder with the same files
+``OCULOX_MIRROR`` is a URL (http, https or file) of a folder with the same files. It is read when
+something is fetched and never on import, as is `oculox.files.cache_folder`.
 
 Proxies and certificates are those of `requests` (``HTTPS_PROXY``, ``REQUESTS_CA_BUNDLE``).
 """
@@ -21,11 +19,10 @@ from urllib.request import url2pathname
 
 from oculox.distributed.launch import is_main_process
 from oculox.errors import CheckpointError, OculoxError, UsageError
-from oculox.files import scratch_beside, write_text
+from oculox.files import cache_folder, scratch_beside, write_text
 from oculox.version import __version__
 from oculox.weights.catalogue import PublishedWeights, find_published, published_weights
 
-CACHE_VARIABLE = "OCULOX_CACHE"
 MIRROR_VARIABLE = "OCULOX_MIRROR"
 Progress = Callable[[int, int | None], None]
 """That of `oculox.types`, without which `oculox weights list` needs no numpy."""
@@ -53,13 +50,6 @@ class Downloaded:
     path: Path
     sha256: str
     verified: bool
-
-
-def cache_folder() -> Path:
-    """The folder of downloaded weights."""
-    if chosen := os.environ.get(CACHE_VARIABLE):
-        return Path(chosen).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "oculox"
 
 
 def source_url(entry: PublishedWeights) -> str:
