@@ -82,6 +82,7 @@ def test_a_run_leaves_everything_to_read(finished):
         "log.jsonl",
         "log.txt",
         "last.pt",
+        "previous.pt",
         "best.pt",
         "summary.json",
     }
@@ -559,6 +560,47 @@ def test_a_run_killed_before_its_summary_writes_it(finished, tmp_path):
     same = {"seconds": 0, "output": tmp_path}
     assert dataclasses.replace(again, **same) == dataclasses.replace(finished, **same)
     assert_bit_equal(finished.output / "last.pt", output / "last.pt")
+
+
+def test_a_damaged_state_names_a_whole_one_to_go_on_from(finished, quick, tmp_path, capfd):
+    output = tmp_path / "out"
+    settings = (*quick, "train.checkpoint_interval=1", "train.keep_checkpoints=1")
+    train("yolox-nano", *settings, "train.max_steps=8", output=output)
+    with pytest.raises(UsageError, match="or one of its older states"):
+        train(resume=output / "config.yaml")
+    damage = {
+        "cut short": lambda data: data[:-1000],
+        "one bit": lambda data: (
+            data[: len(data) // 2] + bytes([data[len(data) // 2] ^ 4]) + data[len(data) // 2 + 1 :]
+        ),
+        "empty": lambda data: b"",
+    }
+    whole = (output / "last.pt").read_bytes()
+    for spoil in damage.values():
+        (output / "last.pt").write_bytes(spoil(whole))
+        left = {path: path.read_bytes() for path in output.iterdir()}
+        assert main(["train", "--resume", str(output), "train.max_steps=null"]) == 1
+        error = capfd.readouterr().err.splitlines()[-1]
+        assert f"{output / 'last.pt'}: damaged" in error
+        assert f"the state after step 8 is whole, go on from it with: oculox train" in error
+        assert {path: path.read_bytes() for path in output.iterdir()} == left
+    # The command of the message, to the end: as if nothing had happened.
+    words = error.split("oculox ")[1].split()
+    assert words[-1] == str(output / "previous.pt")
+    assert main([*words, "train.max_steps=null"]) == 0
+    assert_bit_equal(finished.output / "last.pt", output / "last.pt")
+    assert [r["step"] for r in read_log(output) if r["kind"] == "train"] == list(range(1, 10))
+
+
+def test_without_any_whole_state_a_run_says_so(quick, tmp_path):
+    output = tmp_path / "out"
+    train("yolox-nano", *quick, "train.max_steps=1", output=output)
+    (output / "previous.pt").write_bytes(b"")
+    (output / "last.pt").unlink()
+    with pytest.raises(CheckpointError, match=r"last.pt: no such file.*no other state of the run"):
+        train("train.max_steps=null", resume=output)
+    with pytest.raises(UsageError, match="holds another run"):
+        train("yolox-nano", *quick, "train.max_steps=1", output=output)
 
 
 def test_a_wrong_class_count_is_refused(quick, tmp_path):

@@ -51,7 +51,10 @@ def train(
     ] = None,
     resume: Annotated[
         Path | None,
-        typer.Option(metavar="RUN_FOLDER", help="Go on with this run; needs no recipe."),
+        typer.Option(
+            metavar="RUN_FOLDER",
+            help="Go on with this run, or from a state in it; needs no recipe.",
+        ),
     ] = None,
     devices: o.Devices = 1,
     json: o.Json = False,

@@ -25,7 +25,13 @@ from oculox.postprocess import DetectSettings
 from oculox.runtime.torch_backend import TorchBackend
 from oculox.training.build import Parts, Run, build_run, watch_run
 from oculox.training.callback import TrainCallback
-from oculox.training.checkpoints import TrainProgress, restore_run, save_last, save_run
+from oculox.training.checkpoints import (
+    TrainProgress,
+    restore_run,
+    save_last,
+    save_run,
+    state_file,
+)
 from oculox.training.log import (
     RunLog,
     StepLoss,
@@ -80,8 +86,8 @@ def run_training(
         config: from `settle_config`.
         output: folder of a new run; None for a new one below ``runs/``.
         weights: file to start a new run from.
-        resume: folder of a run to go on with, exactly, from its ``last.pt``; a finished run stays
-            as it is.
+        resume: folder of a run to go on with, exactly, from its ``last.pt``, or an older state in
+            there; a finished run stays as it is.
         callback: is told how the run goes on; only with one process.
 
     Raises:
@@ -125,9 +131,12 @@ def _run(
     run = build_run(config, accelerator, weights=weights)
     progress = TrainProgress() if resume is None else restore_run(run, resume)
     # Last, so that a run that cannot start leaves no folder.
-    folder = resume or create_folder(run, output, from_weights=weights is not None)
-    if resume is not None and accelerator.is_main_process:
-        keep_length(config, resume)
+    if resume is None:
+        folder = create_folder(run, output, from_weights=weights is not None)
+    else:
+        folder = state_file(resume).parent
+        if accelerator.is_main_process:
+            keep_length(config, folder)
     done = progress.step
     with (
         hold_folder(folder, enabled=accelerator.is_main_process),

@@ -45,7 +45,8 @@ def load_torch(path: Path) -> dict[str, Any]:
     """Load a `.pt` or `.pth` of plain values and tensors, on the CPU.
 
     Raises:
-        CheckpointError: missing, truncated, not PyTorch's, or holding pickled objects.
+        CheckpointError: missing, truncated, damaged (its checksums are compared), not PyTorch's,
+            or holding pickled objects.
     """
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file")
@@ -53,6 +54,7 @@ def load_torch(path: Path) -> dict[str, Any]:
         # PyTorch warns of odd pickles before it refuses them; the error says enough.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            _check_parts(path)
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
@@ -67,3 +69,17 @@ def load_torch(path: Path) -> dict[str, Any]:
             f"{path}: expected a mapping of tensors, got {type(content).__name__}"
         )
     return content
+
+
+def _check_parts(path: Path) -> None:
+    """Compare each part of an archive with its checksum, which PyTorch writes and does not read.
+
+    PyTorch compresses nothing: a compressed part may be made to fill the memory.
+    """
+    if not zipfile.is_zipfile(path):
+        return  # the format before PyTorch 1.6 has no checksums; what else it is, PyTorch says
+    with zipfile.ZipFile(path) as archive:
+        if any(part.compress_type != zipfile.ZIP_STORED for part in archive.infolist()):
+            raise ValueError("its parts are compressed")
+        if (damaged := archive.testzip()) is not None:
+            raise ValueError(f"the checksum of its part '{damaged}' does not match")
