@@ -171,5 +171,5 @@ def test_a_flipped_bit_of_a_safetensors_is_refused(eager_weights, tmp_path):
     good = path.read_bytes()
     for position in (20, 300, len(good) // 2, len(good) - 1):
         path.write_bytes(good[:position] + bytes([good[position] ^ 1]) + good[position + 1 :])
-        with pytest.raises(CheckpointError, match="weights.safetensors"):
+        with pytest.raises(CheckpointError, match="damaged"):
             load_weights(path)

@@ -162,8 +162,7 @@ def test_a_flipped_bit_is_refused_or_changes_nothing(tmp_path):
         path.write_bytes(good[:position] + bytes([good[position] ^ 16]) + good[position + 1 :])
         try:
             content = load_torch(path)
-        except CheckpointError as error:
-            assert "damaged" in str(error) or "refused" in str(error)
+        except CheckpointError:
             refused.add(position)
         else:
             assert torch.equal(content["a"], tensor)

@@ -56,6 +56,7 @@ def load_torch(path: Path) -> dict[str, Any]:
             warnings.simplefilter("ignore")
             _check_parts(path)
             content = torch.load(path, map_location="cpu", weights_only=True)
+            _check_tensors(content)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{path}: refused: it holds pickled objects besides tensors and plain values, "
@@ -83,3 +84,24 @@ def _check_parts(path: Path) -> None:
             raise ValueError("its parts are compressed")
         if (damaged := archive.testzip()) is not None:
             raise ValueError(f"the checksum of its part '{damaged}' does not match")
+
+
+def _check_tensors(content: object) -> None:
+    """Refuse tensors that are not their plain numbers.
+
+    A few bytes may stand for a tensor of any size: one number repeated, or almost all zeros.
+    """
+    waiting, seen = [content], set()
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, torch.Tensor):
+            plain = value.layout is torch.strided and value.device.type == "cpu"
+            if not plain or value.is_quantized or value.is_nested or _is_short(value):
+                raise ValueError(f"a tensor of shape {tuple(value.shape)} is not stored as numbers")
+        elif isinstance(value, (dict, list, tuple)) and id(value) not in seen:
+            seen.add(id(value))  # it may hold itself
+            waiting += value.values() if isinstance(value, dict) else value
+
+
+def _is_short(tensor: torch.Tensor) -> bool:
+    return tensor.untyped_storage().nbytes() < tensor.numel() * tensor.element_size()
