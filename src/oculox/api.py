@@ -40,8 +40,8 @@ from oculox.runtime.exported import ExportPrecision, InGraphNms
 from oculox.runtime.remote_backend import is_service
 from oculox.runtime.views import Tta, Views
 from oculox.training.callback import TrainCallback as TrainCallback
-from oculox.training.loop import run_training
 from oculox.training.checkpoints import state_file
+from oculox.training.loop import run_training
 from oculox.training.run_folder import (
     TrainSummary,
     default_folder,

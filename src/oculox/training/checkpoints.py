@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from oculox.config import config_to_dict
-from oculox.errors import CheckpointError, first_line
+from oculox.errors import CheckpointError, TrainingError, first_line
 from oculox.training.build import Run
 from oculox.weights.bundle import Weights
 from oculox.weights.checkpoint import load_training_state, save_checkpoint
@@ -62,7 +62,9 @@ def save_last(run: Run, progress: TrainProgress, *, folder: Path) -> None:
 
     Raises:
         OculoxError: when the file cannot be written; the older one stays.
+        TrainingError: the network has values that are not finite; the older one stays.
     """
+    _require_finite(run, progress)
     accelerator = run.parts.accelerator
     if accelerator.is_main_process:
         # A second name, so that there is a ``last.pt`` at every moment. Some file systems have no
@@ -80,7 +82,9 @@ def save_run(run: Run, progress: TrainProgress, *, folder: Path, best: bool) -> 
 
     Raises:
         OculoxError: when a file cannot be written; the older one stays.
+        TrainingError: the network has values that are not finite; the older ones stay.
     """
+    _require_finite(run, progress)
     keep = run.config.train.keep_checkpoints
     if run.parts.accelerator.is_main_process:
         if best:
@@ -90,6 +94,27 @@ def save_run(run: Run, progress: TrainProgress, *, folder: Path, best: bool) -> 
             trim_checkpoints(folder, keep=keep)
     # Last, so that a crash while writing the others leaves a resumable run.
     save_last(run, progress, folder=folder)
+
+
+def _require_finite(run: Run, progress: TrainProgress) -> None:
+    """Refuse to save a network that trained itself into what no run could go on from.
+
+    The loss does not see all of it: the statistics of batch norms count in evaluation alone.
+    """
+    parts = run.parts
+    states = {"the network": parts.network.state_dict()}
+    if parts.ema is not None:
+        states["the average"] = parts.ema.network.state_dict()
+    for number, values in parts.optimizer.state_dict()["state"].items():
+        states[f"the optimizer's parameter {number}"] = values
+    for where, state in states.items() if progress.step else ():
+        for key, value in state.items():
+            if isinstance(value, Tensor) and not value.isfinite().all():
+                raise TrainingError(
+                    f"'{key}' of {where} is not finite after step {progress.step}; not saved, "
+                    "checkpoints before it are intact. Go on from them with a lower optimizer.lr, "
+                    "optimizer.clip_grad_norm=10, or train.precision=bf16 instead of fp16"
+                )
 
 
 def _save(run: Run, progress: TrainProgress, path: Path, *, resumable: bool = True) -> None:
@@ -119,6 +144,11 @@ def is_state(path: Path) -> bool:
     return path.name in (LAST, PREVIOUS) or path.match("epoch-*.pt")
 
 
+def has_state(folder: Path) -> bool:
+    """Whether a folder holds a checkpoint that a run can go on from."""
+    return folder.is_dir() and any(map(is_state, folder.iterdir()))
+
+
 def state_file(resume: Path) -> Path:
     """The checkpoint to go on from: ``last.pt`` of a folder, or the file itself."""
     return resume if resume.is_file() else resume / LAST
@@ -138,7 +168,7 @@ def restore_run(run: Run, resume: Path) -> TrainProgress:
             message names another state to go on from.
     """
     path, parts = state_file(resume), run.parts
-    if not path.exists() and not any(map(is_state, path.parent.iterdir())):
+    if not path.exists() and not has_state(path.parent):
         return TrainProgress()
     try:
         weights, training = load_training_state(path)

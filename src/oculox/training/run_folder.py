@@ -27,6 +27,7 @@ from oculox.training.checkpoints import (
     LAST,
     PREVIOUS,
     TrainProgress,
+    has_state,
     is_state,
     save_last,
     state_file,
@@ -46,6 +47,7 @@ _FREE = {
     "data.val": ("images", "annotations"),
     "train": (
         *("device", "max_steps", "early_stop", "log_interval", "trackers", "profile", "report"),
+        "timeout",
         *("checkpoint_interval", "keep_checkpoints", "save_on_main_only"),
     ),
     "eval": ("batch", "max_bad_images"),
@@ -122,14 +124,18 @@ def finished_run(config: Config, folder: Path) -> TrainSummary | None:
     except (TrainingError, CheckpointError, KeyError, TypeError):
         # Going on says what is wrong with last.pt, and writes a new summary.
         return None
+    # Killed between its last checkpoint and its summary, a run evaluates once more.
+    return summary if has_ended(config, progress) and summary.steps == progress.step else None
+
+
+def has_ended(config: Config, progress: TrainProgress) -> bool:
+    """Whether a run has no step left to do."""
     train = config.train
-    ended = (
+    return (
         progress.epoch >= count_epochs(config)
         or progress.step >= (train.max_steps or math.inf)
         or 0 < train.early_stop <= progress.evals_without_gain
     )
-    # Killed between its last checkpoint and its summary, a run evaluates once more.
-    return summary if ended and summary.steps == progress.step else None
 
 
 def count_epochs(config: Config) -> int:
@@ -205,7 +211,7 @@ def _is_without_steps(folder: Path) -> bool:
     try:
         if (folder / LAST).exists():
             return bool(load_training_state(folder / LAST)[1]["progress"]["step"] == 0)
-        if any(map(is_state, folder.iterdir())):
+        if has_state(folder):
             return False
         # A run's own file is complete; one that a person wrote is not, or has other words.
         return path.read_text("utf-8") == config_to_yaml(load_config(path))
