@@ -169,9 +169,9 @@ def test_a_rank_that_hangs_ends_the_run(quick, tmp_path, record_property):
     assert "no answer from process 1 of 2 in the time that train.timeout gives" in err
     assert "Traceback" not in err
     assert not any(rank.is_running() for rank in ranks.values())
-    # The timeout, five seconds in which the others may answer, thirty to end in.
-    assert seconds < 8 + 5 + 30 + 10
-    record_property("reliability", f"named, the run ended after {seconds:.1f} s of 8 + 35 stated")
+    # The timeout, and then: others may answer for 5 s, and a process has 30 s to end by itself.
+    assert seconds < 8 + 60
+    record_property("reliability", f"named, the run ended after {seconds:.1f} s of 8 + 60 stated")
 
 
 def steps_in(output):

@@ -166,7 +166,7 @@ class _YoloReader(ImageReader):
 
     def read(self, path: Path, name: str) -> LabelledImage | None:
         """One image with its usable objects; without a label file it shows none."""
-        if "\0" in name or not path.name:
+        if "\0" in str(path) or not path.name:
             self.fault("image-missing", str(path), "not the name of an image")
             return None
         hw = self.measure(path)
