@@ -243,7 +243,7 @@ def test_a_worker_that_hangs_is_waited_for_no_longer_than_stated(index: CocoInde
     images = f"{index.file_name(2)}, {index.file_name(3)};"
     with pytest.raises(DataError, match=f"have not answered for 2 s .*{images}"):
         list(loader)
-    assert time.monotonic() - began < 8
+    assert time.monotonic() - began < 20
     assert set(multiprocessing.active_children()) <= before
 
 

@@ -165,7 +165,7 @@ def read_batches(
         DataError: a sample could not be made, too many images were left out, or a loader process
             died or does not answer.
     """
-    passing = iter(loader)
+    passing: Any = iter(loader)
     done = 0
     try:
         for item in passing:
@@ -183,9 +183,13 @@ def read_batches(
         # PyTorch has no class of its own for a process that died or hangs.
         died = str(error).startswith("DataLoader worker (pid")
         hangs = str(error).startswith("DataLoader timed out")
-        if died or hangs:
-            for worker in getattr(passing, "_workers", ()):
-                worker.kill()  # one that hangs would not hear anything else
+        if hangs:
+            # In this order: the end of a process that still counts is one more error. One that
+            # hangs hears nothing else.
+            passing._shutdown_workers()
+            for worker in passing._workers:
+                worker.kill()
+                worker.join()
         del passing
         close_loader(loader)
         if hangs:
