@@ -174,3 +174,18 @@ def red_backend():
 def red_pipeline():
     """Finds the red block of each image."""
     return Pipeline(RedBackend(), batch=3)
+
+
+def pytest_terminal_summary(terminalreporter) -> None:
+    """What slow proofs measured, in one table (docs/reliability.md explains it)."""
+    rows = [
+        (report.nodeid.removeprefix("tests/"), outcome, figures)
+        for outcome in ("passed", "failed")
+        for report in terminalreporter.stats.get(outcome, ())
+        for name, figures in getattr(report, "user_properties", ())
+        if name == "reliability"
+    ]
+    if rows:
+        terminalreporter.section("reliability")
+        for test, outcome, figures in sorted(rows):
+            terminalreporter.write_line(f"{outcome} {test}: {figures}")

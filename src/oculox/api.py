@@ -40,6 +40,7 @@ from oculox.runtime.exported import ExportPrecision, InGraphNms
 from oculox.runtime.remote_backend import is_service
 from oculox.runtime.views import Tta, Views
 from oculox.training.callback import TrainCallback as TrainCallback
+from oculox.training.checkpoints import state_file
 from oculox.training.loop import run_training
 from oculox.training.run_folder import (
     TrainSummary,
@@ -392,7 +393,8 @@ def train(
         overrides: ``section.key=value``.
         weights: start from this file; any class count.
         output: folder of the run; a new one under ``runs/`` by default.
-        resume: folder of a run to go on with, exactly, with its own configuration.
+        resume: folder of a run to go on with, exactly, with its own configuration; or a
+            checkpoint in there, such as ``previous.pt``.
         devices: processes on this machine, one for each device; they print what
             ``oculox train`` prints.
         callback: is told of every step, epoch and evaluation, and may stop the run; it needs
@@ -411,7 +413,7 @@ def train(
     config = settle_config(recipe, overrides, weights=start, output=folder, resume=run)
     if devices == 1 or is_launched():
         return run_training(config, output=folder, weights=start, resume=run, callback=callback)
-    target = run or folder or default_folder(config)
+    target = state_file(run).parent if run else folder or default_folder(config)
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "config.yaml"
         path.write_text(config_to_yaml(config), "utf-8")

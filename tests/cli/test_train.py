@@ -168,6 +168,8 @@ def test_a_full_disk(train, resume, small_disk):
     output = small_disk / "run"
     train(output, "train.max_steps=3")
     before = (output / "last.pt").read_bytes()
+    # A new state takes its place, and would fit.
+    (output / "previous.pt").unlink()
     free = shutil.disk_usage(small_disk).free
     with (small_disk / "ballast").open("wb") as ballast:
         ballast.write(bytes(free - (1 << 20)))
@@ -178,6 +180,35 @@ def test_a_full_disk(train, resume, small_disk):
     (small_disk / "ballast").unlink()
     resume(output)
     assert load_training_state(output / "last.pt")[1]["progress"]["step"] == 9
+
+
+def test_a_cache_that_does_not_fit_leaves_nothing(train, tiny_data, small_disk, tmp_path):
+    data = small_disk / "data"
+    shutil.copytree(tiny_data, data)
+    words = (f"data.root={data}", "data.cache=disk", *ONE_STEP)
+    before = {path for path in data.rglob("*") if path.suffix != ".lock"}
+    with largest_file(100 << 10):
+        error = train(tmp_path / "run", *words, code=1).error
+    assert "cannot keep the image cache (File too large)" in error
+    free = shutil.disk_usage(small_disk).free
+    with (small_disk / "ballast").open("wb") as ballast:
+        ballast.write(bytes(free - (20 << 10)))
+    error = train(tmp_path / "run", *words, code=1).error
+    assert "free some space or use data.cache=none" in error
+    assert {path for path in data.rglob("*") if path.suffix != ".lock"} == before
+
+
+def test_a_read_only_disk(train, resume, oculox, small_disk):
+    output = small_disk / "run"
+    train(output, "train.max_steps=3")
+    before = {path: path.read_bytes() for path in output.iterdir()}
+    subprocess.run(("mount", "-o", "remount,ro", str(small_disk)), check=True)
+    for error in (resume(output, code=1).error, train(small_disk / "new", code=1).error):
+        assert "Read-only file system" in error
+    assert {path: path.read_bytes() for path in output.iterdir()} == before
+    # Reading needs no more.
+    data = str(small_disk / "run/best.pt")
+    assert oculox("weights", "info", data).code == 0
 
 
 def started(words, output, **options):
@@ -209,6 +240,8 @@ def started(words, output, **options):
         pytest.param(*(signal.SIGTERM, 1, "group"), marks=pytest.mark.slow),
         (signal.SIGTERM, 2, "command"),
         pytest.param(*(signal.SIGTERM, 2, "second"), marks=pytest.mark.slow),
+        pytest.param(*(signal.SIGUSR1, 1, "group"), marks=pytest.mark.slow),
+        pytest.param(*(signal.SIGUSR1, 2, "group"), marks=pytest.mark.slow),
         pytest.param(*(signal.SIGKILL, 1, "command"), marks=pytest.mark.slow),
         pytest.param(*(signal.SIGKILL, 2, "command"), marks=pytest.mark.slow),
     ],
@@ -238,6 +271,8 @@ def test_a_signal_ends_all_processes(quick, tmp_path, number, devices, to):
     if number == signal.SIGKILL:
         return
     code = 130 if number == signal.SIGINT else 143 if to == "second" else -number
+    if number == signal.SIGUSR1 and devices == 2:
+        code = -signal.SIGTERM  # what the launcher passes on
     assert process.returncode == code, err
     assert not list(output.glob(".*.part"))
     lines = [line for line in err.splitlines() if "epoch" not in line]

@@ -233,6 +233,20 @@ def test_killed_worker_is_reported_not_waited_for(index: CocoIndex) -> None:
         list(loader.iterate(0, mosaic=False))
 
 
+def test_a_worker_that_hangs_is_waited_for_no_longer_than_stated(index: CocoIndex) -> None:
+    # Nobody ever writes to it: reading waits for ever, as on a disk that is gone.
+    index.image_path(3).unlink()
+    os.mkfifo(index.image_path(3))
+    before = set(multiprocessing.active_children())
+    loader = eval_loader(index, workers=1, batch=2, timeout=2)
+    began = time.monotonic()
+    images = f"{index.file_name(2)}, {index.file_name(3)};"
+    with pytest.raises(DataError, match=f"have not answered for 2 s .*{images}"):
+        list(loader)
+    assert time.monotonic() - began < 20
+    assert set(multiprocessing.active_children()) <= before
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("placement", ["top_left", "center"])
 def test_evaluation_sees_every_image_once(index: CocoIndex, workers: int, placement) -> None:

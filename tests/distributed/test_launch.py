@@ -4,11 +4,13 @@ import os
 import signal
 import subprocess
 import sys
+import time
 
 import psutil
 import pytest
 
 from oculox.distributed.launch import is_launched, is_main_process, launch
+from oculox.errors import OculoxError
 
 
 @pytest.fixture
@@ -55,11 +57,60 @@ def test_the_caller_finds_its_process_as_it_was(program, capfd, monkeypatch):
     assert capfd.readouterr() == ("", "")
 
 
-@pytest.mark.parametrize(("end", "code"), [("exit 7", 7), ("kill -9 $$", 137)])
-def test_one_failure_ends_all(program, tmp_path, end, code):
-    program(f'if [ "$RANK" = 1 ]; then sleep 0.3; {end}; fi; exec sleep 60')
-    assert launch([], processes=3) == code
+def test_one_failure_ends_all(program, tmp_path):
+    program('if [ "$RANK" = 1 ]; then sleep 0.3; exit 7; fi; exec sleep 60')
+    assert launch([], processes=3) == 7
     assert len(pids(tmp_path)) == 3
+    assert not any(psutil.pid_exists(pid) for pid in pids(tmp_path))
+
+
+@pytest.mark.parametrize(("number", "said"), [("9", "SIGKILL .*memory"), ("11", "SIGSEGV")])
+def test_a_process_that_a_signal_ended_is_named(program, tmp_path, number, said):
+    program(f'if [ "$RANK" = 1 ]; then sleep 0.3; kill -{number} $$; fi; exec sleep 60')
+    began = time.monotonic()
+    with pytest.raises(OculoxError, match=f"process 1 of 3 was ended by {said}") as raised:
+        launch([], processes=3)
+    assert raised.value.exit_code == 128 + int(number)
+    assert time.monotonic() - began < 10
+    assert not any(psutil.pid_exists(pid) for pid in pids(tmp_path))
+
+
+WAITS = """
+from oculox.distributed.launch import one_report
+try:
+    with one_report():
+        raise RuntimeError("Timed out waiting 5000ms for recv operation to complete")
+except Exception as error:
+    print(error, flush=True)
+    raise SystemExit(1)
+"""
+
+
+def test_a_process_that_hangs_is_named(program, tmp_path):
+    (tmp_path / "waits.py").write_text(WAITS)
+    waits = f"exec {sys.executable} {tmp_path / 'waits.py'} > said-$RANK"
+    program(f'if [ "$RANK" = 1 ]; then exec sleep 60; fi; {waits}')
+    assert launch([], processes=3) == 1
+    said = [path.read_text() for path in tmp_path.glob("said-*")]
+    [line] = [text for text in said if text]
+    assert "no answer from process 1 of 3 in the time that train.timeout gives" in line
+    assert "Timed out waiting 5000ms" in line
+    assert not any(psutil.pid_exists(pid) for pid in pids(tmp_path))
+
+
+def test_a_notice_of_preemption_stops_all(program, tmp_path):
+    def note(number, frame):
+        got.append(number)
+
+    got = []
+    running = "while [ ! -f pid-0 ]; do sleep 0.05; done; sleep 0.5"
+    program(f'if [ "$RANK" = 1 ]; then {running}; kill -USR1 $PPID; fi; exec sleep 60')
+    before = signal.signal(signal.SIGTERM, note)
+    try:
+        assert launch([], processes=2) == 128 + signal.SIGTERM
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert got == [signal.SIGTERM]
     assert not any(psutil.pid_exists(pid) for pid in pids(tmp_path))
 
 

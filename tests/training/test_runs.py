@@ -10,10 +10,11 @@ import subprocess
 import sys
 import time
 
+import cv2
 import pytest
 import torch
 
-from oculox import Detector, convert, evaluate, load_config, train
+from oculox import Detector, TrainCallback, convert, evaluate, load_config, train
 from oculox.cli.main import main
 from oculox.errors import CheckpointError, ConfigError, DataError, TrainingError, UsageError
 from oculox.training import loop
@@ -82,6 +83,7 @@ def test_a_run_leaves_everything_to_read(finished):
         "log.jsonl",
         "log.txt",
         "last.pt",
+        "previous.pt",
         "best.pt",
         "summary.json",
     }
@@ -257,18 +259,59 @@ def test_a_run_resumed_at_its_limit_trains_no_further(quick, tmp_path, interrupt
     assert all(torch.equal(after[1][key], value) for key, value in before[1].items())
 
 
-def test_the_handlers_of_a_program_stay_its_own(quick, tmp_path, interrupt):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_the_handlers_of_a_program_stay_its_own(quick, tmp_path, interrupt, number):
     got = []
-    before = signal.signal(signal.SIGTERM, lambda number, frame: got.append(number))
+    before = signal.signal(number, lambda number, frame: got.append(number))
     try:
-        interrupt(signal.SIGTERM, name="train_step", call=1)
-        with pytest.raises(RunStopped, match="stopped by SIGTERM after step 1"):
+        interrupt(number, name="train_step", call=1)
+        with pytest.raises(RunStopped, match=f"stopped by {number.name} after step 1"):
             train("yolox-nano", *quick, output=tmp_path / "out")
-        assert got == [signal.SIGTERM]
-        os.kill(os.getpid(), signal.SIGTERM)
+        assert got == [number]
+        os.kill(os.getpid(), number)
         assert len(got) == 2
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(number, before)
+
+
+class Spoil(TrainCallback):
+    """Damages images while a run reads them."""
+
+    def __init__(self, images):
+        self.images = images
+
+    def on_step(self, step, total, loss):
+        if step == 1:
+            gone, cut, other = self.images
+            gone.unlink()
+            cut.write_bytes(cut.read_bytes()[:300])
+            picture = cv2.imread(str(other))
+            cv2.imwrite(str(other), picture[:50, :50])
+
+
+@pytest.mark.parametrize("workers", [pytest.param(0, marks=pytest.mark.slow), 1])
+def test_images_that_spoil_during_a_run(quick, tiny_data, tmp_path, workers):
+    data, output = tmp_path / "data", tmp_path / "out"
+    shutil.copytree(tiny_data, data)
+    images = sorted((data / "train2017").iterdir())[:3]
+    words = (*quick, f"data.root={data}", f"data.workers={workers}", "train.tail_epochs=4")
+    plain = ("augment.mosaic_prob=0", "train.tail_eval_interval=0")
+    train("yolox-nano", *words, *plain, output=output, callback=Spoil(images))
+    text = (output / "log.txt").read_text()
+    for image, reason in zip(images, ("no such image", "truncated", "50 x 50"), strict=True):
+        [line] = [line for line in text.splitlines() if str(image) in line]
+        assert "training image left out" in line
+        assert reason in line
+
+
+@pytest.mark.slow
+def test_too_many_images_that_spoil_end_a_run(quick, tiny_data, tmp_path):
+    data = tmp_path / "data"
+    shutil.copytree(tiny_data, data)
+    images = sorted((data / "train2017").iterdir())[:3]
+    words = (*quick, f"data.root={data}", "data.max_bad_images=1", "augment.mosaic_prob=0")
+    with pytest.raises(DataError, match=r"bad images: 2, and data\.max_bad_images allows 1"):
+        train("yolox-nano", *words, output=tmp_path / "out", callback=Spoil(images))
 
 
 @pytest.mark.usefixtures("ctrl_c")
@@ -312,6 +355,60 @@ def test_a_run_killed_before_its_first_checkpoint(
 
 def killed(*_, **__):
     raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("name", "call"), [("save_run", 2), pytest.param(*("RunReport", 1), marks=pytest.mark.slow)]
+)
+def test_an_evaluation_that_comes_again_is_logged_once(
+    finished, quick, tmp_path, monkeypatch, name, call
+):
+    output, calls = tmp_path / "out", itertools.count(1)
+
+    class Dies:
+        """At its end the run has logged and saved all but its summary."""
+
+        def __init__(self, *_, **__):
+            self.batch = self.evaluation = lambda *_, **__: None
+            self.finish = killed
+
+    def dies(*arguments, **options):
+        return killed() if next(calls) == call else save_run(*arguments, **options)
+
+    save_run = loop.save_run
+    monkeypatch.setattr(loop, name, Dies if name == "RunReport" else dies)
+    settings = (*quick, "train.checkpoint_interval=9")
+    with pytest.raises(KeyboardInterrupt):
+        train("yolox-nano", *settings, output=output)
+    monkeypatch.undo()
+    resumed = train(resume=output)
+    rows = read_log(output)
+    assert [row["epoch"] for row in rows if row["kind"] == "eval"] == [2, 3]
+    assert [row["step"] for row in rows if row["kind"] == "train"] == list(range(1, 10))
+    assert_bit_equal(finished.output / "last.pt", output / "last.pt")
+    progress = [
+        load_training_state(folder / "last.pt")[1]["progress"]
+        for folder in (output, finished.output)
+    ]
+    assert progress[0] == progress[1]
+    assert resumed.metrics == finished.metrics
+
+
+@pytest.mark.slow
+def test_a_run_killed_after_its_early_stop_trains_no_further(quick, tmp_path, monkeypatch):
+    words = (*quick, "train.aug_epochs=6", "train.eval_interval=1", "train.early_stop=1")
+    settings = (*words, "optimizer.lr=1e-12", "train.checkpoint_interval=9")
+    whole = train("yolox-nano", *settings, output=tmp_path / "whole")
+    assert whole.stopped_early
+    monkeypatch.setattr(loop.TrainSummary, "write", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train("yolox-nano", *settings, output=tmp_path / "out")
+    monkeypatch.undo()
+    resumed = train(resume=tmp_path / "out")
+    same = {"seconds": 0, "output": tmp_path}
+    assert dataclasses.replace(resumed, **same) == dataclasses.replace(whole, **same)
+    ours, theirs = ([r["step"] for r in read_log(run.output)] for run in (resumed, whole))
+    assert ours == theirs
 
 
 def test_two_processes_train_like_one(quick, shared, tmp_path, capfd):
@@ -559,6 +656,46 @@ def test_a_run_killed_before_its_summary_writes_it(finished, tmp_path):
     same = {"seconds": 0, "output": tmp_path}
     assert dataclasses.replace(again, **same) == dataclasses.replace(finished, **same)
     assert_bit_equal(finished.output / "last.pt", output / "last.pt")
+
+
+def test_a_damaged_state_names_a_whole_one_to_go_on_from(finished, quick, tmp_path, capfd):
+    output = tmp_path / "out"
+    settings = (*quick, "train.checkpoint_interval=1", "train.keep_checkpoints=1")
+    train("yolox-nano", *settings, "train.max_steps=8", output=output)
+    with pytest.raises(UsageError, match="or one of its older states"):
+        train(resume=output / "config.yaml")
+    damage = {
+        "cut short": lambda data: data[:-1000],
+        "one bit": lambda data: (
+            data[: len(data) // 2] + bytes([data[len(data) // 2] ^ 4]) + data[len(data) // 2 + 1 :]
+        ),
+    }
+    whole = (output / "last.pt").read_bytes()
+    for spoil in damage.values():
+        (output / "last.pt").write_bytes(spoil(whole))
+        left = {path: path.read_bytes() for path in output.iterdir()}
+        assert main(["train", "--resume", str(output), "train.max_steps=null"]) == 1
+        error = capfd.readouterr().err.splitlines()[-1]
+        assert f"{output / 'last.pt'}: damaged" in error
+        assert "the state after step 8 is whole, go on from it with: oculox train" in error
+        assert {path: path.read_bytes() for path in output.iterdir()} == left
+    # The command of the message, to the end: as if nothing had happened.
+    words = error.split("oculox ")[1].split()
+    assert words[-1] == str(output / "previous.pt")
+    assert main([*words, "train.max_steps=null"]) == 0
+    assert_bit_equal(finished.output / "last.pt", output / "last.pt")
+    assert [r["step"] for r in read_log(output) if r["kind"] == "train"] == list(range(1, 10))
+
+
+def test_without_any_whole_state_a_run_says_so(quick, tmp_path):
+    output = tmp_path / "out"
+    train("yolox-nano", *quick, "train.max_steps=1", output=output)
+    (output / "previous.pt").write_bytes(b"")
+    (output / "last.pt").unlink()
+    with pytest.raises(CheckpointError, match=r"last.pt: no such file.*no other state of the run"):
+        train("train.max_steps=null", resume=output)
+    with pytest.raises(UsageError, match="holds another run"):
+        train("yolox-nano", *quick, "train.max_steps=1", output=output)
 
 
 def test_a_wrong_class_count_is_refused(quick, tmp_path):

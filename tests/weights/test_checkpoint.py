@@ -147,6 +147,7 @@ def test_incomplete_safetensors(eager_weights, tmp_path, edit, message):
     save_safetensors(path, eager_weights)
     with safe_open(path, framework="pt") as file:
         metadata = dict(file.metadata())
+    del metadata["sha256"]
     edit(metadata)
     bad = tmp_path / "bad.safetensors"
     save_file(dict(eager_weights.state), bad, metadata)
@@ -162,3 +163,13 @@ def test_truncated_safetensors(eager_weights, tmp_path, kept):
     path.write_bytes(data[: int(len(data) * kept) if isinstance(kept, float) else kept])
     with pytest.raises(CheckpointError, match="damaged, or not a safetensors file"):
         load_weights(path)
+
+
+def test_a_flipped_bit_of_a_safetensors_is_refused(eager_weights, tmp_path):
+    path = tmp_path / "weights.safetensors"
+    save_safetensors(path, eager_weights)
+    good = path.read_bytes()
+    for position in (20, 300, len(good) // 2, len(good) - 1):
+        path.write_bytes(good[:position] + bytes([good[position] ^ 1]) + good[position + 1 :])
+        with pytest.raises(CheckpointError, match="damaged"):
+            load_weights(path)

@@ -5,6 +5,7 @@ import os
 import pickle
 import random
 import warnings
+import zipfile
 
 import numpy as np
 import pytest
@@ -148,3 +149,34 @@ def test_any_damage_is_a_plain_error_and_silent(tmp_path):
     assert len(messages) > 300
     assert all(message.startswith(f"{path}: ") for message in messages)
     assert not any("\n" in message for message in messages)
+
+
+def test_a_flipped_bit_is_refused_or_changes_nothing(tmp_path):
+    path = tmp_path / "file.pt"
+    tensor = torch.arange(64.0)
+    save_torch(path, {"a": tensor, "b": {"c": 1, "d": "text"}})
+    good = path.read_bytes()
+    start = good.index(tensor.numpy().tobytes())
+    refused = set()
+    for position in range(len(good)):
+        path.write_bytes(good[:position] + bytes([good[position] ^ 16]) + good[position + 1 :])
+        try:
+            content = load_torch(path)
+        except CheckpointError:
+            refused.add(position)
+        else:
+            assert torch.equal(content["a"], tensor)
+            assert content["b"] == {"c": 1, "d": "text"}
+    assert refused >= set(range(start, start + tensor.nbytes))
+
+
+def test_a_compressed_archive_is_refused(tmp_path):
+    save_torch(tmp_path / "plain.pt", {"a": torch.zeros(1000)})
+    with (
+        zipfile.ZipFile(tmp_path / "plain.pt") as plain,
+        zipfile.ZipFile(tmp_path / "bomb.pt", "w", zipfile.ZIP_DEFLATED) as bomb,
+    ):
+        for name in plain.namelist():
+            bomb.writestr(name, plain.read(name))
+    with pytest.raises(CheckpointError, match=r"bomb.pt: damaged.*parts are compressed"):
+        load_torch(tmp_path / "bomb.pt")

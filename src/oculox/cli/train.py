@@ -51,7 +51,10 @@ def train(
     ] = None,
     resume: Annotated[
         Path | None,
-        typer.Option(metavar="RUN_FOLDER", help="Go on with this run; needs no recipe."),
+        typer.Option(
+            metavar="RUN_FOLDER",
+            help="Go on with this run, or from a state in it; needs no recipe.",
+        ),
     ] = None,
     devices: o.Devices = 1,
     json: o.Json = False,
@@ -61,10 +64,14 @@ def train(
     Every setting of the recipe can be overridden; `oculox config RECIPE` prints them.
     """
     from oculox import api
-    from oculox.distributed.launch import is_launched, is_main_process, launch
+    from oculox.distributed.launch import is_launched, is_main_process, launch, was_restarted
+    from oculox.training.checkpoints import has_state
     from oculox.training.run_folder import finished_run, settle_config
 
     words = tuple(overrides or ())
+    if output is not None and was_restarted() and has_state(output):
+        # The same command again: it goes on with what it began.
+        recipe, words, weights, output, resume = None, (), None, None, output
     # What is wrong with the command is said here, before processes start.
     config = settle_config(recipe, words, weights=weights, output=output, resume=resume)
     if resume is not None and finished_run(config, resume) is not None:

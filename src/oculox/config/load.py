@@ -22,6 +22,9 @@ _BASE = "base"
 _OVERLAYS = ("adamw", "finetune")
 _OFFICIAL = "official"
 
+_MOST_VALUES = 1_000_000
+_LONGEST_VALUE = 200
+
 RENAMED_KEYS = {
     "eval.max_detections": "eval.max_det",
     "eval.nms": "eval.iou",
@@ -101,7 +104,7 @@ def config_from_dict(tree: Mapping[str, Any], *, where: str) -> Config:
         key = _key_of(first["loc"])
         messages = [e["msg"] for e in errors if _key_of(e["loc"]) == key]
         message = "; or ".join(messages).removeprefix("Value error, ")
-        got = "" if first["type"] == "value_error" else f" (got {first['input']!r})"
+        got = "" if first["type"] == "value_error" else f" (got {_shown(first['input'])})"
         raise ConfigError(f"{where}: {key}: {message}{got}") from None
 
 
@@ -160,6 +163,50 @@ def _flow(value: object) -> str:
     return text.removesuffix("...\n").strip("\n")
 
 
+class _BoundedLoader(yaml.SafeLoader):
+    """Counts the values that a text stands for: aliases of aliases make a few lines endless."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._count = 0
+        self._counts: dict[int, int] = {}
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        before, is_alias = self._count, self.check_event(yaml.AliasEvent)
+        node = super().compose_node(parent, index)
+        if not is_alias:
+            self._count += 1
+            self._counts[id(node)] = self._count - before
+        elif id(node) in self._counts:
+            self._count += self._counts[id(node)]
+        else:
+            raise yaml.YAMLError("an alias stands inside what it is an alias of")
+        if self._count > _MOST_VALUES:
+            raise yaml.YAMLError(f"it stands for more than {_MOST_VALUES:,} values")
+        return node
+
+
+def read_yaml(text: str) -> Any:
+    """The plain values of a YAML text that is not trusted.
+
+    Raises:
+        ValueError: it is not YAML, nested too deeply or too large; one line says what.
+    """
+    try:
+        return yaml.load(text, _BoundedLoader)  # noqa: S506
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    except (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError) as error:
+        # Not all that PyYAML raises is its own, as on the date 2001-99-99.
+        raise ValueError(" ".join(str(error).split())) from None
+
+
+def _shown(value: object) -> str:
+    """A value in a message, however large."""
+    text = repr(value)
+    return text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}..."
+
+
 def _read_tree(
     source: str, *, folder: Path, settings: str = _OFFICIAL, seen: tuple[str, ...] = ()
 ) -> dict[str, Any]:
@@ -186,10 +233,9 @@ def _read_tree(
     if where in seen:
         raise ConfigError(f"{where}: 'extends' forms a cycle: {' extends '.join((*seen, where))}")
     try:
-        tree = yaml.safe_load(text) or {}
-    except yaml.YAMLError as error:
-        first_line = str(error).replace("\n", " ")
-        raise ConfigError(f"{where}: not valid YAML: {first_line}") from None
+        tree = read_yaml(text) or {}
+    except ValueError as error:
+        raise ConfigError(f"{where}: not valid YAML: {error}") from None
     if not isinstance(tree, dict):
         raise ConfigError(f"{where}: expected a mapping of sections, got {type(tree).__name__}")
     # A section without keys (all commented out, say) is null in YAML.
@@ -198,7 +244,7 @@ def _read_tree(
     if parent is None:
         return tree
     if not isinstance(parent, str):
-        raise ConfigError(f"{where}: extends must name a recipe or file, got {parent!r}")
+        raise ConfigError(f"{where}: extends must name a recipe or file, got {_shown(parent)}")
     below = _read_tree(parent, folder=here, settings=settings, seen=(*seen, where))
     return _merge(below, tree)
 
@@ -239,8 +285,8 @@ def _apply_override(tree: dict[str, Any], override: str) -> None:
     is_text = key in _text_keys() and not is_quoted and text not in ("", "~", "null")
     try:
         # Names and paths are taken as they stand: a folder may be called 2017, or `a #1`.
-        value = text if is_text else yaml.safe_load(text)
-    except yaml.YAMLError:
+        value = text if is_text else read_yaml(text)
+    except ValueError:
         raise ConfigError(f"'{override}': the value is not valid YAML") from None
     if isinstance(value, str) and key not in _text_keys():
         value = _number(value)

@@ -277,6 +277,8 @@ class TrainConfig(_Section):
     """Experiment trackers that get the log as well (extras of these names bring them)."""
     profile: bool = False
     """Write a profile of steps 5 to 9 to the output directory."""
+    timeout: Positive = 600
+    """Seconds without an answer of a loader or training process after which the run ends."""
     report: bool = True
     """Write curves, images of batches and predictions, and a page to the output directory."""
     deterministic: bool = False

@@ -22,6 +22,10 @@ _LABEL_STEP = 8
 """Label slots come in multiples of this, so that few different shapes reach the compiler."""
 
 
+PATIENCE = 600
+"""Seconds without an answer after which a loader process counts as hung."""
+
+
 class SampleKey(NamedTuple):
     """Names one sample: the image at `position` of `epoch`, in which phase."""
 
@@ -113,6 +117,7 @@ def open_loader(
     color: Literal["bgr", "rgb"],
     workers: int,
     pin_memory: bool,
+    timeout: float = PATIENCE,
 ) -> Loader:
     """A loader over `steps`; read it with `read_batches`.
 
@@ -126,6 +131,7 @@ def open_loader(
         color: channel order of the batches.
         workers: loader processes, which stay for all passes; 0 for none.
         pin_memory: page-locked batches.
+        timeout: most seconds to wait for the loader processes.
     """
     return DataLoader(
         _Reader(sample, color),
@@ -137,24 +143,30 @@ def open_loader(
         multiprocessing_context="fork" if workers and sys.platform == "linux" else None,
         worker_init_fn=_start_worker,
         pin_memory=pin_memory,
+        timeout=timeout if workers else 0,
         # Its own, or every pass would draw a seed from the global generator and so change what
         # the network draws.
         generator=torch.Generator(),
     )
 
 
-def read_batches(loader: Loader, bad: BadImages) -> Iterator[Batch]:
+def read_batches(
+    loader: Loader, steps: Steps, bad: BadImages, *, name: Callable[[int], str]
+) -> Iterator[Batch]:
     """One pass over a loader; a new pass ends the one before.
 
     Args:
         loader: from `open_loader`.
+        steps: what it loads.
         bad: counts the images that were left out.
+        name: file name of the image of an index, for messages.
 
     Raises:
         DataError: a sample could not be made, too many images were left out, or a loader process
-            died.
+            died or does not answer.
     """
-    passing = iter(loader)
+    passing: Any = iter(loader)
+    done = 0
     try:
         for item in passing:
             if isinstance(item, DataError):
@@ -166,16 +178,33 @@ def read_batches(loader: Loader, bad: BadImages) -> Iterator[Batch]:
                 source_hw=tuple((int(h), int(w)) for h, w in item.source_hw),
                 faults=tuple(tuple(faults) for faults in item.faults),
             )
+            done += 1
     except (DataError, RuntimeError) as error:
+        # PyTorch has no class of its own for a process that died or hangs.
+        died = str(error).startswith("DataLoader worker (pid")
+        hangs = str(error).startswith("DataLoader timed out")
+        if hangs:
+            # In this order: the end of a process that still counts is one more error. One that
+            # hangs hears nothing else.
+            passing._shutdown_workers()
+            for worker in passing._workers:
+                worker.kill()
+                worker.join()
         del passing
         close_loader(loader)
-        # PyTorch has no class of its own for a dead process.
-        if isinstance(error, DataError) or not str(error).startswith("DataLoader worker (pid"):
-            raise
-        raise DataError(
-            f"a loader process died ({error}); it may have run out of memory or of shared "
-            "memory: lower data.workers, or enlarge /dev/shm (docker: --shm-size)"
-        ) from error
+        if hangs:
+            images = ", ".join(name(key.image_index) for key in steps[done][:4])
+            raise DataError(
+                f"the loader processes have not answered for {loader.timeout:g} s (train.timeout "
+                f"of a run), at a batch with {images}; is the disk or network with the images "
+                "there, and fast enough?"
+            ) from error
+        if died:
+            raise DataError(
+                f"a loader process died ({error}); it may have run out of memory or of shared "
+                "memory: lower data.workers, or enlarge /dev/shm (docker: --shm-size)"
+            ) from error
+        raise
 
 
 def close_loader(loader: Loader) -> None:
@@ -197,7 +226,9 @@ def _start_worker(worker: int) -> None:
     # As many processes as there are cores for them: more threads would only slow them down.
     cv2.setNumThreads(0)
     # Signals to all processes are for the main one, which ends these.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for name in ("SIGINT", "SIGUSR1"):
+        if number := getattr(signal, name, None):
+            signal.signal(number, signal.SIG_IGN)
     follow_parent(os.getppid(), alone=True)
     sys.excepthook = _unless_abandoned
 

@@ -209,8 +209,10 @@ def missing_files(names: Iterable[str], folder: Path) -> list[str]:
     for name in names:
         below, _, base = name.rpartition("/")
         if below not in listings:
-            path = folder / below
-            listings[below] = frozenset(os.listdir(path) if path.is_dir() else ())  # noqa: PTH208
+            try:
+                listings[below] = frozenset(os.listdir(folder / below))  # noqa: PTH208
+            except OSError:  # not there, no folder, or too long for a name
+                listings[below] = frozenset()
         if base not in listings[below]:
             missing.append(name)
     return missing

@@ -4,6 +4,7 @@ Damaged images are refused rather than decoded with a grey rest, as a half-empty
 full labels silently teaches the network the wrong thing. Prediction alone takes what there is.
 """
 
+import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,6 +25,7 @@ MAX_PIXELS = 200_000_000
 _JPEG = b"\xff\xd8"
 _JPEG_END = b"\xff\xd9"
 _PNG = b"\x89PNG\r\n\x1a\n"
+_PNM_SIZE = re.compile(rb"P[1-6](?:\s|#[^\n]*\n)+(\d{1,10})(?:\s|#[^\n]*\n)+(\d{1,10})\s")
 # Markers without a length field: TEM, RST0-RST7, SOI.
 _BARE_MARKERS = frozenset((0x01, *range(0xD0, 0xD9)))
 # SOF0-SOF15 carry the size; C4, C8 and CC in the same range are tables.
@@ -53,7 +55,7 @@ def read_image(path: Path, *, shrink: int = 1) -> ImageArray:
     """Read an image file.
 
     Args:
-        path: any format OpenCV reads (JPEG, PNG, BMP, WebP, TIFF, ...).
+        path: JPEG, PNG, BMP, WebP, TIFF, GIF, PPM, PGM, JPEG 2000 or AVIF.
         shrink: 1, or 2, 4 or 8 for a copy of a half, a quarter or an eighth of its height and
             width (rounded), of area averages: a JPEG is decoded at that size, which is faster.
 
@@ -107,8 +109,12 @@ def decode_image(
     )
     if header.truncated and not allow_truncated:
         raise truncated
-    if header.size_hw is not None:
-        _check_pixels(*header.size_hw, where=where)
+    # Before anything is decoded: a few bytes may promise an image that fills the memory.
+    stated = header.size_hw or _other_size(data)
+    if stated is not None:
+        _check_pixels(*stated, where=where)
+    elif not data.startswith(_JPEG):  # one without a size ends by itself
+        raise DataError(f"{where}: not an image that can be decoded (damaged or unknown format)")
     if header.truncated and data.startswith(_JPEG):
         data += _JPEG_END  # without it OpenCV waits for more, and gives nothing
     try:
@@ -230,3 +236,37 @@ def _webp_size(data: bytes) -> tuple[int, int] | None:
         return ((bits >> 14) & 0x3FFF) + 1, (bits & 0x3FFF) + 1
     width, height = (int.from_bytes(body[i : i + 2], "little") & 0x3FFF for i in (6, 8))
     return height, width
+
+
+def _other_size(data: bytes) -> tuple[int, int] | None:
+    """Height and width of a TIFF, PPM, PGM, JPEG 2000 or AVIF, before any turn; None for others."""
+
+    def big(at: int) -> int:
+        return int.from_bytes(data[at : at + 4], "big")
+
+    if data.startswith((b"II*\0", b"MM\0*")):
+        return _tiff_size(data)
+    if (plain := _PNM_SIZE.match(data[:4096])) is not None:
+        return int(plain[2]), int(plain[1])
+    if data.startswith(b"\xff\x4f\xff\x51"):
+        return big(12), big(8)
+    if data[4:8] == b"jP  " and (box := data.find(b"ihdr", 0, 4096)) >= 0:
+        return big(box + 4), big(box + 8)
+    # An AVIF of several images states several sizes.
+    boxes = [at for at in range(min(len(data), 4096)) if data.startswith(b"ispe", at)]
+    if data[4:8] == b"ftyp" and boxes:
+        return max(big(at + 12) for at in boxes), max(big(at + 8) for at in boxes)
+    return None
+
+
+def _tiff_size(data: bytes) -> tuple[int, int] | None:
+    """From the first directory: tag 256 is the width, 257 the height, of type 3 (short) or 4."""
+
+    def number(at: int, size: int) -> int:
+        return int.from_bytes(data[at : at + size], "little" if data[:1] == b"I" else "big")
+
+    start, sides = number(4, 4), dict[int, int]()
+    for entry in range(start + 2, start + 2 + 12 * number(start, 2), 12):
+        if (tag := number(entry, 2)) in (256, 257):
+            sides[tag] = number(entry + 8, 2 if number(entry + 2, 2) == 3 else 4)
+    return (sides[257], sides[256]) if len(sides) == 2 else None

@@ -80,14 +80,16 @@ def _looking_ahead(indexes: Sequence[CocoIndex], *, enabled: bool) -> Iterator[N
     try:
         yield lambda: [] if receiver.closed else news()
     finally:
-        process.terminate()
+        process.kill()  # it has nothing to save, and may hang on a disk that is gone
         process.join()
         receiver.close()
 
 
 def _look_at_all(indexes: Sequence[CocoIndex], sender: Connection) -> None:
     """Send (number of the split, what is wrong) for every bad image; in a process of its own."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for name in ("SIGINT", "SIGUSR1"):
+        if number := getattr(signal, name, None):
+            signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     cv2.setNumThreads(0)
     if hasattr(os, "nice"):

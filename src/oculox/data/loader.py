@@ -14,6 +14,7 @@ import torch
 
 from oculox.config.schema import Config, InputConfig
 from oculox.data.batches import (
+    PATIENCE,
     SampleKey,
     Steps,
     close_loader,
@@ -50,6 +51,7 @@ class TrainLoader:
         workers: int = 0,
         seed: int = 0,
         pin_memory: bool = False,
+        timeout: float = PATIENCE,
         bad: BadImages | None = None,
     ) -> None:
         """Keep the parts; loader processes start with the first epoch and stay.
@@ -62,6 +64,7 @@ class TrainLoader:
             workers: loader processes; 0 makes samples in this process.
             seed: of the order.
             pin_memory: page-locked batches, for copies to a CUDA device.
+            timeout: most seconds to wait for the loader processes.
             bad: counts the images that cannot be used over all epochs; none may be by default.
         """
         self._set = train_set
@@ -75,6 +78,7 @@ class TrainLoader:
             color=train_set.input_config.color,
             workers=workers,
             pin_memory=pin_memory,
+            timeout=timeout,
         )
 
     @property
@@ -96,7 +100,7 @@ class TrainLoader:
             start_step: steps of the epoch already done.
 
         Raises:
-            DataError: too many images cannot be used, or a loader process died.
+            DataError: too many images cannot be used, or a loader process died or hangs.
         """
         share = self._batch * self._world_size
         size = self.steps_per_epoch * share
@@ -108,7 +112,8 @@ class TrainLoader:
             ]
             for low in range(start_step * share + self._rank * self._batch, size, share)
         ]
-        yield from read_batches(self._loader, self._bad)
+        name = self._set.index.file_name
+        yield from read_batches(self._loader, self._steps, self._bad, name=name)
 
     def close(self) -> None:
         """Stop the loader processes now; a later pass starts new ones."""
@@ -135,6 +140,7 @@ class EvalLoader:
         rank: int = 0,
         world_size: int = 1,
         pin_memory: bool = False,
+        timeout: float = PATIENCE,
         max_bad_images: int = 0,
     ) -> None:
         """Keep the parts; loader processes start with the first pass and stay.
@@ -147,36 +153,38 @@ class EvalLoader:
             rank: number of this process.
             world_size: number of processes.
             pin_memory: page-locked batches, for copies to a CUDA device.
+            timeout: most seconds to wait for the loader processes.
             max_bad_images: how many images that cannot be used may be in a pass.
         """
         self.index = index
         self.max_bad_images = max_bad_images
         self.input_config = input_config
         mine = list(range(rank, len(index), world_size))
-        steps = [
+        self._steps = [
             [SampleKey(0, i, i, mosaic=False) for i in mine[low : low + batch]]
             for low in range(0, len(mine), batch)
         ]
-        self._length = len(steps)
         self._loader = open_loader(
             partial(_eval_sample, index, FileImages(index), input_config),
-            steps,
+            self._steps,
             color=input_config.color if input_config else "bgr",
             workers=workers,
             pin_memory=pin_memory,
+            timeout=timeout,
         )
 
     def __len__(self) -> int:
         """Number of batches of this process."""
-        return self._length
+        return len(self._steps)
 
     def __iter__(self) -> Iterator[Batch]:
         """The batches, from the start; a new pass ends the one before.
 
         Raises:
-            DataError: too many images cannot be used, or a loader process died.
+            DataError: too many images cannot be used, or a loader process died or hangs.
         """
-        yield from read_batches(self._loader, bad_evaluation_images(self.max_bad_images))
+        bad = bad_evaluation_images(self.max_bad_images)
+        yield from read_batches(self._loader, self._steps, bad, name=self.index.file_name)
 
     def close(self) -> None:
         """Stop the loader processes now; a later pass starts new ones."""
@@ -230,6 +238,7 @@ def build_train_loader(
         workers=choose_workers(config.data.workers, image_count=len(index), world_size=world_size),
         seed=config.train.seed,
         pin_memory=_wants_pinned(config),
+        timeout=config.train.timeout,
         bad=bad,
     )
 
@@ -246,6 +255,7 @@ def build_eval_loader(
         rank=rank,
         world_size=world_size,
         pin_memory=_wants_pinned(config),
+        timeout=config.train.timeout,
         max_bad_images=config.eval.max_bad_images,
     )
 

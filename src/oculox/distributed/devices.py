@@ -7,13 +7,14 @@ import os
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState, PartialState
-from accelerate.utils import gather_object, is_npu_available
+from accelerate.utils import InitProcessGroupKwargs, gather_object, is_npu_available
 
 from oculox.config.schema import Precision, TrainPrecision
 from oculox.distributed.launch import is_launched
@@ -76,7 +77,9 @@ def settled_precision(precision: TrainPrecision, device: str) -> Precision:
 
 
 @contextmanager
-def open_accelerator(device: str, *, precision: Precision = "fp32") -> Iterator[Accelerator]:
+def open_accelerator(
+    device: str, *, precision: Precision = "fp32", timeout: float = 600
+) -> Iterator[Accelerator]:
     """An `Accelerator` for this process, with the others that were started with it.
 
     Its process-wide state is cleared afterwards.
@@ -84,6 +87,7 @@ def open_accelerator(device: str, *, precision: Precision = "fp32") -> Iterator[
     Args:
         device: ``auto`` or a kind; of several devices of a kind each process takes its own.
         precision: in which networks compute.
+        timeout: most seconds to wait for another process.
 
     Raises:
         UsageError: the device is absent, or cannot compute in the wanted precision.
@@ -98,7 +102,10 @@ def open_accelerator(device: str, *, precision: Precision = "fp32") -> Iterator[
             f"WORLD_SIZE is {wanted}, but this process has no rank; start "
             "several with `devices`, torchrun or accelerate launch"
         )
-    accelerator = Accelerator(mixed_precision=_MIXED[precision], cpu=on_cpu)
+    patience = InitProcessGroupKwargs(timeout=timedelta(seconds=timeout))
+    accelerator = Accelerator(
+        mixed_precision=_MIXED[precision], cpu=on_cpu, kwargs_handlers=[patience]
+    )
     try:
         if accelerator.num_processes != wanted:
             # Each would train alone into the same folder.

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import signal
 import sys
 import tempfile
@@ -11,15 +12,36 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from oculox.errors import OculoxError
+from oculox.errors import OculoxError, first_line
 
 _LAUNCHER = "OCULOX_LAUNCHER"
 """Tells the processes of `launch` the number of the process that started them."""
 
 
+class ProcessDiedError(OculoxError):
+    """One of several processes was ended by a signal."""
+
+    def __init__(self, rank: int, *, processes: int, number: int) -> None:
+        """Name the process `rank` of `processes` and the signal `number`."""
+        memory = (
+            " (Linux does that where memory runs out: lower the batch, data.workers, or take "
+            "data.cache=none)"
+        )
+        super().__init__(
+            f"process {rank} of {processes} was ended by {signal.Signals(number).name}"
+            f"{memory if number == 9 else ''}; the others were stopped, saved files are whole"
+        )
+        self.exit_code = 128 + number
+
+
 def is_launched() -> bool:
     """Whether this process is already one of several (torchrun, accelerate launch or `launch`)."""
     return "LOCAL_RANK" in os.environ
+
+
+def was_restarted() -> bool:
+    """Whether torchrun (``--max-restarts``) runs this command again after a process failed."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
 
 
 def is_main_process() -> bool:
@@ -35,7 +57,10 @@ def launch(arguments: Sequence[str], *, processes: int) -> int:
     is killed, they end by themselves (`follow_launcher`).
 
     Returns:
-        0, or the exit code of the first process that failed (128 and its number for a signal).
+        0, or the exit code of the first process that failed, which says why.
+
+    Raises:
+        ProcessDiedError: a signal ended one, so that it could not say why.
     """
     # Imported here because it takes a second, and most commands start no processes.
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
@@ -58,8 +83,10 @@ def launch(arguments: Sequence[str], *, processes: int) -> int:
             )
             elastic_launch(config, sys.executable)("-m", "oculox", *arguments)
     except ChildFailedError as failed:
-        code = failed.get_first_failure()[1].exitcode
-        return code if code > 0 else 128 - code
+        rank, failure = failed.get_first_failure()
+        if failure.exitcode < 0:
+            raise ProcessDiedError(rank, processes=processes, number=-failure.exitcode) from None
+        return failure.exitcode
     except SignalException as stopped:
         signal.raise_signal(stopped.sigval)
         return 128 + stopped.sigval
@@ -109,15 +136,36 @@ def one_report() -> Iterator[None]:
         yield
     except Exception as error:
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            silent: list[int] = []
             if not isinstance(error, OculoxError):
                 # Most often the lost connection to a process that failed: that one reports first.
-                time.sleep(5)
+                silent = _without_an_error(after=5)
             elif not is_main_process():
                 time.sleep(1)
             if not _is_first_report():
                 time.sleep(30)
                 raise SystemExit(1) from None
+            if silent and re.search("time[sd]? ?out", str(error), re.IGNORECASE):
+                named = ", ".join(map(str, silent))
+                raise OculoxError(
+                    f"no answer from process {named} of {os.environ['WORLD_SIZE']} in the time "
+                    f"that train.timeout gives ({first_line(error)}); look at what it waits for"
+                ) from error
         raise
+
+
+def _without_an_error(*, after: float) -> list[int]:
+    """The ranks of this machine's processes that have no error so many seconds after this one."""
+    shared = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if not shared:
+        time.sleep(after)
+        return []
+    folder, local = Path(shared).parents[1], int(os.environ["LOCAL_RANK"])
+    (folder / f"failed-{local}").touch()
+    time.sleep(after)
+    first = int(os.environ["RANK"]) - local
+    others = range(int(os.environ["LOCAL_WORLD_SIZE"]))
+    return [first + n for n in others if not (folder / f"failed-{n}").exists()]
 
 
 def _is_first_report() -> bool:
@@ -154,4 +202,8 @@ def _prepared(processes: int) -> Iterator[None]:
             for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT"):
                 if number := getattr(signal, name, None):
                     undo.callback(signal.signal, number, signal.getsignal(number))
+            # What schedulers announce an end with; not all launchers know it.
+            if number := getattr(signal, "SIGUSR1", None):
+                undo.callback(signal.signal, number, signal.getsignal(number))
+                signal.signal(number, lambda *_: signal.raise_signal(signal.SIGTERM))
         yield

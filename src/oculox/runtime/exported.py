@@ -143,7 +143,7 @@ class ExportMetadata:
                 oculox=content["oculox"],
                 license=content["license"],
             )
-        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
             raise CheckpointError(f"{where}: its metadata is damaged ({error!r})") from None
 
 

@@ -1,10 +1,12 @@
 """The checkpoints of a run: what is in them, when they are written, how a run goes on from one.
 
-``last.pt`` is the newest state, ``best.pt`` the weights with the best AP, ``epoch-0010.pt`` and
-so on older states (`train.keep_checkpoints`).
+``last.pt`` is the newest state, ``previous.pt`` the one before, ``best.pt`` the weights with the
+best AP, ``epoch-0010.pt`` and so on older states (`train.keep_checkpoints`).
 """
 
+import contextlib
 import dataclasses
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -13,12 +15,13 @@ import torch
 from torch import Tensor
 
 from oculox.config import config_to_dict
-from oculox.errors import CheckpointError, first_line
+from oculox.errors import CheckpointError, TrainingError, first_line
 from oculox.training.build import Run
 from oculox.weights.bundle import Weights
 from oculox.weights.checkpoint import load_training_state, save_checkpoint
 
 LAST = "last.pt"
+PREVIOUS = "previous.pt"
 BEST = "best.pt"
 
 
@@ -52,16 +55,23 @@ class TrainProgress:
 
 
 def save_last(run: Run, progress: TrainProgress, *, folder: Path) -> None:
-    """Write the state of a run to ``last.pt``, atomically.
+    """Write the state of a run to ``last.pt``, atomically; the one there becomes ``previous.pt``.
 
     The raw weights and the average are both kept: a run goes on from the former and is
     evaluated with the latter.
 
     Raises:
         OculoxError: when the file cannot be written; the older one stays.
+        TrainingError: the network has values that are not finite; the older one stays.
     """
+    _require_finite(run, progress)
     accelerator = run.parts.accelerator
     if accelerator.is_main_process:
+        # A second name, so that there is a ``last.pt`` at every moment. Some file systems have no
+        # links; there is no state before then.
+        with contextlib.suppress(OSError):
+            (folder / PREVIOUS).unlink(missing_ok=True)
+            os.link(folder / LAST, folder / PREVIOUS)
         _save(run, progress, folder / LAST)
     elif not run.config.train.save_on_main_only:
         _save(run, progress, folder / f"last-rank{accelerator.process_index}.pt")
@@ -72,7 +82,9 @@ def save_run(run: Run, progress: TrainProgress, *, folder: Path, best: bool) -> 
 
     Raises:
         OculoxError: when a file cannot be written; the older one stays.
+        TrainingError: the network has values that are not finite; the older ones stay.
     """
+    _require_finite(run, progress)
     keep = run.config.train.keep_checkpoints
     if run.parts.accelerator.is_main_process:
         if best:
@@ -82,6 +94,27 @@ def save_run(run: Run, progress: TrainProgress, *, folder: Path, best: bool) -> 
             trim_checkpoints(folder, keep=keep)
     # Last, so that a crash while writing the others leaves a resumable run.
     save_last(run, progress, folder=folder)
+
+
+def _require_finite(run: Run, progress: TrainProgress) -> None:
+    """Refuse to save a network that trained itself into what no run could go on from.
+
+    The loss does not see all of it: the statistics of batch norms count in evaluation alone.
+    """
+    parts = run.parts
+    states = {"the network": parts.network.state_dict()}
+    if parts.ema is not None:
+        states["the average"] = parts.ema.network.state_dict()
+    for number, values in parts.optimizer.state_dict()["state"].items():
+        states[f"the optimizer's parameter {number}"] = values
+    for where, state in states.items() if progress.step else ():
+        for key, value in state.items():
+            if isinstance(value, Tensor) and not value.isfinite().all():
+                raise TrainingError(
+                    f"'{key}' of {where} is not finite after step {progress.step}; not saved, "
+                    "checkpoints before it are intact. Go on from them with a lower optimizer.lr, "
+                    "optimizer.clip_grad_norm=10, or train.precision=bf16 instead of fp16"
+                )
 
 
 def _save(run: Run, progress: TrainProgress, path: Path, *, resumable: bool = True) -> None:
@@ -106,18 +139,41 @@ def _save(run: Run, progress: TrainProgress, path: Path, *, resumable: bool = Tr
     save_checkpoint(path, weights, training=training)
 
 
-def restore_run(run: Run, folder: Path) -> TrainProgress:
-    """Put the state in ``last.pt`` into the parts of a run.
+def is_state(path: Path) -> bool:
+    """Whether a file has the name of a checkpoint that a run can go on from."""
+    return path.name in (LAST, PREVIOUS) or path.match("epoch-*.pt")
+
+
+def has_state(folder: Path) -> bool:
+    """Whether a folder holds a checkpoint that a run can go on from."""
+    return folder.is_dir() and any(map(is_state, folder.iterdir()))
+
+
+def state_file(resume: Path) -> Path:
+    """The checkpoint to go on from: ``last.pt`` of a folder, or the file itself."""
+    return resume if resume.is_file() else resume / LAST
+
+
+def restore_run(run: Run, resume: Path) -> TrainProgress:
+    """Put a saved state into the parts of a run.
 
     A run that was ended before it had one starts from its first step.
 
+    Args:
+        run: all its parts.
+        resume: its folder, for ``last.pt``, or a checkpoint in there.
+
     Raises:
-        CheckpointError: when a part is missing or does not fit.
+        CheckpointError: it is damaged, missing where there are others, or does not fit; the
+            message names another state to go on from.
     """
-    path, parts = folder / LAST, run.parts
-    if not path.exists():
+    path, parts = state_file(resume), run.parts
+    if not path.exists() and not has_state(path.parent):
         return TrainProgress()
-    weights, training = load_training_state(path)
+    try:
+        weights, training = load_training_state(path)
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}; {_another_state(path)}") from None
     try:
         parts.network.load_state_dict(training["raw"])
         if parts.ema is not None:
@@ -131,6 +187,18 @@ def restore_run(run: Run, folder: Path) -> TrainProgress:
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         detail = first_line(error)
         raise CheckpointError(f"{path}: its training state does not fit: {detail}") from None
+
+
+def _another_state(damaged: Path) -> str:
+    """How to go on with a run from its newest state that is whole."""
+    folder, found = damaged.parent, []
+    for path in filter(is_state, folder.iterdir()):
+        with contextlib.suppress(CheckpointError, KeyError, TypeError):
+            found.append((load_training_state(path)[1]["progress"]["step"], path))
+    if not found:
+        return f"{folder} holds no other state of the run: start it again"
+    step, path = max(found)
+    return f"the state after step {step} is whole, go on from it with: oculox train --resume {path}"
 
 
 def trim_checkpoints(folder: Path, *, keep: int) -> None:

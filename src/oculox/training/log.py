@@ -87,15 +87,17 @@ class RunLog(ExitStack):
         *,
         total_steps: int,
         resume_step: int = 0,
+        resume_epoch: int = 0,
         enabled: bool = True,
         track: Callable[[dict[str, float], int], None] | None = None,
     ) -> None:
-        """Open the files in `folder`; lines after `resume_step` are dropped from the JSON log.
+        """Open the files in `folder`; what comes again is dropped from the JSON log.
 
         Args:
             folder: of the run.
             total_steps: of the run.
             resume_step: steps that are done.
+            resume_epoch: epochs that are done, with their evaluation.
             enabled: whether to write anything; only the main process does.
             track: gets the same values and their step, for trackers.
 
@@ -107,7 +109,12 @@ class RunLog(ExitStack):
         self._bar: Progress | None = None
         self._console = Console(stderr=True, highlight=False, quiet=not enabled)
         if enabled and resume_step:
-            rows = [row for row in read_log(folder) if row.get("step", 0) <= resume_step]
+            rows = [
+                row
+                for row in read_log(folder)
+                if row.get("step", 0) <= resume_step
+                and (row["kind"] != "eval" or row["epoch"] <= resume_epoch)
+            ]
             text = "".join(json.dumps(row) + "\n" for row in rows)
             write_text(folder / LOG_JSONL, text)
         names = (LOG_JSONL, LOG_TEXT) if enabled else (os.devnull, os.devnull)

@@ -25,7 +25,13 @@ from oculox.postprocess import DetectSettings
 from oculox.runtime.torch_backend import TorchBackend
 from oculox.training.build import Parts, Run, build_run, watch_run
 from oculox.training.callback import TrainCallback
-from oculox.training.checkpoints import TrainProgress, restore_run, save_last, save_run
+from oculox.training.checkpoints import (
+    TrainProgress,
+    restore_run,
+    save_last,
+    save_run,
+    state_file,
+)
 from oculox.training.log import (
     RunLog,
     StepLoss,
@@ -39,6 +45,7 @@ from oculox.training.run_folder import (
     TrainSummary,
     create_folder,
     finished_run,
+    has_ended,
     hold_folder,
     keep_length,
 )
@@ -72,16 +79,16 @@ def run_training(
 ) -> TrainSummary:
     """Train in this process (one of several, when launched so).
 
-    SIGTERM and SIGINT end the run after a step, with ``last.pt`` saved, and then do what they
-    would have done; a second one does so at once. During an evaluation the state before it is
+    SIGTERM, SIGINT and SIGUSR1 end the run after a step, with ``last.pt`` saved, and then do what
+    they would have done; a second one does so at once. During an evaluation the state before it is
     saved already.
 
     Args:
         config: from `settle_config`.
         output: folder of a new run; None for a new one below ``runs/``.
         weights: file to start a new run from.
-        resume: folder of a run to go on with, exactly, from its ``last.pt``; a finished run stays
-            as it is.
+        resume: folder of a run to go on with, exactly, from its ``last.pt``, or an older state in
+            there; a finished run stays as it is.
         callback: is told how the run goes on; only with one process.
 
     Raises:
@@ -95,7 +102,9 @@ def run_training(
     # Settled once: a run that goes on elsewhere keeps it, and its configuration says what it was.
     config = config.model_copy(update={"train": train.model_copy(update={"precision": precision})})
     try:
-        with open_accelerator(train.device, precision=precision) as accelerator:
+        with open_accelerator(
+            train.device, precision=precision, timeout=train.timeout
+        ) as accelerator:
             return _run(
                 config,
                 accelerator,
@@ -125,9 +134,12 @@ def _run(
     run = build_run(config, accelerator, weights=weights)
     progress = TrainProgress() if resume is None else restore_run(run, resume)
     # Last, so that a run that cannot start leaves no folder.
-    folder = resume or create_folder(run, output, from_weights=weights is not None)
-    if resume is not None and accelerator.is_main_process:
-        keep_length(config, resume)
+    if resume is None:
+        folder = create_folder(run, output, from_weights=weights is not None)
+    else:
+        folder = state_file(resume).parent
+        if accelerator.is_main_process:
+            keep_length(config, folder)
     done = progress.step
     with (
         hold_folder(folder, enabled=accelerator.is_main_process),
@@ -136,6 +148,7 @@ def _run(
             folder,
             total_steps=run.rate.total_steps,
             resume_step=done,
+            resume_epoch=_first_epoch(run, progress),
             enabled=accelerator.is_main_process,
             track=track,
         ) as log,
@@ -165,8 +178,7 @@ def _train(run: Run, progress: TrainProgress, tools: _Tools) -> TrainSummary:
     _announce(run, progress, folder, log)
     train, total_steps = run.config.train, run.rate.total_steps
     metrics: CocoMetrics | None = None
-    # A run that was killed before it wrote its summary still has its last evaluation to do.
-    for epoch in range(min(progress.epoch, run.plan.total - 1), run.plan.total):
+    for epoch in range(_first_epoch(run, progress), run.plan.total):
         if epoch == run.plan.aug:
             log.message(f"epoch {epoch + 1}: the tail begins, without mosaic and mixup")
         progress = _train_epoch(run, epoch, progress, tools)
@@ -182,7 +194,8 @@ def _train(run: Run, progress: TrainProgress, tools: _Tools) -> TrainSummary:
                 # A process that ends makes the launcher end the others, which may be saving.
                 run.parts.accelerator.wait_for_everyone()
             metrics = _evaluate(run, epoch, progress, tools)
-            progress = progress.scored(metrics.ap, epoch=epoch + 1)
+            if progress.epoch <= epoch:
+                progress = progress.scored(metrics.ap, epoch=epoch + 1)
             improved = progress.best_epoch == epoch + 1
             stopped = 0 < train.early_stop <= progress.evals_without_gain
             stop.cancelled = bool(tools.callback.on_evaluation(epoch + 1, metrics))
@@ -212,6 +225,16 @@ def _train(run: Run, progress: TrainProgress, tools: _Tools) -> TrainSummary:
     if run.parts.accelerator.is_main_process:
         summary.write()
     return summary
+
+
+def _first_epoch(run: Run, progress: TrainProgress) -> int:
+    """The epoch (from 0) to begin or go on with.
+
+    A run that was killed before it wrote its summary still has its last evaluation to do.
+    """
+    if has_ended(run.config, progress):
+        return max(progress.step - 1, 0) // run.train_loader.steps_per_epoch
+    return progress.epoch
 
 
 def _train_epoch(run: Run, epoch: int, progress: TrainProgress, tools: _Tools) -> TrainProgress:
@@ -282,8 +305,13 @@ def train_step(
         stop: whether this process was asked to stop; all learn of it.
 
     Raises:
-        TrainingError: when the loss is not finite; nothing was updated.
+        TrainingError: when a box or the loss is not finite; nothing was updated.
     """
+    if not batch.targets.boxes.isfinite().all():
+        raise TrainingError(
+            f"a box of step {step} is not finite, and nothing was updated; images of the batch: "
+            f"{_ids(batch)}; `oculox data check` looks at all annotations"
+        )
     set_learning_rate(parts.optimizer, rate)
     images, targets = _prepare_inputs(parts, batch, size_hw=size_hw)
     local = _backward(parts, images, targets, use_l1=use_l1)
@@ -356,14 +384,17 @@ def _finish_gradients(parts: Parts, positives: Tensor, *, images: int) -> Tensor
 
 
 def _not_finite(loss: StepLoss, batch: Batch, step: int) -> TrainingError:
-    ids = ", ".join(str(i) for i in batch.image_ids[:16])
     return TrainingError(
         f"the loss is not finite at step {step} (box {loss.box:.4g}, objectness "
         f"{loss.objectness:.4g}, classes {loss.classes:.4g}, l1 {loss.l1:.4g}, gradient norm "
-        f"{loss.gradient_norm:.4g}); images of the batch: {ids}; stopped before the "
+        f"{loss.gradient_norm:.4g}); images of the batch: {_ids(batch)}; stopped before the "
         "update, saved checkpoints are intact. Try a lower optimizer.lr, "
         "optimizer.clip_grad_norm=10, or train.precision=bf16 instead of fp16"
     )
+
+
+def _ids(batch: Batch) -> str:
+    return ", ".join(str(i) for i in batch.image_ids[:16])
 
 
 def _out_of_memory(run: Run, step: int, size_hw: tuple[int, int]) -> TrainingError:

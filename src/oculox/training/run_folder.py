@@ -22,7 +22,16 @@ from oculox.distributed.devices import processes_of
 from oculox.errors import CheckpointError, ConfigError, OculoxError, TrainingError, UsageError
 from oculox.files import free_path, make_folder, try_lock, write_json, write_text
 from oculox.training.build import Run
-from oculox.training.checkpoints import BEST, LAST, TrainProgress, save_last
+from oculox.training.checkpoints import (
+    BEST,
+    LAST,
+    PREVIOUS,
+    TrainProgress,
+    has_state,
+    is_state,
+    save_last,
+    state_file,
+)
 from oculox.training.log import check_trackers
 from oculox.training.schedule import plan_epochs
 from oculox.weights.checkpoint import load_training_state
@@ -38,6 +47,7 @@ _FREE = {
     "data.val": ("images", "annotations"),
     "train": (
         *("device", "max_steps", "early_stop", "log_interval", "trackers", "profile", "report"),
+        "timeout",
         *("checkpoint_interval", "keep_checkpoints", "save_on_main_only"),
     ),
     "eval": ("batch", "max_bad_images"),
@@ -106,7 +116,7 @@ def finished_run(config: Config, folder: Path) -> TrainSummary | None:
 
     Args:
         config: with which it would go on.
-        folder: of the run.
+        folder: of the run; a checkpoint in there has something left to do.
     """
     try:
         summary = read_summary(folder)
@@ -114,14 +124,18 @@ def finished_run(config: Config, folder: Path) -> TrainSummary | None:
     except (TrainingError, CheckpointError, KeyError, TypeError):
         # Going on says what is wrong with last.pt, and writes a new summary.
         return None
+    # Killed between its last checkpoint and its summary, a run evaluates once more.
+    return summary if has_ended(config, progress) and summary.steps == progress.step else None
+
+
+def has_ended(config: Config, progress: TrainProgress) -> bool:
+    """Whether a run has no step left to do."""
     train = config.train
-    ended = (
+    return (
         progress.epoch >= count_epochs(config)
         or progress.step >= (train.max_steps or math.inf)
         or 0 < train.early_stop <= progress.evals_without_gain
     )
-    # Killed between its last checkpoint and its summary, a run evaluates once more.
-    return summary if ended and summary.steps == progress.step else None
 
 
 def count_epochs(config: Config) -> int:
@@ -144,7 +158,7 @@ def settle_config(
         overrides: ``section.key=value``.
         weights: file to start a new run from.
         output: folder of a new run.
-        resume: folder of a run to go on with.
+        resume: folder of a run to go on with, or a checkpoint in it.
 
     Raises:
         UsageError: the arguments or settings make no sense, or `output` holds a run.
@@ -197,6 +211,8 @@ def _is_without_steps(folder: Path) -> bool:
     try:
         if (folder / LAST).exists():
             return bool(load_training_state(folder / LAST)[1]["progress"]["step"] == 0)
+        if has_state(folder):
+            return False
         # A run's own file is complete; one that a person wrote is not, or has other words.
         return path.read_text("utf-8") == config_to_yaml(load_config(path))
     except (OSError, UnicodeDecodeError, KeyError, OculoxError):
@@ -260,7 +276,8 @@ def create_folder(run: Run, output: Path | None, *, from_weights: bool) -> Path:
         folder = folder or default_folder(run.config)
         check_free(folder)
         make_folder(folder)
-        (folder / LAST).unlink(missing_ok=True)
+        for name in (LAST, PREVIOUS):
+            (folder / name).unlink(missing_ok=True)
         if from_weights:
             # First: `config.yaml` does not hold the weights that the run starts from.
             save_last(run, TrainProgress(), folder=folder)
@@ -270,7 +287,7 @@ def create_folder(run: Run, output: Path | None, *, from_weights: bool) -> Path:
     return first
 
 
-def resumed_config(folder: Path, overrides: Sequence[str] = ()) -> Config:
+def resumed_config(resume: Path, overrides: Sequence[str] = ()) -> Config:
     """The configuration of a resumed run: its own, and changes to `FREE_KEYS`.
 
     ``train.epochs`` may be raised. The learning rate and the phases are then those of a run of
@@ -281,11 +298,12 @@ def resumed_config(folder: Path, overrides: Sequence[str] = ()) -> Config:
         TrainingError: there is no run in the folder.
         ConfigError: the changes concern what defines the run; the message names the keys.
     """
-    if folder.is_file():
+    if resume.is_file() and not is_state(resume):
         raise UsageError(
-            f"{folder}: `resume` takes the folder of a run, which goes on from its last.pt; to "
-            "start a new run from this file, pass it as `weights`"
+            f"{resume}: `resume` takes the folder of a run, which goes on from its last.pt, or one "
+            "of its older states; to start a new run from this file, pass it as `weights`"
         )
+    folder = state_file(resume).parent
     if not (folder / CONFIG).is_file():
         raise TrainingError(f"{folder}: no {CONFIG}, so there is no run to resume")
     saved, config = load_config(folder / CONFIG), load_config(folder / CONFIG, overrides)

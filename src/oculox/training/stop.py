@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT as a request to stop once the state of a run is saved."""
+"""SIGTERM, SIGINT and SIGUSR1 as a request to stop once the state of a run is saved."""
 
 import signal
 import threading
@@ -10,6 +10,11 @@ from types import FrameType
 from typing import Self
 
 from oculox.errors import TrainingError
+
+SIGNALS = tuple(
+    getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name)
+)
+"""Those that stop a run; schedulers announce the end of a job with SIGUSR1."""
 
 _ONCE = 1.0
 """Seconds in which further signals count as the same: a terminal and a launcher may both send."""
@@ -28,7 +33,7 @@ class RunStopped(TrainingError):  # noqa: N818 - nothing is wrong
 
 
 class StopRequest(ExitStack):
-    """Notes the first SIGTERM or SIGINT inside its block; a later one ends the process at once.
+    """Notes the first of `SIGNALS` inside its block; a later one ends the process at once.
 
     Only the main thread can do that, and only signals that are not ignored (as under ``nohup``).
 
@@ -51,7 +56,7 @@ class StopRequest(ExitStack):
     def __enter__(self) -> Self:
         """Take the signals over; the end of the block gives them back."""
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
+            for number in SIGNALS:
                 if signal.getsignal(number) not in (signal.SIG_IGN, None):
                     self.callback(signal.signal, number, signal.signal(number, self._note))
         return super().__enter__()

@@ -48,9 +48,13 @@ def build_network(weights: Weights, *, where: str = "weights") -> YOLOX:
             file in the message.
     """
     network = empty_network(weights.spec)
-    check_state(network.state_dict(), weights.state, where=where)
-    # Cloned: the caller may train the network without changing the bundle.
-    state = {key: value.detach().clone() for key, value in weights.state.items()}
+    expected = network.state_dict()
+    check_state(expected, weights.state, where=where)
+    # Copied: the caller may train the network without changing the bundle. Some files hold halves.
+    state = {
+        key: weights.state[key].detach().to(value.dtype, copy=True)
+        for key, value in expected.items()
+    }
     network.load_state_dict(state, strict=True, assign=True)
     return network.eval()
 

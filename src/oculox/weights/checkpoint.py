@@ -8,14 +8,17 @@ A `.pt` is a mapping of plain values and tensors:
 - ``training`` (optional): the configuration and the progress of the run that wrote it, and, in
   ``last.pt``, what `oculox.training` needs to go on
 
-A `.safetensors` holds the state, and ``format``, ``version`` and ``meta`` (JSON) as metadata.
+A `.safetensors` holds the state, and ``format``, ``version``, ``meta`` (JSON) and ``sha256`` (of
+meta and state) as metadata.
 """
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -60,8 +63,14 @@ def save_safetensors(path: Path, weights: Weights) -> None:
     Raises:
         OculoxError: when the file cannot be written.
     """
-    metadata = {"format": FORMAT, "version": str(VERSION), "meta": json.dumps(describe(weights))}
+    meta = json.dumps(describe(weights))
     state = {key: value.detach().cpu().contiguous() for key, value in weights.state.items()}
+    metadata = {
+        "format": FORMAT,
+        "version": str(VERSION),
+        "meta": meta,
+        "sha256": _digest(meta, state),
+    }
     write_atomically(path, lambda temporary: save_file(state, temporary, metadata))
 
 
@@ -129,8 +138,11 @@ def load_safetensors(path: Path) -> Weights:
                 raise CheckpointError(f"{path}: a safetensors file, but not one of Oculox's")
             _check_version(int(metadata.get("version", "0")), str(path))
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            # Files of before have no checksum.
+            if metadata.get("sha256", digest := _digest(metadata["meta"], state)) != digest:
+                raise CheckpointError(f"{path}: damaged: its checksum does not match")
             meta = json.loads(metadata["meta"])
-    except (SafetensorError, OSError, ValueError, KeyError) as error:
+    except (SafetensorError, OSError, ValueError, KeyError, RecursionError) as error:
         raise CheckpointError(f"{path}: damaged, or not a safetensors file ({error})") from None
     return from_description(meta, state, str(path))
 
@@ -157,3 +169,12 @@ def _check_version(version: object, where: str) -> None:
             f"{where}: format version {version!r}; this Oculox reads up to {VERSION}, "
             "a newer one may be needed"
         )
+
+
+def _digest(meta: str, state: Mapping[str, Tensor]) -> str:
+    """SHA-256 over a description and contiguous tensors with their names, types and shapes."""
+    digest = hashlib.sha256(meta.encode())
+    for key in sorted(state):
+        digest.update(f"{key} {state[key].dtype} {tuple(state[key].shape)}".encode())
+        digest.update(state[key].reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -45,7 +45,8 @@ def load_torch(path: Path) -> dict[str, Any]:
     """Load a `.pt` or `.pth` of plain values and tensors, on the CPU.
 
     Raises:
-        CheckpointError: missing, truncated, not PyTorch's, or holding pickled objects.
+        CheckpointError: missing, truncated, damaged (its checksums are compared), not PyTorch's,
+            or holding pickled objects.
     """
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file")
@@ -53,7 +54,9 @@ def load_torch(path: Path) -> dict[str, Any]:
         # PyTorch warns of odd pickles before it refuses them; the error says enough.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            _check_parts(path)
             content = torch.load(path, map_location="cpu", weights_only=True)
+            _check_tensors(content)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{path}: refused: it holds pickled objects besides tensors and plain values, "
@@ -67,3 +70,38 @@ def load_torch(path: Path) -> dict[str, Any]:
             f"{path}: expected a mapping of tensors, got {type(content).__name__}"
         )
     return content
+
+
+def _check_parts(path: Path) -> None:
+    """Compare each part of an archive with its checksum, which PyTorch writes and does not read.
+
+    PyTorch compresses nothing: a compressed part may be made to fill the memory.
+    """
+    if not zipfile.is_zipfile(path):
+        return  # the format before PyTorch 1.6 has no checksums; what else it is, PyTorch says
+    with zipfile.ZipFile(path) as archive:
+        if any(part.compress_type != zipfile.ZIP_STORED for part in archive.infolist()):
+            raise ValueError("its parts are compressed")
+        if (damaged := archive.testzip()) is not None:
+            raise ValueError(f"the checksum of its part '{damaged}' does not match")
+
+
+def _check_tensors(content: object) -> None:
+    """Refuse tensors that are not their plain numbers.
+
+    A few bytes may stand for a tensor of any size: one number repeated, or almost all zeros.
+    """
+    waiting, seen = [content], set()
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, torch.Tensor):
+            plain = value.layout is torch.strided and value.device.type == "cpu"
+            if not plain or value.is_quantized or value.is_nested or _is_short(value):
+                raise ValueError(f"a tensor of shape {tuple(value.shape)} is not stored as numbers")
+        elif isinstance(value, (dict, list, tuple)) and id(value) not in seen:
+            seen.add(id(value))  # it may hold itself
+            waiting += value.values() if isinstance(value, dict) else value
+
+
+def _is_short(tensor: torch.Tensor) -> bool:
+    return tensor.untyped_storage().nbytes() < tensor.numel() * tensor.element_size()

@@ -170,7 +170,7 @@ class _VocReader(ImageReader):
         A size that is absent, 0 or turned gives only a warning.
         """
         texts = [tree.findtext(f"size/{key}", "0").strip() for key in ("height", "width")]
-        height, width = (int(t) if t.isdecimal() else 0 for t in texts)
+        height, width = (int(t) if t.isdecimal() and len(t) < 10 else 0 for t in texts)
         stated = height, width
         real = f"{hw[1]} x {hw[0]}"
         if 0 in stated:

@@ -4,12 +4,13 @@ A line is ``class cx cy w h``, fractions of the image; or a class and a polygon 
 three points, whose bounding box is taken.
 """
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import yaml
 
+from oculox.config.load import read_yaml
 from oculox.data.image import IMAGE_SUFFIXES
 from oculox.datasets.formats.dataset import (
     NO_SIZE,
@@ -90,22 +91,23 @@ def _load_yaml(root: Path) -> tuple[dict[str, Any], Path]:
     else:
         path = root
     try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise DataError(f"{path}: cannot be read as YAML ({reason})") from error
+        config = read_yaml(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read as YAML ({error})") from error
     if not isinstance(config, dict):
         raise DataError(f"{path}: expected keys such as train, val and names")
     stated = config.get("path")
     base = path.parent / stated if isinstance(stated, str) else path.parent
-    return config, base if base.is_dir() else path.parent
+    return config, base if _holds(Path.is_dir, base) else path.parent
 
 
 def _names(config: Mapping[str, Any], base: Path) -> tuple[str, ...]:
     names = config.get("names")
     if isinstance(names, dict):
-        if sorted(names) != list(range(len(names))):
-            raise DataError(f"names must be numbered 0, 1, ... without gaps, got {sorted(names)}")
+        if set(names) != set(range(len(names))):
+            raise DataError(
+                f"names must be numbered 0, 1, ... without gaps, got {', '.join(map(str, names))}"
+            )
         names = [names[i] for i in range(len(names))]
     if isinstance(names, list) and names:
         return tuple(str(n) for n in names)
@@ -130,12 +132,12 @@ def _images(base: Path, config: Mapping[str, Any], split: str) -> Iterator[tuple
             named = any((base / "images" / alias).is_dir() for alias in _ALIASES)
             paths = [] if named else [base / "images"]
     for path in paths:
-        if path.suffix == ".txt" and path.is_file():
+        if path.suffix == ".txt" and _holds(Path.is_file, path):
             for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
                 if line.strip():
                     image = _resolve(base, line.strip())
                     yield image, image.name
-        else:
+        elif _holds(Path.is_dir, path):
             for image in sorted(path.rglob("*")):
                 if image.suffix.lower() in IMAGE_SUFFIXES:
                     yield image, image.relative_to(path).as_posix()
@@ -145,7 +147,16 @@ def _resolve(base: Path, stated: str) -> Path:
     """A stated path, counted from the base; a leading ../ that leads nowhere is ignored."""
     path = base / stated
     stripped = base / "/".join(p for p in PurePosixPath(stated).parts if p != "..")
-    return path if path.exists() or not stripped.exists() else stripped
+    found = _holds(Path.exists, path) or not _holds(Path.exists, stripped)
+    return path if found else stripped
+
+
+def _holds(question: Callable[[Path], bool], path: Path) -> bool:
+    """A question about a path that may be none: too long for a name, or with a zero byte."""
+    try:
+        return question(path)
+    except (OSError, ValueError):
+        return False
 
 
 class _YoloReader(ImageReader):
@@ -155,6 +166,9 @@ class _YoloReader(ImageReader):
 
     def read(self, path: Path, name: str) -> LabelledImage | None:
         """One image with its usable objects; without a label file it shows none."""
+        if "\0" in str(path) or not path.name:
+            self.fault("image-missing", str(path), "not the name of an image")
+            return None
         hw = self.measure(path)
         if hw is None:
             return None

@@ -116,7 +116,7 @@ def write_network(
 def _described(text: str, state: Mapping[str, Tensor], where: str) -> Weights:
     try:
         meta: Any = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise CheckpointError(f"{where}: its '{DESCRIPTION}' is not valid JSON") from None
     names = _counters(state)
     counters = meta.get("counters", []) if isinstance(meta, dict) else []

@@ -8,11 +8,13 @@ is not one-to-one is found at once.
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
+import torch
 from torch import Tensor
 
 from oculox.errors import CheckpointError
 
 NameMap = Callable[[str], str]
+_FRACTIONS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 OFFICIAL_PARTS = {
     "depthwise": "dconv",
     "pointwise": "pconv",
@@ -76,11 +78,11 @@ def export_state(state: Mapping[str, Tensor], to_theirs: NameMap) -> dict[str, T
 
 
 def check_state(expected: Mapping[str, Tensor], state: Mapping[str, Tensor], *, where: str) -> None:
-    """Compare names and shapes of two sets of tensors.
+    """Compare names, shapes and kinds of numbers of two sets of tensors.
 
     Raises:
         CheckpointError: one line that counts and samples what is missing, extra and of another
-            shape.
+            shape or kind.
     """
     kinds = {
         "missing": [name for name in expected if name not in state],
@@ -89,6 +91,11 @@ def check_state(expected: Mapping[str, Tensor], state: Mapping[str, Tensor], *, 
             f"{name} (expected {tuple(value.shape)}, got {tuple(state[name].shape)})"
             for name, value in expected.items()
             if name in state and state[name].shape != value.shape
+        ],
+        "of another kind": [
+            f"{name} ({state[name].dtype})"
+            for name, value in expected.items()
+            if name in state and value.is_floating_point() and state[name].dtype not in _FRACTIONS
         ],
     }
     report = "; ".join(
