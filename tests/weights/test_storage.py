@@ -170,6 +170,17 @@ def test_a_flipped_bit_is_refused_or_changes_nothing(tmp_path):
     assert refused >= set(range(start, start + tensor.nbytes))
 
 
+def test_a_tensor_marked_as_a_folder_is_refused(tmp_path):
+    path = tmp_path / "folder.pt"
+    save_torch(tmp_path / "plain.pt", {"a": torch.zeros(1000)})
+    with zipfile.ZipFile(tmp_path / "plain.pt") as plain, zipfile.ZipFile(path, "w") as marked:
+        for part in plain.infolist():
+            part.external_attr |= 0x10 * part.filename.endswith("data/0")
+            marked.writestr(part, plain.read(part.filename))
+    with pytest.raises(CheckpointError, match=r"folder\.pt: damaged.*marked as a folder"):
+        load_torch(path)
+
+
 def test_a_compressed_archive_is_refused(tmp_path):
     save_torch(tmp_path / "plain.pt", {"a": torch.zeros(1000)})
     with (

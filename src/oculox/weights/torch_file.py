@@ -26,6 +26,8 @@ _DAMAGED = (
     zipfile.BadZipFile,
 )
 
+_DOS_FOLDER = 0x10
+
 
 def save_torch(path: Path, content: dict[str, Any]) -> None:
     """`torch.save`, atomically.
@@ -82,6 +84,9 @@ def _check_parts(path: Path) -> None:
     with zipfile.ZipFile(path) as archive:
         if any(part.compress_type != zipfile.ZIP_STORED for part in archive.infolist()):
             raise ValueError("its parts are compressed")
+        # PyTorch reads nothing of a folder, and leaves the tensor as the memory happens to be.
+        if any(part.is_dir() or part.external_attr & _DOS_FOLDER for part in archive.infolist()):
+            raise ValueError("one of its parts is marked as a folder")
         if (damaged := archive.testzip()) is not None:
             raise ValueError(f"the checksum of its part '{damaged}' does not match")
 
