@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import pytest
 
+from moving import write_sequence
 from oculox.cli.main import main
 from oculox.datasets.demo.scene import render_scene
 from oculox.weights.checkpoint import save_safetensors
@@ -60,6 +61,7 @@ def workplace(tmp_path, tiny_data, eager_pt, monkeypatch):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(eager_pt, tmp_path / name)
     scene = render_scene(np.random.default_rng(5), (96, 128)).image
+    write_sequence(tmp_path / "street.mp4", frames=3, codec="mp4v")
     for name in ("street.jpg", "photo.jpg", "a.jpg", "b.jpg", "c.png"):
         cv2.imwrite(str(tmp_path / name), scene)
     for folder, name in (("JPEGImages", "1.jpg"), ("Annotations", "1.xml")):
@@ -99,6 +101,12 @@ def test_the_page_of_python(workplace, values):
     assert (workplace / "street-found.jpg").is_file()
     assert values["result"].metrics.ap >= 0
     assert values["report"].ok
+
+
+def test_the_page_of_video(workplace, values):
+    pytest.importorskip("trackers", reason="trackers is not installed (extra: track)")
+    [block] = blocks("docs/video.md")
+    assert run(block, values)["image"].shape == (128, 192, 3)
 
 
 def test_the_page_of_own_data(workplace, values):

@@ -30,9 +30,13 @@ from oculox.exporting.targets import find_target
 from oculox.files import free_path
 from oculox.models import build_model
 from oculox.postprocess import DetectSettings
+from oculox.predict.frames import RETRY_SECONDS
 from oculox.predict.inputs import ColorOrder, images_in
 from oculox.predict.pipeline import Pipeline
+from oculox.predict.sources import find_sources
 from oculox.predict.stream import detect_each, find_images
+from oculox.predict.track import track_source
+from oculox.predict.tracker import Algorithm, TrackSettings
 from oculox.report.comparison import Comparison, compare_evaluations, write_comparison
 from oculox.report.evaluation_report import model_settings, write_report
 from oculox.runtime.backend import Backend
@@ -238,6 +242,52 @@ class Detector:
             ahead=given.ahead,
             color=color,
             skip_unreadable=skip_unreadable,
+        )
+
+    def track(
+        self,
+        source: str | Path | int,
+        *,
+        tracker: Algorithm = "bytetrack",
+        start_conf: float = 0.5,
+        lost_seconds: float = 1.0,
+        retry_seconds: float = RETRY_SECONDS,
+        fps: float | None = None,
+        **thresholds: Unpack[Thresholds],
+    ) -> Iterator[Detections]:
+        """Find objects in the frames of a video, and follow each under a number of its own.
+
+        Every frame of a file comes. Of a camera or stream comes the newest one each time, and one
+        that breaks off is opened again. Needs the extra ``track``.
+
+        Args:
+            source: a video, a camera's number, the address of a stream; or a folder or pattern
+                of images that are frames, in the order of their names.
+            tracker: ``bytetrack``, ``sort``, ``ocsort`` or ``botsort``.
+            start_conf: lowest score that starts a new object.
+            lost_seconds: how long an object that is not seen keeps its number.
+            retry_seconds: how long a camera or stream that broke off is tried again.
+            fps: frames in a second; what the source says, or 25, for None.
+            **thresholds: see a call; `conf` is 0.1 here, as weak detections help to follow.
+
+        Returns:
+            Gives the `Detections` of one frame after the other, with `track_ids`; each knows its
+            `image`. An object is in them from the second frame on in which it is seen.
+
+        Raises:
+            DataError: the source cannot be opened, or a stream broke off for good.
+            UsageError: it is no such source, or an option is out of its range.
+            MissingExtraError: the package `trackers` is not installed.
+        """
+        settings = TrackSettings(
+            algorithm=tracker, start_conf=start_conf, lost_seconds=lost_seconds
+        )
+        return track_source(
+            self._pipeline({"conf": 0.1, **thresholds}),
+            find_sources([str(source)]),
+            settings,
+            fps=fps,
+            retry_seconds=retry_seconds,
         )
 
     def _pipeline(self, thresholds: Thresholds) -> Pipeline:

@@ -303,12 +303,14 @@ class Detection:
         score: objectness times class probability.
         class_id: contiguous class index.
         name: of the class; its number where names are unknown.
+        track_id: number of the object in a video, from 1; None where it was not tracked.
     """
 
     box: tuple[float, float, float, float]
     score: float
     class_id: int
     name: str
+    track_id: int | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -325,6 +327,7 @@ class Detections:
         names: class names by index; empty when unknown.
         source: file or address of the image or video; None where it has none.
         read: gives the image's pixels, uint8 (H, W, 3), BGR; None where they are not known.
+        track_ids: int64 (D,), number of each object in its video; None where nothing was tracked.
 
     Raises:
         ValueError: when shapes do not agree; the message gives expected and actual.
@@ -336,12 +339,15 @@ class Detections:
     names: tuple[str, ...] = ()
     source: str | None = None
     read: Callable[[], ImageArray] | None = None
+    track_ids: IntArray | None = None
 
     def __post_init__(self) -> None:
         """Validate shapes."""
         n = len(self.xyxy)
-        for field, expected in (("xyxy", (n, 4)), ("scores", (n,)), ("class_ids", (n,))):
-            shape = getattr(self, field).shape
+        shapes = {"xyxy": (n, 4), "scores": (n,), "class_ids": (n,), "track_ids": (n,)}
+        for field, expected in shapes.items():
+            values = getattr(self, field)
+            shape = expected if values is None else values.shape
             if shape != expected:
                 raise ValueError(f"Detections.{field} must have shape {expected}, got {shape}")
 
@@ -380,12 +386,14 @@ class Detections:
                 score=float(self.scores[index]),
                 class_id=class_id,
                 name=self.name(class_id),
+                track_id=None if self.track_ids is None else int(self.track_ids[index]),
             )
         return dataclasses.replace(
             self,
             xyxy=self.xyxy[index],
             scores=self.scores[index],
             class_ids=self.class_ids[index],
+            track_ids=None if self.track_ids is None else self.track_ids[index],
         )
 
     def __repr__(self) -> str:
@@ -394,12 +402,16 @@ class Detections:
         return f"<Detections{where}: {self.summary()}>"
 
     def __str__(self) -> str:
-        """A table: class, score and box of each detection."""
+        """A table: class, score and box of each detection, and its number in a video."""
         width = max([5, *(len(one.name) for one in self)])
-        rows = [f"{'class':<{width}}  score     left      top    right   bottom"]
+        tracked = self.track_ids is not None
+        rows = [
+            f"{'   id  ' * tracked}{'class':<{width}}  score     left      top    right   bottom"
+        ]
         for one in self:
             box = " ".join(f"{side:8.1f}" for side in one.box)
-            rows.append(f"{one.name:<{width}}  {one.score:5.3f} {box}")
+            number = f"{one.track_id:5}  " if tracked else ""
+            rows.append(f"{number}{one.name:<{width}}  {one.score:5.3f} {box}")
         return "\n".join(rows) if len(self) else "nothing found"
 
     def counts(self) -> dict[str, int]:
@@ -462,18 +474,26 @@ class Detections:
         return self.names[class_id] if class_id < len(self.names) else str(class_id)
 
     def draw(self, image: ImageArray) -> ImageArray:
-        """A copy of `image` (uint8 (H, W, 3), BGR) with boxes, names and scores drawn on it."""
-        captions = [f"{one.name} {one.score:.2f}" for one in self]
-        return drawing.draw_boxes(image, self.xyxy, self.class_ids, captions=captions)
+        """A copy of `image` (uint8 (H, W, 3), BGR) with boxes, names and scores drawn on it.
+
+        A colour stands for a class; after tracking for an object, whose number is shown too.
+        """
+        colors = self.class_ids if self.track_ids is None else self.track_ids
+        numbers = ["" if one.track_id is None else f"#{one.track_id} " for one in self]
+        captions = [
+            f"{number}{one.name} {one.score:.2f}" for number, one in zip(numbers, self, strict=True)
+        ]
+        return drawing.draw_boxes(image, self.xyxy, colors, captions=captions)
 
     def to_dicts(self) -> list[dict[str, Any]]:
-        """One plain mapping per detection: box (xyxy), score, class_id, name."""
+        """One plain mapping per detection: box (xyxy), score, class_id, name; tracked, track_id."""
         return [
             {
                 "box": [round(v, 3) for v in one.box],
                 "score": round(one.score, 6),
                 "class_id": one.class_id,
                 "name": one.name,
+                **({} if one.track_id is None else {"track_id": one.track_id}),
             }
             for one in self
         ]
@@ -500,7 +520,7 @@ class Detections:
         return rows
 
     def to_pandas(self) -> Any:
-        """A `pandas.DataFrame`: name, score, class_id, left, top, right, bottom.
+        """A `pandas.DataFrame`: name, score, class_id, left, top, right, bottom; tracked, track_id.
 
         Raises:
             UsageError: pandas is not installed.
@@ -509,7 +529,8 @@ class Detections:
             raise UsageError("to_pandas needs the package 'pandas'; run: pip install pandas")
         pandas = importlib.import_module("pandas")
         sides = dict(zip(("left", "top", "right", "bottom"), self.xyxy.T, strict=True))
-        columns = {"score": self.scores, "class_id": self.class_ids, **sides}
+        tracks = {} if self.track_ids is None else {"track_id": self.track_ids}
+        columns = {"score": self.scores, "class_id": self.class_ids, **sides, **tracks}
         return pandas.DataFrame({"name": [one.name for one in self], **columns})
 
     def to_supervision(self) -> supervision.Detections:
@@ -520,6 +541,7 @@ class Detections:
             xyxy=self.xyxy,
             confidence=self.scores,
             class_id=self.class_ids,
+            tracker_id=self.track_ids,
             data={"class_name": np.array([one.name for one in self])},
         )
 
@@ -536,4 +558,7 @@ class Detections:
             np.asarray(scores, np.float32),
             np.asarray(classes, np.int64),
             names,
+            track_ids=None
+            if detections.tracker_id is None
+            else np.asarray(detections.tracker_id, np.int64),
         )
