@@ -45,7 +45,7 @@ class Mover:
     pace: FloatArray
     phase: FloatArray
     number: int = 0
-    seen: int = -FPS
+    seen: int = -2 * FPS
 
     def at(self, t: int) -> tuple[FloatArray, FloatArray]:
         """Colours (H, W, 3) and cover (H, W) in frame `t`."""
@@ -65,7 +65,7 @@ def make_mover(rng: np.random.Generator, label: int) -> Mover:
         alpha=sketch.alpha,
         middle=room * rng.uniform(0.3, 0.7, 2).astype(np.float32),
         reach=room * rng.uniform((0.3, 0.2), (0.75, 0.5)).astype(np.float32),
-        pace=rng.uniform(0.4, 1.1, 2).astype(np.float32),
+        pace=rng.uniform(0.3, 0.9, 2).astype(np.float32),
         phase=rng.uniform(0, 6, 2).astype(np.float32),
     )
 
@@ -120,7 +120,7 @@ def main() -> None:
 
     args.output.mkdir(parents=True, exist_ok=True)
     video, truth = write_sequence(args.output, frames=args.frames, seed=args.seed)
-    detector = Detector(args.weights, conf=0.1)
+    detector = Detector(args.weights, conf=0.1, agnostic_nms=True)
     print("| tracker | MOTA | IDF1 | HOTA | switches | missed | false |\n" + "| --- " * 7 + "|")
     for algorithm in ("bytetrack", "sort", "ocsort", "botsort"):
         with open_frames(find_sources([video])) as frames:

@@ -43,9 +43,11 @@ def camera(parts, *, pause=0.02):
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         address = f"http://127.0.0.1:{server.server_port}/live"
-        yield Source(kind="camera", name="gate", address=address)
-        server.shutdown()
-        thread.join()
+        try:
+            yield Source(kind="camera", name="gate", address=address)
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 def grey(count):

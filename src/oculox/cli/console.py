@@ -40,12 +40,6 @@ def print_json(value: Any) -> None:
     typer.echo(json.dumps(to_jsonable_python(value), indent=1, ensure_ascii=False))
 
 
-def plural(number: int, noun: str) -> str:
-    """``1 image``, ``2 images``, ``2 boxes``."""
-    ending = "es" if noun.endswith(("s", "x", "ch", "sh")) else "s"
-    return f"{number} {noun}{ending * (number != 1)}"
-
-
 def milliseconds(stages: dict[str, float]) -> str:
     """``decode 1.2, network 30.4``."""
     return ", ".join(f"{name} {value:.1f}" for name, value in stages.items())

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from oculox.cli import options as o
-from oculox.cli.console import milliseconds, note, plural, print_json, progress_bar, say
+from oculox.cli.console import milliseconds, note, print_json, progress_bar, say
+from oculox.errors import plural
 
 if TYPE_CHECKING:
     from oculox.api import Detector
