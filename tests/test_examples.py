@@ -24,7 +24,7 @@ extends: yolox-nano
 input: {size: 64}
 augment: {multiscale: null}
 data: {workers: 0}
-train: {device: cpu, log_interval: 1}
+train: {device: cpu, log_interval: 1, report: false}
 """
 REPLACED = {
     r'"yolox-(?:s|nano)",': '"small.yaml",',
@@ -32,7 +32,10 @@ REPLACED = {
     r'Detector\("yolox-s"\)': 'Detector("start.pt")',
     r'"new\.onnx"': '"start.pt"',
     r"train\.epochs=50": "train.epochs=1",
-    r"train\.batch=16": "train.batch=4",
+    r"train\.batch=16": "train.batch=4 train.epochs=1".replace(" ", '", "'),
+    r", devices=2": "",  # two processes train like one: tests/training/test_runs.py
+    r'"onnx", nms=True': '"torchscript"',  # the quickest; ONNX: tests/exporting
+    r'\["torch", "onnx"\]': '["torch"], samples=2',
     r"\[1, 3, 7\]": "[1, 2, 3, 4, 5, 6]",  # the demo's classes
 }
 VOC = """<annotation><size><width>32</width><height>32</height><depth>3</depth></size>
@@ -101,6 +104,28 @@ def test_the_page_of_python(workplace, values):
     assert (workplace / "street-found.jpg").is_file()
     assert values["result"].metrics.ap >= 0
     assert values["report"].ok
+
+
+def test_training_on_the_page_of_python(workplace, values, capsys):
+    first, watched = (block for block in blocks("docs/python.md") if " train(" in block)
+    shutil.rmtree("runs/mine")
+    summary = run(first, values)["summary"]
+    assert summary.best.is_file()
+    assert summary.output.parent.name == "runs"
+    assert Path("runs/mine/best.pt").is_file()
+    capsys.readouterr()
+    run(watched, values)
+    assert re.search(r"^1/\d+: loss \d+\.\d\d$", capsys.readouterr().out, re.M)
+
+
+def test_export_on_the_page_of_python(workplace, values, capsys):
+    [block] = (block for block in blocks("docs/python.md") if "export(" in block)
+    run(block, values)
+    path, _, speed = capsys.readouterr().out.partition("\n")
+    assert path.startswith("runs/mine/best")
+    assert values["report"].ap
+    assert values["detector"].path == values["report"].path
+    assert speed.startswith("torch ")
 
 
 def test_the_page_of_video(workplace, values):
