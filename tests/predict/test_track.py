@@ -197,7 +197,7 @@ def test_wrong_lines_and_zones_are_named(lines, zones, message):
 def test_two_videos_are_not_one(walk, tmp_path):
     for name in ("a.avi", "b.avi"):
         (tmp_path / name).write_bytes(walk.read_bytes())
-    with pytest.raises(DataError, match="expected one video"):
+    with pytest.raises(UsageError, match=r"expected one video.*; got 2 sources"):
         next(Detector(ColorBackend()).track(f"{tmp_path}/*.avi"))
 
 

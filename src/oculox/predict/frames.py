@@ -16,8 +16,9 @@ from typing import Self
 import cv2
 import numpy as np
 
-from oculox.errors import DataError
-from oculox.predict.sources import Source, Unreadable, read_images
+from oculox.errors import DataError, UsageError, plural
+from oculox.predict.inputs import load_image
+from oculox.predict.sources import Source
 from oculox.runtime.timing import Stopwatch
 from oculox.types import ImageArray
 
@@ -96,13 +97,15 @@ class ImageFrames(Frames):
     ) -> None:
         self.fps = fps or DEFAULT_FPS
         self.total = len(sources)
-        self._images = read_images(sources, watch=watch)
+        self._rest = iter(sources)
+        self._watch = watch or Stopwatch()
 
     def _read(self) -> ImageArray | None:
-        loaded = next(self._images, None)
-        if isinstance(loaded, Unreadable):
-            raise loaded.error
-        return None if loaded is None else loaded.image
+        source = next(self._rest, None)
+        if source is None:
+            return None
+        with self._watch.stage("decode"):
+            return load_image(source.path or source.address)
 
     def __exit__(self, *_: object) -> None:
         pass
@@ -206,13 +209,14 @@ def open_frames(
 
     Raises:
         DataError: it cannot be opened.
+        UsageError: there are several, or it is no such source.
     """
-    if all(source.kind in ("image", "stdin") for source in sources):
+    if all(source.kind == "image" for source in sources):
         return ImageFrames(sources, fps=fps, watch=watch)
-    if len(sources) > 1:
-        raise DataError(
+    if len(sources) > 1 or sources[0].kind == "stdin":
+        raise UsageError(
             f"{sources[0].name}: expected one video, camera or stream, or images that are its "
-            f"frames; got {len(sources)} sources"
+            f"frames; got {plural(len(sources), 'source')}"
         )
     capture = open_capture(sources[0])
     # The address of a video that has an end is a file.
