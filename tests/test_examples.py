@@ -27,8 +27,8 @@ data: {workers: 0}
 train: {device: cpu, log_interval: 1, report: false}
 """
 REPLACED = {
-    r'"yolox-(?:s|nano)",': '"small.yaml",',
     r'weights="yolox-\w+"': 'weights="start.pt"',
+    r'"yolox-(?:s|nano)",': '"small.yaml",',
     r'Detector\("yolox-s"\)': 'Detector("start.pt")',
     r'"new\.onnx"': '"start.pt"',
     r"train\.epochs=50": "train.epochs=1",
@@ -106,8 +106,11 @@ def test_the_page_of_python(workplace, values):
     assert values["report"].ok
 
 
-def test_training_on_the_page_of_python(workplace, values, capsys):
-    first, watched = (block for block in blocks("docs/python.md") if " train(" in block)
+def test_training_and_export_on_the_page_of_python(workplace, values, capsys):
+    """What is trained first is what is exported."""
+    page = blocks("docs/python.md")
+    first, watched = (block for block in page if " train(" in block)
+    [exported] = (block for block in page if "export(" in block)
     shutil.rmtree("runs/mine")
     summary = run(first, values)["summary"]
     assert summary.best.is_file()
@@ -117,10 +120,7 @@ def test_training_on_the_page_of_python(workplace, values, capsys):
     run(watched, values)
     assert re.search(r"^1/\d+: loss \d+\.\d\d$", capsys.readouterr().out, re.M)
 
-
-def test_export_on_the_page_of_python(workplace, values, capsys):
-    [block] = (block for block in blocks("docs/python.md") if "export(" in block)
-    run(block, values)
+    run(exported, values)
     path, _, speed = capsys.readouterr().out.partition("\n")
     assert path.startswith("runs/mine/best")
     assert values["report"].ap

@@ -51,7 +51,8 @@ class Trackers:
                 tracker.log_artifact(str(path), f"images/step-{step:06}")
             elif tracker.name in ("tensorboard", "wandb", "swanlab"):
                 rgb = np.ascontiguousarray(read_image(path)[..., ::-1])
-                tracker.log_images({path.stem: rgb[None]}, step=step)
+                order = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
+                tracker.log_images({path.stem: rgb[None]}, step=step, **order)
 
     def checkpoint(self, path: Path) -> None:
         """A file of weights, for the trackers that keep files."""
