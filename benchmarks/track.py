@@ -113,7 +113,7 @@ def main() -> None:
     )
     parser.add_argument("weights", help="of a model of the demo dataset")
     parser.add_argument("--output", type=Path, default=Path("runs/track-benchmark"))
-    parser.add_argument("--frames", type=int, default=500)
+    parser.add_argument("--frames", type=int, default=300)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     from trackers.eval import evaluate_mot_sequence
