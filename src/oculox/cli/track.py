@@ -113,6 +113,8 @@ def track(
         precision=precision,
         backend=backend,
     )
+    if detector.choice is not None:
+        note(f"note: {detector.choice}")
     watch = Stopwatch()
     with (
         open_frames(sources, fps=fps, retry_seconds=retry_seconds, watch=watch) as frames,
