@@ -50,7 +50,7 @@ class Page(HTMLParser):
 
 
 def check_alone(page):
-    """Nothing from outside, every picture inside with a text for those who cannot see it."""
+    """Nothing from outside, every image inside with a text for those who cannot see it."""
     assert not {"script", "link", "iframe", "object"} & set(page.tags)
     assert [link for link in page.links if not link.startswith(("#", "data:image/"))] == []
     for image in page.images:

@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import pytest
 
+from moving import write_sequence
 from oculox.cli.main import main
 from oculox.datasets.demo.scene import render_scene
 from oculox.weights.checkpoint import save_safetensors
@@ -23,15 +24,18 @@ extends: yolox-nano
 input: {size: 64}
 augment: {multiscale: null}
 data: {workers: 0}
-train: {device: cpu, log_interval: 1}
+train: {device: cpu, log_interval: 1, report: false}
 """
 REPLACED = {
-    r'"yolox-(?:s|nano)",': '"small.yaml",',
     r'weights="yolox-\w+"': 'weights="start.pt"',
+    r'"yolox-(?:s|nano)",': '"small.yaml",',
     r'Detector\("yolox-s"\)': 'Detector("start.pt")',
     r'"new\.onnx"': '"start.pt"',
     r"train\.epochs=50": "train.epochs=1",
-    r"train\.batch=16": "train.batch=4",
+    r"train\.batch=16": "train.batch=4 train.epochs=1".replace(" ", '", "'),
+    r", devices=2": "",  # two processes train like one: tests/training/test_runs.py
+    r'"onnx", nms=True': '"torchscript"',  # the quickest; ONNX: tests/exporting
+    r'\["torch", "onnx"\]': '["torch"], samples=2',
     r"\[1, 3, 7\]": "[1, 2, 3, 4, 5, 6]",  # the demo's classes
 }
 VOC = """<annotation><size><width>32</width><height>32</height><depth>3</depth></size>
@@ -60,6 +64,7 @@ def workplace(tmp_path, tiny_data, eager_pt, monkeypatch):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(eager_pt, tmp_path / name)
     scene = render_scene(np.random.default_rng(5), (96, 128)).image
+    write_sequence(tmp_path / "street.mp4", frames=3, codec="mp4v")
     for name in ("street.jpg", "photo.jpg", "a.jpg", "b.jpg", "c.png"):
         cv2.imwrite(str(tmp_path / name), scene)
     for folder, name in (("JPEGImages", "1.jpg"), ("Annotations", "1.xml")):
@@ -99,6 +104,34 @@ def test_the_page_of_python(workplace, values):
     assert (workplace / "street-found.jpg").is_file()
     assert values["result"].metrics.ap >= 0
     assert values["report"].ok
+
+
+def test_training_and_export_on_the_page_of_python(workplace, values, capsys):
+    """What is trained first is what is exported."""
+    page = blocks("docs/python.md")
+    first, watched = (block for block in page if " train(" in block)
+    [exported] = (block for block in page if "export(" in block)
+    shutil.rmtree("runs/mine")
+    summary = run(first, values)["summary"]
+    assert summary.best.is_file()
+    assert summary.output.parent.name == "runs"
+    assert Path("runs/mine/best.pt").is_file()
+    capsys.readouterr()
+    run(watched, values)
+    assert re.search(r"^1/\d+: loss \d+\.\d\d$", capsys.readouterr().out, re.M)
+
+    run(exported, values)
+    path, _, speed = capsys.readouterr().out.partition("\n")
+    assert path.startswith("runs/mine/best")
+    assert values["report"].ap
+    assert values["detector"].path == values["report"].path
+    assert speed.startswith("torch ")
+
+
+def test_the_page_of_video(workplace, values):
+    pytest.importorskip("trackers", reason="trackers is not installed (extra: track)")
+    [block] = blocks("docs/video.md")
+    assert run(block, values)["image"].shape == (128, 192, 3)
 
 
 def test_the_page_of_own_data(workplace, values):

@@ -145,7 +145,7 @@ def with_image(n: int = 2) -> tuple[Detections, np.ndarray]:
     return dataclasses.replace(make(n), read=lambda: image), image
 
 
-def test_pictures_of_what_was_found(tmp_path):
+def test_images_of_what_was_found(tmp_path):
     found, image = with_image()
     assert found.image is image
     assert np.array_equal(found.plot(), found.draw(image))

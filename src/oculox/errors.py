@@ -59,3 +59,9 @@ class RenamedKeyWarning(UserWarning):
 def first_line(error: BaseException) -> str:
     """The first line of an error's message, or its class where it says nothing."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def plural(number: int, noun: str) -> str:
+    """``1 image``, ``2 images``, ``3 boxes``: for messages that count."""
+    ending = "es" if noun.endswith(("s", "x", "ch", "sh")) else "s"
+    return f"{number} {noun}{ending * (number != 1)}"

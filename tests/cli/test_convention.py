@@ -45,7 +45,7 @@ def options(name):
 
 
 def test_all_commands_are_walked_through():
-    assert len(COMMANDS) == 23
+    assert len(COMMANDS) == 24
     assert {"train", "data check", "weights list"} <= set(COMMANDS)
 
 
@@ -78,6 +78,8 @@ SHARED = {
     "--calib": o.Calibration,
     "--overwrite": o.Overwrite,
     "--json": o.Json,
+    "--no-draw": o.NoDraw,
+    "--max-frames": o.MaxFrames,
     "--report": o.Report,
 }
 OWN = {
@@ -138,6 +140,7 @@ PYTHON = {
     "export": api.export,
     "benchmark": api.benchmark,
     "predict": api.Detector.__init__,
+    "track": api.Detector.track,
     "data check": api.check_data,
     "data convert": api.convert,
 }
@@ -193,6 +196,7 @@ def test_what_is_no_size(text):
         ("data", "tile", "{data}", "{tmp}/new", "--size", 64),
         ("eval", "{weights}", "--data", "{data}", "--workers", 0),
         ("predict", "{weights}", "{data}/val2017", "--output", "{tmp}/found"),
+        ("track", "{weights}", "{data}/val2017", "--output", "{tmp}/found"),
     ],
 )
 def test_json_and_nothing_else_on_standard_output(oculox, eager_pt, tiny_data, tmp_path, words):
@@ -218,6 +222,8 @@ def test_default_outputs_number_themselves(oculox, eager_pt, tiny_data, tmp_path
         ("predict", "none.pt", "{image}"),
         ("predict", "{weights}", "{image}", "--imgsz", "65"),
         ("predict", "{weights}", "none.jpg", "--output", "new/found"),
+        ("track", "{weights}", "none.mp4", "--output", "new/found"),
+        ("track", "{weights}", "{image}", "--imgsz", "65", "--output", "new/found"),
         ("export", "{weights}", "--format", "onnx", "--output", "new/m.xml"),
         ("export", "{weights}", "--format", "onnx", "--imgsz", "65", "--output", "new/m.onnx"),
         ("data", "convert", "none", "new/data", "--from", "voc"),
@@ -319,7 +325,7 @@ def test_shell_completion(typed, expected):
 
 def texts_of_the_library():
     """(file, text) of every string outside the command line, docstrings left out."""
-    package = Path(api.__file__).parent
+    package = Path(api.__file__).parents[1]
     for path in sorted(package.rglob("*.py")):
         if path.parent.name == "cli":
             continue

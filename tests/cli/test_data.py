@@ -65,7 +65,7 @@ def test_check_names_faults_and_fix_repairs(demo: Path, tmp_path: Path) -> None:
     fixed = run(*options, "--fix", tmp_path / "clean")
     assert fixed.exit_code == 0, fixed.output
     assert "7 images" in fixed.output
-    assert "1 images dropped" in fixed.output
+    assert "images dropped: 1" in fixed.output
     assert run("check", tmp_path / "clean").exit_code == 0
     piped = run(*options, "--json", "--fix", tmp_path / "other")
     assert json.loads(piped.stdout)["counts"]["box-outside"] == 1

@@ -74,7 +74,7 @@ def test_hints(side: int, hw: tuple[int, int], hint: str) -> None:
 
 def test_hints_of_crowded_images_and_rare_classes() -> None:
     stats = make([(0, 0, 50, 50)] * 125, [0] * 121 + [1] * 4, [0] * 125)
-    assert any("1 images hold more than 120 objects" in h for h in stats.hints)
+    assert any("images with more than 120 objects: 1; raise" in h for h in stats.hints)
     assert any(h == "fewer than 20 examples of: dog" for h in stats.hints)
 
 

@@ -291,7 +291,7 @@ def test_output_folders_number_themselves(program, plain, odd_images, tmp_path):
         done = program(plain, image, cwd=tmp_path)
         assert (done.returncode, done.stderr) == (0, "")
         assert done.stdout.endswith(f"images and predictions.json in runs/{name}\n")
-        assert done.stdout.startswith("1 images, ")
+        assert done.stdout.startswith("1 image, ")
         assert (tmp_path / "runs" / name / "64x64.png").is_file()
 
 

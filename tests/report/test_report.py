@@ -18,8 +18,8 @@ from oculox.evaluation.metrics import METRICS
 from oculox.postprocess import DetectSettings
 from oculox.report.comparison import compare_evaluations
 from oculox.report.diagnosis import diagnose
+from oculox.report.drawings import draw_image
 from oculox.report.evaluation_report import write_report
-from oculox.report.pictures import image_picture
 from red_images import RedBackend, red_image
 
 
@@ -28,8 +28,8 @@ def index(tmp_path):
     """Three images with one red square and one without; one square has no red, one is a disc."""
     images, annotations = [], []
     for i, file_name in enumerate(("a.png", "<b>&.png", "c.png", "d.png")):
-        picture = red_image() if i != 1 else np.full((48, 120, 3), 20, np.uint8)
-        cv2.imwrite(str(tmp_path / file_name), picture)
+        image = red_image() if i != 1 else np.full((48, 120, 3), 20, np.uint8)
+        cv2.imwrite(str(tmp_path / file_name), image)
         images.append({"id": i + 5, "file_name": file_name, "width": 120, "height": 48})
         if i != 3:
             annotations.append(
@@ -90,18 +90,18 @@ def test_images_that_were_left_out_do_not_count(index, result):
     assert counts.missed[1] == 1
 
 
-def test_the_picture_of_an_image_marks_what_is_right(index, result):
-    def green(picture):
-        blue, green_, red = picture.astype(int).transpose(2, 0, 1)
+def test_the_figure_of_an_image_marks_what_is_right(index, result):
+    def green(drawn):
+        blue, green_, red = drawn.astype(int).transpose(2, 0, 1)
         return ((green_ > 150) & (red < 120) & (blue < 180)).any()
 
     found = diagnose(result, index)
-    right, wrong = image_picture([found], 0), image_picture([found], 2)
+    right, wrong = draw_image([found], 0), draw_image([found], 2)
     assert right.shape == (48, 2 * 120 + 6, 3)
     for part in (slice(0, 120), slice(126, 246)):
         assert green(right[:, part])
         assert not green(wrong[:, part])
-    assert image_picture([found, found], 0).shape == (48, 3 * 120 + 12, 3)
+    assert draw_image([found, found], 0).shape == (48, 3 * 120 + 12, 3)
 
 
 def test_a_page_tells_the_metrics(index, result, tmp_path):
@@ -142,7 +142,7 @@ def test_nothing_labelled_and_nothing_found(index, result, tmp_path):
     assert page.texts.count("There are none.") == 2
 
 
-def test_an_image_that_cannot_be_read_has_no_picture(index, result, tmp_path):
+def test_an_image_that_cannot_be_read_is_not_drawn(index, result, tmp_path):
     index.image_path(2).unlink()
     write_report(tmp_path / "report.html", result, index, title="red", settings={})
     page = Page(tmp_path / "report.html")

@@ -7,15 +7,11 @@ import sys
 
 import pytest
 
-from oculox.config import load_config
-from oculox.distributed.devices import open_accelerator
-from oculox.errors import MissingExtraError, TrainingError, UsageError
+from oculox.errors import TrainingError
 from oculox.training.log import (
     RunLog,
     StepRecord,
-    check_trackers,
     format_seconds,
-    open_trackers,
     read_log,
 )
 
@@ -115,65 +111,6 @@ def test_what_cannot_be_opened_or_written(tmp_path):
     (tmp_path / "log.jsonl").mkdir()
     with pytest.raises(TrainingError, match=r"log\.jsonl: cannot be opened \(Is a directory\)"):
         RunLog(tmp_path, total_steps=1)
-
-
-def tracked(folder, names, steps, resume_step=0):
-    config = load_config("yolox-nano", [f"train.trackers=[{names}]"])
-    check_trackers(config)
-    options = {"resume_step": resume_step}
-    with (
-        open_accelerator("cpu") as accelerator,
-        open_trackers(accelerator, config, folder=folder, **options) as track,
-    ):
-        write(folder, steps, track=track, **options)
-
-
-@pytest.mark.filterwarnings("ignore:.*:DeprecationWarning")
-def test_tensorboard_goes_on_without_doubled_steps(tmp_path):
-    pytest.importorskip("tensorboard")
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    tracked(tmp_path, "tensorboard", [1, 2, 3, 4])
-    tracked(tmp_path, "tensorboard", [3, 4, 5], resume_step=2)
-    events = EventAccumulator(str(tmp_path / "trackers/oculox"))
-    events.Reload()
-    for name, steps in (("train/loss", [1, 2, 3, 4, 5]), ("eval/ap", [5])):
-        assert [event.step for event in events.Scalars(name)] == steps
-    assert events.Scalars("train/lr")[0].value == pytest.approx(1e-3)
-    assert not [tag for tag in events.Tags()["scalars"] if "phase" in tag]
-
-
-def test_mlflow(tmp_path, monkeypatch):
-    mlflow = pytest.importorskip("mlflow", reason="mlflow is not installed (extra: mlflow)")
-    (tmp_path / "mine").mkdir()
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "nowhere://at/all")
-    with pytest.raises(TrainingError, match=r"\[mlflow\] could not start: "):
-        tracked(tmp_path / "mine", "mlflow", [1, 2])
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"file:{tmp_path / 'mlruns'}")
-    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
-    tracked(tmp_path / "mine", "mlflow", [1, 2])
-    [run] = mlflow.MlflowClient().search_runs(
-        [mlflow.get_experiment_by_name("oculox").experiment_id]
-    )
-    assert run.info.run_name == "mine"
-    assert run.data.params["train.batch"] == "64"
-    assert run.data.metrics["train/loss"] == RECORD.loss
-
-
-@pytest.mark.parametrize(
-    ("name", "error", "said"),
-    [
-        ("tensorboard", MissingExtraError, r"oculox\[tensorboard\]"),
-        ("wandb", MissingExtraError, r"oculox\[wandb\]"),
-        ("mlflow", MissingExtraError, r"oculox\[mlflow\]"),
-        ("comet_ml", MissingExtraError, r"oculox\[comet\]"),
-        ("swanlab", UsageError, "pip install swanlab"),
-    ],
-)
-def test_trackers_that_are_absent(monkeypatch, name, error, said):
-    monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(error, match=said):
-        check_trackers(load_config("yolox-nano", [f"train.trackers=[{name}]"]))
 
 
 class Terminal(io.StringIO):

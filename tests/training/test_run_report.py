@@ -1,4 +1,4 @@
-"""The pictures and the page that a run leaves, and that they never end it."""
+"""The images and the page that a run leaves, and that they never end it."""
 
 import json
 from pathlib import Path
@@ -16,7 +16,8 @@ DRAWN = (BATCHES, TAIL_BATCHES, PREDICTIONS, REPORT)
 @pytest.fixture(scope="module")
 def drawn(quick, tmp_path_factory):
     output = tmp_path_factory.mktemp("run") / "drawn"
-    return train("yolox-nano", *quick, "train.aug_epochs=1", "train.report=true", output=output)
+    words = ("train.aug_epochs=1", "train.report=true", "train.trackers=[tensorboard]")
+    return train("yolox-nano", *quick, *words, output=output)
 
 
 def test_a_run_shows_what_it_sees_and_finds(drawn):
@@ -33,6 +34,19 @@ def test_a_run_shows_what_it_sees_and_finds(drawn):
     assert dict(page.tables["settings"])["train.aug_epochs"] == "1"
     assert [row[0] for row in page.tables["Evaluations"]] == ["2"]
     assert f"Last evaluation, after epoch 2; best.pt is of epoch {drawn.best_epoch}." in page.texts
+
+
+def test_trackers_get_numbers_and_images(drawn):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(drawn.output / "trackers/oculox"))
+    events.Reload()
+    assert [event.step for event in events.Scalars("train/loss")] == [1, 2, 3, 4, 5, 6]
+    assert events.Scalars("train/lr")
+    assert [event.step for event in events.Scalars("eval/ap")] == [6]
+    assert not [tag for tag in events.Tags()["scalars"] if "phase" in tag]
+    shown = {tag.split("/")[0]: events.Images(tag)[0].step for tag in events.Tags()["images"]}
+    assert shown == {"batches": 0, "batches-tail": 3, "predictions": 6}
 
 
 def test_a_failure_while_drawing_does_not_end_a_run(quick, tmp_path):

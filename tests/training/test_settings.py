@@ -197,12 +197,6 @@ def test_l1_from_the_start_and_a_rectangle(quick, tmp_path):
     assert load_weights(output / "best.pt").spec.input.size == (64, 96)
 
 
-def test_a_tracker(quick, tmp_path):
-    words = ("train.trackers=[tensorboard]", "train.max_steps=1")
-    output = train("yolox-nano", *quick, *words, output=tmp_path / "out").output
-    assert list((output / "trackers/oculox").iterdir())
-
-
 @pytest.mark.parametrize(
     ("weights", "words", "rate", "said"),
     [

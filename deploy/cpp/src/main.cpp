@@ -6,6 +6,7 @@
 #include <iterator>
 #include <set>
 #include <stdexcept>
+#include <string>
 #include <tuple>
 #include <utility>
 
@@ -204,7 +205,11 @@ int run(Options options) {
   if (options.json) {
     std::cout << to_text(summary);
   } else {
-    std::cout << summary["images"] << " images, " << summary["detections"] << " detections";
+    const auto counted = [&](const std::string& noun) {
+      const std::string number = summary[noun + "s"].dump();
+      return number + " " + noun + (number == "1" ? "" : "s");
+    };
+    std::cout << counted("image") << ", " << counted("detection");
     for (const auto& [stage, milliseconds] : summary["milliseconds"].items()) {
       std::cout << (stage == "decode" ? "; median ms per image: " : ", ") << stage
                 << cv::format(" %.1f", milliseconds["median"].get<double>());

@@ -8,6 +8,7 @@ import typer
 from oculox.cli import options as o
 from oculox.cli.console import note, print_json, progress_bar, say
 from oculox.datasets.formats import LabelFormat, SourceFormat, TargetFormat
+from oculox.errors import plural
 from oculox.files import FileMode
 
 app = typer.Typer(
@@ -71,8 +72,9 @@ def demo(
         return
     images, objects = summary.images, summary.objects
     say(
-        f"{summary.folder}: {images['train']} training and {images['val']} validation images, "
-        f"{objects['train']} and {objects['val']} objects of {', '.join(summary.classes)}"
+        f"{summary.folder}: {images['train']} training and "
+        f"{plural(images['val'], 'validation image')}, "
+        f"{objects['train']} and {plural(objects['val'], 'object')} of {', '.join(summary.classes)}"
     )
 
 
@@ -252,7 +254,10 @@ def view(
         counts = {"images": shown, "bytes": size, "faults": len(found.faults)}
         print_json({"output": str(output), **counts})
     else:
-        say(f"{output}: {shown} images, {len(found.faults)} findings, {size / 1e6:.1f} MB")
+        say(
+            f"{output}: {plural(shown, 'image')}, {plural(len(found.faults), 'finding')}, "
+            f"{size / 1e6:.1f} MB"
+        )
 
 
 @app.command()
@@ -302,7 +307,7 @@ def label(
         counts = {"images": len(labelled), "objects": objects}
         print_json({"output": str(output), **counts, "unreadable": faults})
     else:
-        say(f"{output}: {objects} objects in {len(labelled)} images")
+        say(f"{output}: {plural(objects, 'object')} in {plural(len(labelled), 'image')}")
     if faults:
         raise typer.Exit(1)
 

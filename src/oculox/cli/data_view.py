@@ -14,6 +14,7 @@ from oculox.datasets.clean import CleanSummary
 from oculox.datasets.formats.convert import ConvertSummary
 from oculox.datasets.stats import SizeHistogram, SplitStats, Spread
 from oculox.datasets.tile import TileSummary
+from oculox.errors import plural
 
 _COLORS: dict[Severity, str] = {"error": "red", "warning": "yellow", "info": "cyan"}
 
@@ -26,14 +27,15 @@ def show_check(report: CheckReport, *, limit: int) -> None:
         sizes = stats.sizes
         _say(
             console,
-            f"[bold]{name}[/bold]: {stats.images} images ({stats.backgrounds} without "
-            f"objects), {stats.objects} objects of {len(stats.per_class)} classes; "
+            f"[bold]{name}[/bold]: {plural(stats.images, 'image')} ({stats.backgrounds} without "
+            f"objects), {plural(stats.objects, 'object')} of "
+            f"{plural(len(stats.per_class), 'class')}; "
             f"{sizes.small} small, {sizes.medium} medium, {sizes.large} large",
         )
     _class_table(console, {name: checked.stats for name, checked in report.splits.items()})
     _show_faults(console, report.faults, limit=limit)
     tally = [
-        f"{n} {severity}{'s' if n != 1 and severity != 'info' else ''}"
+        f"{n} info" if severity == "info" else plural(n, severity)
         for severity in _COLORS
         if (n := sum(f.severity == severity for f in report.faults))
     ]
@@ -58,7 +60,7 @@ def show_conversion(summary: ConvertSummary, *, limit: int) -> None:
     console = Console()
     _show_faults(console, summary.faults, limit=limit)
     parts = [
-        f"{split} {count} images, {summary.objects[split]} objects"
+        f"{split} {plural(count, 'image')}, {plural(summary.objects[split], 'object')}"
         for split, count in summary.images.items()
     ]
     _say(console, f"{escape(str(summary.target))}: {'; '.join(parts)}")
@@ -91,10 +93,11 @@ def show_clean(
             "entries of one file joined": s.merged,
             "sizes corrected": s.resized,
         }
-        changes = ", ".join(f"{n} {what}" for what, n in done.items() if n)
+        changes = ", ".join(f"{what}: {n}" for what, n in done.items() if n)
         _say(
             console,
-            f"{escape(str(target))} {split}: {s.images} images, {s.objects} objects; "
+            f"{escape(str(target))} {split}: "
+            f"{plural(s.images, 'image')}, {plural(s.objects, 'object')}; "
             f"{changes or 'nothing to change'}",
         )
     if not again.ok:

@@ -16,6 +16,7 @@ from oculox.cli.console import (
     progress_bar,
     say,
 )
+from oculox.errors import plural
 
 if TYPE_CHECKING:
     from oculox.evaluation.evaluate import Evaluation
@@ -88,7 +89,7 @@ def evaluate(
         return
     if detections is not None:
         write_json(detections, result.results)
-        note(f"{len(result.results)} detections in {detections}")
+        note(f"{plural(len(result.results), 'detection')} in {detections}")
     if report is not None:
         note(f"report in {report}")
     for text in result.left_out:
@@ -107,7 +108,8 @@ def _say(result: Evaluation) -> None:
     say(result.metrics.class_table())
     say()
     stages = milliseconds(result.times.milliseconds())
-    say(f"{result.images} images, {result.images_per_second:.1f} images/s; ms per image: {stages}")
+    speed = f"{result.images_per_second:.1f} images/s; ms per image: {stages}"
+    say(f"{plural(result.images, 'image')}, {speed}")
 
 
 def _as_dict(result: Evaluation) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from oculox.cli.export import export
 from oculox.cli.info import config, models
 from oculox.cli.predict import predict
 from oculox.cli.serve import serve
+from oculox.cli.track import track
 from oculox.cli.train import train
 from oculox.distributed.launch import follow_launcher, is_launched, is_main_process, one_report
 from oculox.errors import OculoxError, RenamedKeyWarning
@@ -51,6 +52,7 @@ app.command("eval")(evaluate)
 app.command()(compare)
 app.command()(predict)
 app.command()(serve)
+app.command()(track)
 app.command()(export)
 app.command()(benchmark)
 app.command()(config)

@@ -134,6 +134,10 @@ TileOverlap = Annotated[
 ]
 
 # What is written.
+NoDraw = Annotated[bool, typer.Option("--no-draw", help="Write no annotated images and videos.")]
+MaxFrames = Annotated[
+    int | None, typer.Option("--max-frames", min=1, help="Most frames of a video or camera.")
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what --output holds.")]
 Report = Annotated[
     Path | None,

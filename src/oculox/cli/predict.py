@@ -10,6 +10,7 @@ import typer
 
 from oculox.cli import options as o
 from oculox.cli.console import milliseconds, note, print_json, progress_bar, say
+from oculox.errors import plural
 
 if TYPE_CHECKING:
     from oculox.api import Detector
@@ -48,13 +49,9 @@ def predict(
     recursive: Annotated[
         bool, typer.Option("--recursive", help="Look into folders of folders.")
     ] = False,
-    no_draw: Annotated[
-        bool, typer.Option("--no-draw", help="Write no annotated images and videos.")
-    ] = False,
+    no_draw: o.NoDraw = False,
     overwrite: o.Overwrite = False,
-    max_frames: Annotated[
-        int | None, typer.Option(min=1, help="Most frames of a video or camera.")
-    ] = None,
+    max_frames: o.MaxFrames = None,
     json: o.Json = False,
 ) -> None:
     """Find objects in images and videos.
@@ -121,16 +118,16 @@ def _say(summary: PredictSummary) -> None:
     if len(lines) > _MOST_LINES:
         say(f"... and {len(lines) - _MOST_LINES} more in {summary.predictions.name}")
     frames = sum(video.frames for video in summary.videos)
-    counts = f"{summary.images} image{'s' * (summary.images != 1)}, "
-    counts += f"{frames} video frames, " if frames else ""
+    counts = f"{plural(summary.images, 'image')}, "
+    counts += f"{plural(frames, 'video frame')}, " if frames else ""
     # Of one image alone the time is that of warming up, which is no speed.
     stages = milliseconds({stage: ms.median for stage, ms in summary.speed.items()})
     speed = f"; median ms per image: {stages}" if stages else ""
-    say(f"{counts}{summary.detections} detections{speed}")
+    say(f"{counts}{plural(summary.detections, 'detection')}{speed}")
     say(f"images and {summary.predictions.name} in {summary.output}")
     for video in summary.videos:
         files = ", ".join(str(path) for path in (video.video, video.predictions) if path)
-        say(f"{video.frames} frames of {video.source}: {files}")
+        say(f"{plural(video.frames, 'frame')} of {video.source}: {files}")
 
 
 def _backend(detector: Detector) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import typer
 
 from oculox.cli import options as o
 from oculox.cli.console import note, print_json, say, with_options
+from oculox.errors import plural
 
 if TYPE_CHECKING:
     from oculox.weights.catalogue import PublishedWeights
@@ -85,7 +86,8 @@ def convert(
         print_json({"file": target, "layout": done.layout, "notes": done.notes})
         return
     spec = done.weights.spec
-    say(f"{target}: {spec.model.name}, {spec.num_classes} classes, in the layout of {done.layout}")
+    classes = plural(spec.num_classes, "class")
+    say(f"{target}: {spec.model.name}, {classes}, in the layout of {done.layout}")
 
 
 @app.command()

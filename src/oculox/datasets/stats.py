@@ -169,7 +169,7 @@ def _hints(
     crowded = int((np.bincount(owners) > _MAX_LABELS).sum())
     if crowded:
         hints.append(
-            f"{crowded} images hold more than {_MAX_LABELS} objects: raise data.max_labels"
+            f"images with more than {_MAX_LABELS} objects: {crowded}; raise data.max_labels"
         )
     rare = [name for name, total in totals.items() if 0 < total < 20]
     if rare:

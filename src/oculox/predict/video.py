@@ -13,12 +13,11 @@ import cv2
 import numpy as np
 
 from oculox.errors import DataError, UsageError
+from oculox.predict.frames import frame_rate, open_capture, open_frames
 from oculox.predict.pipeline import Pipeline
 from oculox.predict.sources import LoadedImage, Source
 from oculox.runtime.timing import StageTimes
 from oculox.types import Detections, ImageArray
-
-DEFAULT_FPS = 25.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -70,9 +69,8 @@ def annotate_video(
     if max_frames is not None and max_frames < 1:
         raise UsageError(f"`max_frames` must be at least 1, got {max_frames}")
     rounds: deque[StageTimes] = deque(maxlen=1000)
-    capture = _open(source)
-    fps = capture.get(cv2.CAP_PROP_FPS)
-    fps = fps if np.isfinite(fps) and 0 < fps <= 1000 else DEFAULT_FPS
+    capture = open_capture(source)
+    fps = frame_rate(capture)
     part_video = None if video is None else video.with_name(f".{video.stem}.part.mp4")
     part_lines = predictions.with_name(f".{predictions.name}.part")
     writer = None
@@ -94,7 +92,7 @@ def annotate_video(
                     assert not isinstance(result, DataError), "a frame was read already"
                     detections, drawn = result
                     if part_video is not None and drawn is not None:
-                        writer = writer or _writer(part_video, fps, drawn)
+                        writer = writer or open_writer(part_video, fps, drawn)
                         writer.write(drawn)
                     row = {
                         "frame": done,
@@ -137,31 +135,15 @@ def _drawn(
 
 
 def read_frames(source: Source) -> Iterator[ImageArray]:
-    """The frames of a video or camera, uint8 (H, W, 3), BGR, one at a time.
+    """The frames of a video, or the newest ones of a camera; uint8 (H, W, 3), BGR, one at a time.
 
     Raises:
-        DataError: when it cannot be opened.
+        DataError: when it cannot be opened, or broke off for good.
     """
-    capture = _open(source)
-    try:
-        yield from _frames(capture, None)
-    finally:
-        capture.release()
-
-
-def _open(source: Source) -> cv2.VideoCapture:
-    if isinstance(source.address, int):
-        capture = cv2.VideoCapture(source.address)
-        what = "the camera cannot be opened; is it connected and free?"
-    elif source.address is not None:
-        capture = cv2.VideoCapture(source.address)
-        what = "the stream cannot be opened; does the address play elsewhere?"
-    else:
-        capture = cv2.VideoCapture(str(source.path))
-        what = "the video cannot be opened (damaged, or in a format that OpenCV cannot read)"
-    if not capture.isOpened():
-        raise DataError(f"{source.name}: {what}")
-    return capture
+    with open_frames([source]) as frames:
+        yield from (frame.image for frame in frames)
+        if frames.lost:
+            raise DataError(frames.lost)
 
 
 def _frames(capture: cv2.VideoCapture, limit: int | None) -> Iterator[ImageArray]:
@@ -174,7 +156,12 @@ def _frames(capture: cv2.VideoCapture, limit: int | None) -> Iterator[ImageArray
         count += 1
 
 
-def _writer(path: Path, fps: float, image: ImageArray) -> cv2.VideoWriter:
+def open_writer(path: Path, fps: float, image: ImageArray) -> cv2.VideoWriter:
+    """An MP4 to write, for frames of the size of `image`.
+
+    Raises:
+        DataError: when OpenCV cannot write it.
+    """
     height, width = image.shape[:2]
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), fps, (width, height))
     if not writer.isOpened():

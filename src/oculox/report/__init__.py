@@ -1,1 +1,1 @@
-"""Pictures and pages of what a model finds."""
+"""Images and pages of what a model finds."""

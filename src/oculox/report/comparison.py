@@ -22,9 +22,9 @@ from oculox.report.diagnosis import Diagnosis, diagnose
 from oculox.report.evaluation_report import (
     AT_CONF,
     data_lines,
+    figure_of,
     metric_name,
     origin_section,
-    picture_of,
 )
 from oculox.report.page import Section, Table, number, write_page
 from oculox.types import ImageId
@@ -245,8 +245,8 @@ def _images_section(one: Comparison) -> Section:
     counts = [found.images() for found in one.found]
     places = {image_id: i for i, image_id in enumerate(one.index.image_ids)}
     chosen = [places[change.image_id] for change in one.images[:_IMAGES]]
-    pictures = [
-        picture_of(one.found, i, caption=f"A: {counts[0].text(i)}; B: {counts[1].text(i)}")
+    figures = [
+        figure_of(one.found, i, caption=f"A: {counts[0].text(i)}; B: {counts[1].text(i)}")
         for i in chosen
     ]
     return Section(
@@ -254,7 +254,7 @@ def _images_section(one: Comparison) -> Section:
         text=f"By F1 {AT_CONF} and IoU 0.5: labels (red: missed by A), then the detections of A "
         "and of B (green: right, red: false). "
         f"{len(one.images)} of {one.results[0].images} images have another F1.",
-        figures=[picture for picture in pictures if picture is not None],
+        figures=[figure for figure in figures if figure is not None],
     )
 
 

@@ -15,23 +15,23 @@ import torch
 
 from oculox.data.coco import CocoIndex
 from oculox.distributed.devices import describe_machine
-from oculox.errors import DataError
+from oculox.errors import DataError, plural
 from oculox.evaluation.coco_metrics import CONFUSION_CONF
 from oculox.evaluation.evaluate import Evaluation
 from oculox.evaluation.metrics import CocoMetrics
 from oculox.postprocess import DetectSettings
 from oculox.report import figures
 from oculox.report.diagnosis import Diagnosis, diagnose
+from oculox.report.drawings import draw_image
 from oculox.report.page import (
-    Picture,
+    Figure,
     Section,
     Table,
-    as_picture,
+    as_figure,
     number,
     pairs_table,
     write_page,
 )
-from oculox.report.pictures import image_picture
 from oculox.runtime.backend import Backend
 
 _WORST, _BEST, _CONFUSIONS = 8, 4, 15
@@ -96,7 +96,7 @@ def write_report(
 def data_lines(result: Evaluation, index: CocoIndex) -> list[str]:
     """What was evaluated on, and what a reader should know of it."""
     left_out = [f"left out: {text}" for text in result.left_out]
-    return [f"{result.images} images of {index.annotations}", *result.notes, *left_out]
+    return [f"{plural(result.images, 'image')} of {index.annotations}", *result.notes, *left_out]
 
 
 def origin_section(
@@ -141,7 +141,7 @@ def model_settings(
         path: the model's file, where it has one.
     """
     values = {
-        "network": f"{backend.spec.model.name}, {backend.spec.num_classes} classes",
+        "network": f"{backend.spec.model.name}, {plural(backend.spec.num_classes, 'class')}",
         "format": backend.kind,
         "input": f"{size_hw[0]} x {size_hw[1]} pixels (height x width)",
         **{name: str(value) for name, value in dataclasses.asdict(settings).items()},
@@ -172,16 +172,16 @@ def metric_name(name: str) -> str:
     return name[:2].upper() + name[2:].replace("_", " ")
 
 
-def picture_of(models: Sequence[Diagnosis], i: int, *, caption: str) -> Picture | None:
-    """The picture of image i with the detections of each model; None where it cannot be read."""
+def figure_of(models: Sequence[Diagnosis], i: int, *, caption: str) -> Figure | None:
+    """Image i as drawn with the detections of each model; None where it cannot be read."""
     name = models[0].index.file_name(i)
     try:
-        image = image_picture(models, i)
+        image = draw_image(models, i)
     except DataError:
         return None  # it was left out of the metrics, or has gone since
     panes = "detections" if len(models) == 1 else "detections of A and of B"
     alt = f"{name}: labels on the left, {panes} beside them"
-    return as_picture(image, alt=alt, caption=f"{name}: {caption}")
+    return as_figure(image, alt=alt, caption=f"{name}: {caption}")
 
 
 def _metrics_section(metrics: CocoMetrics, found: Diagnosis) -> Section:
@@ -223,7 +223,7 @@ def _run_section(source: str, log: Sequence[Mapping[str, Any]]) -> Section:
     return Section(
         title="Training",
         text="Means over the steps between two lines of the log.",
-        figures=[Picture(source=source, alt=alt)],
+        figures=[Figure(source=source, alt=alt)],
         tables=[
             Table(
                 caption="Evaluations",
@@ -244,7 +244,7 @@ def _scores_section(found: Diagnosis) -> Section:
         text="A higher lowest score gives fewer false detections and misses more objects; F1 "
         "weighs both alike. Thin lines are single classes, of many those with most objects.",
         figures=[
-            Picture(
+            Figure(
                 source=figures.as_svg(figures.curves_figure(found)),
                 alt="Precision over recall, and F1 over the lowest score; the table of classes "
                 "has the best F1 of each",
@@ -281,7 +281,7 @@ def _confusion_section(metrics: CocoMetrics) -> Section:
         text=f"What objects of each class were detected as, {AT_CONF} and IoU 0.5. The last "
         "column are missed objects, the last row detections without an object.",
         figures=[
-            Picture(
+            Figure(
                 source=figures.as_svg(figures.confusion_figure(metrics)),
                 alt="Confusion matrix; the table below has the most frequent confusions",
             )
@@ -305,7 +305,7 @@ def _calibration_section(found: Diagnosis) -> Section:
         "are right. Bars above it: scores are too low; below: too high. The expected calibration "
         f"error, the mean distance over all detections, is {calibration['ece']:.3f}.",
         figures=[
-            Picture(
+            Figure(
                 source=figures.as_svg(figures.calibration_figure(bins)),
                 alt="Precision by score, and the number of detections by score; the table below "
                 "has the same numbers",
@@ -336,7 +336,7 @@ def _image_sections(found: Diagnosis) -> list[Section]:
     best = [i for i in np.lexsort((-counts.found, -counts.f1)) if counts.found[i]][:_BEST]
     sections = []
     for title, chosen in (("Images with most errors", worst), ("Best images", best)):
-        pictures = [picture_of([found], int(i), caption=counts.text(int(i))) for i in chosen]
+        shown = [figure_of([found], int(i), caption=counts.text(int(i))) for i in chosen]
         sections.append(
             Section(
                 title=title,
@@ -344,7 +344,7 @@ def _image_sections(found: Diagnosis) -> list[Section]:
                 f"(left) or false (right), {AT_CONF} and IoU 0.5."
                 if chosen
                 else "There are none.",
-                figures=[picture for picture in pictures if picture is not None],
+                figures=[figure for figure in shown if figure is not None],
             )
         )
     return sections

@@ -1,4 +1,4 @@
-"""A page in one file: sections of text, tables and pictures, without anything from outside."""
+"""A page in one file: sections of text, tables and images, without anything from outside."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from oculox.files import write_text
-from oculox.report.pictures import encode_jpeg
+from oculox.report.drawings import encode_jpeg
 from oculox.types import ImageArray
 
 
@@ -33,8 +33,8 @@ class Table:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Picture:
-    """A picture: its data URI, the text for those who cannot see it, and a line below it."""
+class Figure:
+    """An image: its data URI, the text for those who cannot see it, and a line below it."""
 
     source: str
     alt: str
@@ -48,7 +48,7 @@ class Section:
     title: str
     text: str = ""
     tables: Sequence[Table] = ()
-    figures: Sequence[Picture] = ()
+    figures: Sequence[Figure] = ()
 
 
 def write_page(
@@ -78,10 +78,10 @@ def write_page(
     write_text(path, template.render(title=title, lines=lines, tiles=tiles, sections=sections))
 
 
-def as_picture(image: ImageArray, *, alt: str, caption: str) -> Picture:
+def as_figure(image: ImageArray, *, alt: str, caption: str) -> Figure:
     """A BGR image as a JPEG inside the page."""
     source = "data:image/jpeg;base64," + base64.b64encode(encode_jpeg(image)).decode()
-    return Picture(source=source, alt=alt, caption=caption)
+    return Figure(source=source, alt=alt, caption=caption)
 
 
 def pairs_table(caption: str, values: Mapping[str, str], *, folded: bool = False) -> Table:

@@ -20,7 +20,7 @@ from oculox.data.loader import EvalLoader, TrainLoader, build_eval_loader, build
 from oculox.datasets.splits import load_splits
 from oculox.distributed.devices import processes_of
 from oculox.distributed.sync_bn import to_sync_batch_norm
-from oculox.errors import ConfigError, DataError
+from oculox.errors import ConfigError, DataError, plural
 from oculox.losses.criterion import Criterion, build_criterion
 from oculox.models import YOLOX, build_model
 from oculox.training.fit_batch import open_memory, settle_batch
@@ -228,8 +228,8 @@ def _spec(config: Config, index: CocoIndex) -> ModelSpec:
 def _describe(train: CocoIndex, val: CocoIndex) -> str:
     objects = sum(train.num_objects(i) for i in range(len(train)))
     return (
-        f"data: {len(train)} training images with {objects} objects of "
-        f"{len(train.class_names)} classes, {len(val)} validation images"
+        f"data: {plural(len(train), 'training image')} with {plural(objects, 'object')} of "
+        f"{plural(len(train.class_names), 'class')}, {plural(len(val), 'validation image')}"
     )
 
 
@@ -254,9 +254,9 @@ def _transfer_note(weights: Path, theirs: int, ours: int, kept: int) -> str:
     if not kept:
         return (
             f"weights: from {weights}, all but the class predictors, which start fresh "
-            f"({theirs} classes there, {ours} here)"
+            f"({plural(theirs, 'class')} there, {ours} here)"
         )
     return (
-        f"weights: from {weights} ({theirs} classes there, {ours} here); {kept} keep their class "
-        f"predictor by name, {ours - kept} start fresh"
+        f"weights: from {weights} ({plural(theirs, 'class')} there, {ours} here); "
+        f"{kept} keep their class predictor by name, {ours - kept} start fresh"
     )

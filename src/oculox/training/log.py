@@ -1,4 +1,4 @@
-"""What a run leaves to read: JSON lines, lines for people, a progress bar, trackers, a profile."""
+"""What a run leaves to read: JSON lines, lines for people, a progress bar, a profile."""
 
 import dataclasses
 import json
@@ -7,29 +7,22 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from importlib.util import find_spec
-from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
 import torch
-from accelerate import Accelerator
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from torch.profiler import ProfilerActivity, profile, schedule
 
-from oculox.config import Config, known_keys
-from oculox.errors import MissingExtraError, TrainingError, UsageError, first_line
+from oculox.errors import TrainingError
 from oculox.files import write_text
 from oculox.training.build import Run
 from oculox.types import Batch
 
 LOG_JSONL = "log.jsonl"
 LOG_TEXT = "log.txt"
-TRACKERS = "trackers"
 PROFILE = "profile"
-
-_EXTRAS = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow", "comet_ml": "comet"}
 
 
 class StepLoss(NamedTuple):
@@ -280,61 +273,6 @@ def _append(file: TextIO, line: str) -> None:
             f"{file.name}: could not be written ({error.strerror}); free some space and "
             "continue from the last checkpoint with `resume`"
         ) from None
-
-
-def check_trackers(config: Config) -> None:
-    """Refuse trackers whose packages are absent.
-
-    Raises:
-        UsageError: one is; the message says what to install.
-    """
-    for name in config.train.trackers:
-        if find_spec(name) is None:
-            purpose = f"train.trackers=[{name}]"
-            if name in _EXTRAS:
-                raise MissingExtraError(package=name, extra=_EXTRAS[name], purpose=purpose)
-            raise UsageError(f"{purpose} needs a package; run: pip install {name}")
-
-
-@contextmanager
-def open_trackers(
-    accelerator: Accelerator, config: Config, *, folder: Path, resume_step: int = 0
-) -> Iterator[Callable[[dict[str, float], int], None]]:
-    """Open accelerate's trackers in ``train.trackers``, and close them at the end.
-
-    TensorBoard continues a resumed run; other trackers get a new run.
-
-    Yields:
-        A function that logs values of a step; it does nothing in all but the main process.
-
-    Raises:
-        TrainingError: one cannot be opened.
-    """
-    accelerator.log_with = list(config.train.trackers)
-    accelerator.project_configuration.set_directories(str(folder / TRACKERS))
-    options = {
-        # Steps from here on that are in older files do not count any more.
-        "tensorboard": {"purge_step": resume_step + 1 if resume_step else None},
-        "wandb": {"name": folder.name, "dir": str(folder)},
-        "mlflow": {"run_name": folder.name},
-    }
-    try:
-        accelerator.init_trackers("oculox", init_kwargs=options)
-    except Exception as error:
-        # Each tracker has its own, for a server that is away or a key that is wrong.
-        names = ", ".join(config.train.trackers)
-        reason = first_line(error)
-        raise TrainingError(f"train.trackers=[{names}] could not start: {reason}") from error
-    settings = {key: str(attrgetter(key)(config)) for key in known_keys()}
-    for tracker in accelerator.trackers:
-        # TensorBoard would show them as one more run.
-        if tracker.name != "tensorboard":
-            tracker.store_init_configuration(settings)
-    try:
-        yield accelerator.log
-    finally:
-        for tracker in accelerator.trackers:
-            tracker.finish()
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from oculox.config import Config
 from oculox.data.preprocess import to_floats
 from oculox.distributed.devices import open_accelerator, processes_of, settled_precision
 from oculox.distributed.sync_bn import share_buffers
-from oculox.errors import TrainingError
+from oculox.errors import TrainingError, plural
 from oculox.evaluation.evaluate import evaluate_loader
 from oculox.evaluation.metrics import CocoMetrics
 from oculox.postprocess import DetectSettings
@@ -37,7 +37,6 @@ from oculox.training.log import (
     StepLoss,
     StepMeter,
     format_seconds,
-    open_trackers,
     step_profiler,
 )
 from oculox.training.optim import scale_gradients, set_learning_rate, set_train_mode
@@ -52,6 +51,7 @@ from oculox.training.run_folder import (
 from oculox.training.run_report import RunReport
 from oculox.training.schedule import input_size_at, l1_is_on
 from oculox.training.stop import RunStopped, StopRequest, raise_again
+from oculox.training.trackers import open_trackers
 from oculox.types import Batch, LossTerms, Targets
 
 
@@ -143,14 +143,14 @@ def _run(
     done = progress.step
     with (
         hold_folder(folder, enabled=accelerator.is_main_process),
-        open_trackers(accelerator, config, folder=folder, resume_step=done) as track,
+        open_trackers(accelerator, config, folder=folder, resume_step=done) as trackers,
         RunLog(
             folder,
             total_steps=run.rate.total_steps,
             resume_step=done,
             resume_epoch=_first_epoch(run, progress),
             enabled=accelerator.is_main_process,
-            track=track,
+            track=trackers.log,
         ) as log,
         closing(run.train_loader),
         closing(run.val_loader),
@@ -166,7 +166,7 @@ def _run(
             count_step=count_step,
             look=look,
             stop=stop,
-            report=RunReport(run, folder, tell=log.message),
+            report=RunReport(run, folder, trackers, tell=log.message),
             callback=callback,
         )
         return _train(run, progress, tools)
@@ -399,9 +399,10 @@ def _ids(batch: Batch) -> str:
 
 def _out_of_memory(run: Run, step: int, size_hw: tuple[int, int]) -> TrainingError:
     train, accelerator = run.config.train, run.parts.accelerator
+    each = train.images_per_step // accelerator.num_processes // train.accumulate
     return TrainingError(
         f"out of memory on {accelerator.device} at step {step} with "
-        f"{train.images_per_step // accelerator.num_processes // train.accumulate} images of "
+        f"{plural(each, 'image')} of "
         f"{size_hw[0]}x{size_hw[1]} at once; lower train.batch, raise train.accumulate "
         f"(now {train.accumulate}) or lower augment.multiscale; saved checkpoints are intact"
     )
@@ -444,7 +445,7 @@ def _evaluate(run: Run, epoch: int, progress: TrainProgress, tools: _Tools) -> C
         log.message("there is no AP, since the validation split has no objects: the newest is best")
     elif metrics.ap == 0 and (epoch + 1) * 4 >= run.plan.total:
         log.message(_why_zero(metrics))
-    tools.report.evaluation(result)
+    tools.report.evaluation(result, step=progress.step)
     return metrics
 
 
@@ -455,8 +456,8 @@ def _why_zero(metrics: CocoMetrics) -> str:
             "weights, or raise the learning rate if the loss hardly falls"
         )
     return (
-        f"AP is 0 with {metrics.detections} detections: none lies on an object of its class. "
-        "Check the annotations with: oculox data check"
+        f"AP is 0 with {plural(metrics.detections, 'detection')}: none lies on an object of its "
+        "class. Check the annotations with: oculox data check"
     )
 
 
@@ -466,8 +467,9 @@ def _announce(run: Run, progress: TrainProgress, folder: Path, log: RunLog) -> N
     where = f"{count} processes ({device.type})" if count > 1 else str(device)
     log.message(
         f"training {config.model.name} (recipe={config.recipe}) on {where} in "
-        f"{config.train.precision}: {run.plan.aug} + {run.plan.tail} epochs of "
-        f"{run.train_loader.steps_per_epoch} steps of {config.train.images_per_step} images, "
+        f"{config.train.precision}: {run.plan.aug} + {plural(run.plan.tail, 'epoch')} of "
+        f"{plural(run.train_loader.steps_per_epoch, 'step')} of "
+        f"{plural(config.train.images_per_step, 'image')}, "
         f"peak learning rate {run.rate.peak:.3g}; output in {folder}"
     )
     for note in run.notes:

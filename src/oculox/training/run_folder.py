@@ -32,8 +32,8 @@ from oculox.training.checkpoints import (
     save_last,
     state_file,
 )
-from oculox.training.log import check_trackers
 from oculox.training.schedule import plan_epochs
+from oculox.training.trackers import check_trackers
 from oculox.weights.checkpoint import load_training_state
 from oculox.weights.download import locate_weights
 

@@ -1,4 +1,4 @@
-"""What a run shows of itself in its folder: pictures, curves and a page."""
+"""What a run shows of itself in its folder: images, curves and a page."""
 
 from __future__ import annotations
 
@@ -16,11 +16,13 @@ from oculox.errors import first_line
 from oculox.evaluation.evaluate import Evaluation
 from oculox.files import write_atomically
 from oculox.report.diagnosis import diagnose
+from oculox.report.drawings import draw_batch, draw_image, write_jpeg
 from oculox.report.evaluation_report import write_report
 from oculox.report.figures import run_figure
-from oculox.report.pictures import batch_picture, image_picture, write_jpeg
 from oculox.training.build import Run
+from oculox.training.checkpoints import BEST
 from oculox.training.log import read_log
+from oculox.training.trackers import Trackers
 from oculox.types import Batch
 
 BATCHES = "batches.jpg"
@@ -35,10 +37,16 @@ _SHOWN = 8
 class RunReport:
     """Draws what a run sees and finds; a failure is a line of the log, never the run's end."""
 
-    def __init__(self, run: Run, folder: Path, *, tell: Callable[[str], None]) -> None:
-        """Write for `run` into its `folder`; `tell` gets a line on what could not be written."""
+    def __init__(
+        self, run: Run, folder: Path, trackers: Trackers, *, tell: Callable[[str], None]
+    ) -> None:
+        """Write for `run` into its `folder`, and send images and weights to its `trackers`.
+
+        `tell` gets a line on what could not be written.
+        """
         self._run = run
         self._folder = folder
+        self._trackers = trackers
         self._tell = tell
         self._enabled = run.parts.accelerator.is_main_process and run.config.train.report
         self._last: Evaluation | None = None
@@ -55,11 +63,17 @@ class RunReport:
             return
         name = TAIL_BATCHES if step else BATCHES
         with self._attempt(name):
-            picture = batch_picture(batch, self._run.parts.input_config, self._run.spec.names)
-            write_jpeg(self._folder / name, picture)
+            drawn = draw_batch(batch, self._run.parts.input_config, self._run.spec.names)
+            write_jpeg(self._folder / name, drawn)
+            self._trackers.image(self._folder / name, step=step)
 
-    def evaluation(self, result: Evaluation) -> None:
-        """Draw some validation images, and keep the evaluation for the page."""
+    def evaluation(self, result: Evaluation, *, step: int) -> None:
+        """Draw some validation images, and keep the evaluation for the page.
+
+        Args:
+            result: of the weights after `step` steps.
+            step: steps done.
+        """
         if not self._enabled:
             return
         self._last = result
@@ -70,12 +84,13 @@ class RunReport:
             seen = result.found.of_images(shown)
             others = frozenset(index.image_ids) - ids
             found = diagnose(dataclasses.replace(result, found=seen, left_out_ids=others), index)
-            pictures = [image_picture([found], i) for i in shown]
-            sheet = contact_sheet(pictures, columns=2, cell_hw=(400, 800))
+            drawn = [draw_image([found], i) for i in shown]
+            sheet = contact_sheet(drawn, columns=2, cell_hw=(400, 800))
             write_jpeg(self._folder / PREDICTIONS, sheet)
+            self._trackers.image(self._folder / PREDICTIONS, step=step)
 
     def finish(self, *, epoch: int, best_epoch: int) -> None:
-        """Write the curves and, with the last evaluation, the page.
+        """Send ``best.pt`` to the trackers; write the curves and, after an evaluation, the page.
 
         Args:
             epoch: epochs done.
@@ -83,6 +98,10 @@ class RunReport:
         """
         if not self._enabled:
             return
+        best = self._folder / BEST
+        with self._attempt(f"the copy of {BEST} for trackers"):
+            if best.is_file():
+                self._trackers.checkpoint(best)
         log = read_log(self._folder)
         with self._attempt(CURVES):
             figure = run_figure(log)
@@ -109,5 +128,5 @@ class RunReport:
     def _attempt(self, name: str) -> Iterator[None]:
         try:
             yield
-        except Exception as error:  # noqa: BLE001 - a picture must not cost a training run
+        except Exception as error:  # noqa: BLE001 - a drawing must not cost a training run
             self._tell(f"{name} could not be written: {first_line(error)}")

@@ -1,4 +1,4 @@
-"""Pictures of images with labels and detections on them."""
+"""Images with labels and detections drawn on them."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from oculox.report.diagnosis import Diagnosis, Doubles, Flags
 from oculox.types import Batch, ImageArray
 
 _SIDE = 480
-"""Longest side of an image in a picture, in pixels."""
+"""Longest side of an image as drawn, in pixels."""
 
 # Places in the palette of `draw_boxes`.
 _GREEN, _RED = 8, 1
 
 
-def batch_picture(
+def draw_batch(
     batch: Batch, input_config: InputConfig, names: Sequence[str], *, most: int = 16
 ) -> ImageArray:
     """The first images of a batch with their labels.
@@ -54,9 +54,7 @@ def batch_picture(
     return contact_sheet(cells, cell_hw=(_SIDE, _SIDE))
 
 
-def image_picture(
-    models: Sequence[Diagnosis], i: int, *, conf: float = CONFUSION_CONF
-) -> ImageArray:
+def draw_image(models: Sequence[Diagnosis], i: int, *, conf: float = CONFUSION_CONF) -> ImageArray:
     """An image with its labels, and beside it the detections of each model.
 
     Found objects and right detections are green, missed objects and false detections red and

@@ -1,56 +1,39 @@
-"""What programs use: `Detector`, `train`, `evaluate`, `compare`, `export`, and datasets."""
+"""`Detector`: a model that finds, follows, evaluates, trains and exports."""
 
 import dataclasses
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypedDict, Unpack, overload
 
-import torch
-from torch.utils.flop_counter import FlopCounterMode
-
-from oculox.config import Config, config_from_dict, config_to_yaml, load_config, recipe_names
+from oculox.api.exporting import export
+from oculox.api.training import train
+from oculox.config import Config, config_from_dict
 from oculox.config.schema import Precision
 from oculox.data.coco import CocoIndex, Split
 from oculox.data.tiles import Tiling
-from oculox.datasets.check import check_data as check_data
-from oculox.datasets.formats.convert import convert as convert
 from oculox.datasets.splits import load_splits, open_split
 from oculox.distributed.devices import open_processes, own_device
-from oculox.distributed.launch import is_launched, launch
-from oculox.errors import TrainingError, UsageError
+from oculox.errors import UsageError
 from oculox.evaluation.evaluate import Evaluation
 from oculox.evaluation.evaluate import evaluate as evaluate_backend
-from oculox.exporting.benchmark import Benchmark
-from oculox.exporting.benchmark import benchmark as benchmark
-from oculox.exporting.job import DEFAULT_LICENSE, DEFAULT_OPSET, ExportOptions
+from oculox.exporting.benchmark import Benchmark, benchmark
 from oculox.exporting.open_with import RunOptions, RuntimeChoice, choose_runtime, open_with
-from oculox.exporting.run import MAX_AP_LOSS, ExportReport, export_model
-from oculox.exporting.targets import find_target
-from oculox.files import free_path
-from oculox.models import build_model
+from oculox.exporting.run import ExportReport
 from oculox.postprocess import DetectSettings
+from oculox.predict.frames import RETRY_SECONDS
 from oculox.predict.inputs import ColorOrder, images_in
 from oculox.predict.pipeline import Pipeline
+from oculox.predict.sources import find_sources
 from oculox.predict.stream import detect_each, find_images
-from oculox.report.comparison import Comparison, compare_evaluations, write_comparison
+from oculox.predict.track import track_source
+from oculox.predict.tracker import Algorithm, TrackSettings
 from oculox.report.evaluation_report import model_settings, write_report
 from oculox.runtime.backend import Backend
-from oculox.runtime.exported import ExportPrecision, InGraphNms
 from oculox.runtime.remote_backend import is_service
 from oculox.runtime.views import Tta, Views
-from oculox.training.callback import TrainCallback as TrainCallback
-from oculox.training.checkpoints import state_file
-from oculox.training.loop import run_training
-from oculox.training.run_folder import (
-    TrainSummary,
-    default_folder,
-    read_summary,
-    settle_config,
-)
+from oculox.training.callback import TrainCallback
+from oculox.training.run_folder import TrainSummary
 from oculox.types import Detections, ImageSize, Progress, height_width
-from oculox.weights import load_weights
-from oculox.weights.catalogue import find_published
 from oculox.weights.checkpoint import training_config
 from oculox.weights.download import locate_weights
 
@@ -240,6 +223,52 @@ class Detector:
             skip_unreadable=skip_unreadable,
         )
 
+    def track(
+        self,
+        source: str | Path | int,
+        *,
+        tracker: Algorithm = "bytetrack",
+        start_conf: float = 0.5,
+        lost_seconds: float = 1.0,
+        retry_seconds: float = RETRY_SECONDS,
+        fps: float | None = None,
+        **thresholds: Unpack[Thresholds],
+    ) -> Iterator[Detections]:
+        """Find objects in the frames of a video, and follow each under a number of its own.
+
+        Every frame of a file comes. Of a camera or stream comes the newest one each time, and one
+        that breaks off is opened again. Needs the extra ``track``.
+
+        Args:
+            source: a video, a camera's number, the address of a stream; or a folder or pattern
+                of images that are frames, in the order of their names.
+            tracker: ``bytetrack``, ``sort``, ``ocsort`` or ``botsort``.
+            start_conf: lowest score that starts a new object.
+            lost_seconds: how long an object that is not seen keeps its number.
+            retry_seconds: how long a camera or stream that broke off is tried again.
+            fps: frames in a second; what the source says, or 25, for None.
+            **thresholds: see a call; `conf` is 0.1 here, as weak detections help to follow.
+
+        Returns:
+            Gives the `Detections` of one frame after the other, with `track_ids`; each knows its
+            `image`. An object is in them from the second frame on in which it is seen.
+
+        Raises:
+            DataError: the source cannot be opened, or a stream broke off for good.
+            UsageError: it is no such source, or an option is out of its range.
+            MissingExtraError: the package `trackers` is not installed.
+        """
+        settings = TrackSettings(
+            algorithm=tracker, start_conf=start_conf, lost_seconds=lost_seconds
+        )
+        return track_source(
+            self._pipeline({"conf": 0.1, **thresholds}),
+            find_sources([str(source)]),
+            settings,
+            fps=fps,
+            retry_seconds=retry_seconds,
+        )
+
     def _pipeline(self, thresholds: Thresholds) -> Pipeline:
         known = Thresholds.__annotations__
         if unknown := thresholds.keys() - known.keys():
@@ -285,7 +314,7 @@ class Detector:
             DataError: the data is missing or faulty, or has other classes than the model.
             UsageError: no data was named and the model does not know its own.
         """
-        page = None if report is None else _page(report)
+        page = None if report is None else report_page(report)
         index = self._own_data(split) if data is None else open_split(data, split, images=images)
         settings = self._evaluation_settings(conf, iou)
         with open_processes(self.device) as processes:
@@ -377,321 +406,7 @@ class Detector:
         return load_splits(config_from_dict(config, where=str(self.path)).data, split)[0]
 
 
-def train(
-    recipe: str | Path | Config | None = None,
-    *overrides: str,
-    weights: str | Path | None = None,
-    output: str | Path | None = None,
-    resume: str | Path | None = None,
-    devices: int = 1,
-    callback: TrainCallback | None = None,
-) -> TrainSummary:
-    """Train a network.
-
-    Args:
-        recipe: a recipe's name, a YAML file or a configuration; none for a resumed run.
-        overrides: ``section.key=value``.
-        weights: start from this file; any class count.
-        output: folder of the run; a new one under ``runs/`` by default.
-        resume: folder of a run to go on with, exactly, with its own configuration; or a
-            checkpoint in there, such as ``previous.pt``.
-        devices: processes on this machine, one for each device; they print what
-            ``oculox train`` prints.
-        callback: is told of every step, epoch and evaluation, and may stop the run; it needs
-            `devices` 1 and no launcher, as it lives in this process.
-
-    Raises:
-        OculoxError: anything wrong with configuration, data, weights or output, or the loss was
-            not finite.
-    """
-    if callback is not None and (devices > 1 or is_launched()):
-        raise UsageError(
-            "a callback lives in this process and cannot follow several: train with `devices` 1 "
-            "and without torchrun, or read log.jsonl in the run's folder"
-        )
-    start, folder, run = (None if p is None else Path(p) for p in (weights, output, resume))
-    config = settle_config(recipe, overrides, weights=start, output=folder, resume=run)
-    if devices == 1 or is_launched():
-        return run_training(config, output=folder, weights=start, resume=run, callback=callback)
-    target = state_file(run).parent if run else folder or default_folder(config)
-    with tempfile.TemporaryDirectory() as scratch:
-        path = Path(scratch) / "config.yaml"
-        path.write_text(config_to_yaml(config), "utf-8")
-        words = ["--resume", str(run)] if run else [str(path), "--output", str(target)]
-        words += ["--weights", str(start)] if start else []
-        words += [str(recipe), *overrides] if run and recipe else []
-        code = launch(["train", *words], processes=devices)
-    if code:
-        raise TrainingError(f"training on {devices} processes failed (exit code {code})")
-    return read_summary(target)
-
-
-def evaluate(
-    model: str | Path | Backend,
-    data: str | Path | None = None,
-    *,
-    split: Split = "val",
-    images: str | Path | None = None,
-    conf: float = 0.01,
-    iou: float = 0.65,
-    max_det: int = 1000,
-    agnostic_nms: bool = False,
-    imgsz: ImageSize | None = None,
-    batch: int = 8,
-    workers: int = 1,
-    max_bad_images: int = 0,
-    device: str = "auto",
-    precision: Precision = "fp32",
-    backend: str | None = None,
-    tta: Tta | None = None,
-    tile: int | None = None,
-    tile_overlap: float = 0.2,
-    report: str | Path | None = None,
-    progress: Progress | None = None,
-) -> Evaluation:
-    """COCO metrics of a model on a dataset; see `Detector` and `Detector.evaluate`.
-
-    Raises:
-        OculoxError: anything wrong with the model, the data or an option.
-    """
-    detector = Detector(
-        model,
-        max_det=max_det,
-        agnostic_nms=agnostic_nms,
-        imgsz=imgsz,
-        device=device,
-        precision=precision,
-        backend=backend,
-        tta=tta,
-        tile=tile,
-        tile_overlap=tile_overlap,
-    )
-    result = detector.evaluate(
-        data,
-        split=split,
-        images=images,
-        conf=conf,
-        iou=iou,
-        batch=batch,
-        workers=workers,
-        max_bad_images=max_bad_images,
-        report=report,
-        progress=progress,
-    )
-    if detector.choice is None:
-        return result
-    return dataclasses.replace(result, notes=(*result.notes, str(detector.choice)))
-
-
-def compare(
-    model_a: str | Path | Backend,
-    model_b: str | Path | Backend,
-    data: str | Path | None = None,
-    *,
-    split: Split = "val",
-    images: str | Path | None = None,
-    conf: float = 0.01,
-    iou: float = 0.65,
-    max_det: int = 1000,
-    agnostic_nms: bool = False,
-    imgsz: ImageSize | None = None,
-    batch: int = 8,
-    workers: int = 1,
-    max_bad_images: int = 0,
-    device: str = "auto",
-    precision: Precision = "fp32",
-    backend: str | None = None,
-    draws: int = 1000,
-    report: str | Path | None = None,
-    progress: Progress | None = None,
-) -> Comparison:
-    """Two models on the same images: differences of the metrics, and the images that differ.
-
-    Args:
-        model_a: the first model, as for `Detector`.
-        model_b: the second one, of the same classes.
-        data: a dataset folder or COCO JSON; by default what the first model was trained on.
-        split: ``val``, ``train`` or ``test``, of a folder.
-        images: folder of the images of a JSON file; by default the file's own.
-        conf: lowest score kept.
-        iou: NMS: IoU above which the weaker of two boxes of a class is dropped.
-        max_det: most detections per image.
-        agnostic_nms: NMS across all classes.
-        imgsz: input size of both; by default each one's own.
-        batch: images at once.
-        workers: loader processes.
-        max_bad_images: how many images that cannot be read may be left out.
-        device: ``auto`` takes the best present.
-        precision: of the networks, for PyTorch weights.
-        backend: the runtime for checkpoints, as for `Detector`.
-        draws: how often images are drawn with replacement for the intervals; 0 for none.
-        report: HTML file to write.
-        progress: called with the numbers of batches done and in all, for one model and then for
-            the other.
-
-    Raises:
-        OculoxError: anything wrong with a model, the data or an option.
-    """
-    page = None if report is None else _page(report)
-    detectors = [
-        Detector(
-            model,
-            max_det=max_det,
-            agnostic_nms=agnostic_nms,
-            imgsz=imgsz,
-            device=device,
-            precision=precision,
-            backend=backend,
-        )
-        for model in (model_a, model_b)
-    ]
-    index = (
-        detectors[0]._own_data(split) if data is None else open_split(data, split, images=images)
-    )
-    settings = detectors[0]._evaluation_settings(conf, iou)
-    first, second = (
-        evaluate_backend(
-            one.backend,
-            index,
-            settings=settings,
-            size_hw=one.size_hw,
-            batch=batch,
-            workers=workers,
-            max_bad_images=max_bad_images,
-            progress=progress,
-        )
-        for one in detectors
-    )
-    names = [str(one.path or one.backend.spec.model.name) for one in detectors]
-    result = compare_evaluations((names[0], names[1]), (first, second), index, draws=draws)
-    if page is not None:
-        described = [one._described(settings) for one in detectors]
-        tables = {f"Settings of {side}": d for side, d in zip("AB", described, strict=True)}
-        write_comparison(page, result, settings=tables)
-    return result
-
-
-def export(
-    model: str | Path,
-    format: str,  # noqa: A002
-    *,
-    output: str | Path | None = None,
-    overwrite: bool = False,
-    imgsz: ImageSize | None = None,
-    dynamic_size: bool = False,
-    batch: int | None = 1,
-    precision: ExportPrecision = "fp32",
-    calib: str | Path | None = None,
-    calib_images: int = 300,
-    nms: bool = False,
-    conf: float = 0.01,
-    iou: float = 0.65,
-    max_det: int = 300,
-    preprocess: bool = False,
-    opset: int = DEFAULT_OPSET,
-    data: str | Path | None = None,
-    images: str | Path | None = None,
-    max_ap_loss: float = MAX_AP_LOSS,
-    license: str = DEFAULT_LICENSE,  # noqa: A002
-    log: Callable[[str], None] | None = None,
-) -> ExportReport:
-    """Write a model for another runtime, and check that it gives the same results as PyTorch.
-
-    Args:
-        model: a weights file, or a name of published weights.
-        format: a key of `oculox.exporting.targets.TARGETS`, such as ``onnx``.
-        output: the file to write; by default a new one beside the weights.
-        overwrite: replace `output` where it exists.
-        imgsz: input size; that of the weights by default.
-        dynamic_size: take any multiple of 32, with `imgsz` as the default.
-        batch: the only number of images at once; None for any.
-        precision: of the file.
-        calib: for int8: a folder of images, or a dataset whose training images are used.
-        calib_images: most images used of it.
-        nms: put NMS into the file, with `conf`, `iou` and `max_det`.
-        conf: lowest score kept.
-        iou: NMS: IoU above which the weaker of two boxes of a class is dropped.
-        max_det: most detections per image.
-        preprocess: put the letterbox into the file, which then takes images of any size.
-        opset: of ONNX, for the formats that go through it.
-        data: a dataset folder or COCO JSON to measure AP on, before and after.
-        images: folder of the images of a JSON file; by default the file's own.
-        max_ap_loss: most AP that may be lost on `data`.
-        license: of the weights, written into the file.
-        log: called with a line on what is being done.
-
-    Raises:
-        UsageError: an option does not fit the format, or `output` exists.
-        ExportError: the file does not agree with the model; nothing was written.
-        OculoxError: anything wrong with the weights or the data.
-    """
-    options = ExportOptions(
-        format=format,
-        size_hw=None if imgsz is None else height_width(imgsz),
-        dynamic_size=dynamic_size,
-        batch=batch,
-        precision=precision,
-        calibration=None if calib is None else Path(calib),
-        calibration_images=calib_images,
-        nms=InGraphNms(conf=conf, iou=iou, max_det=max_det) if nms else None,
-        preprocess=preprocess,
-        opset=opset,
-        license=license,
-    )
-    suffix, weights = find_target(options).suffix, Path(model)
-    if output is None:
-        tail = "" if precision == "fp32" else f"_{precision}"
-        final = free_path(weights.with_name(f"{weights.stem}{tail}{suffix}"), suffix=suffix)
-    else:
-        final = Path(output)
-        if final.suffix != suffix:
-            raise UsageError(f"`output` {final}: a file of format {format} ends in {suffix}")
-        if final.exists() and not overwrite:
-            raise UsageError(f"{final} exists; name another `output`, or pass `overwrite`")
-    return export_model(
-        load_weights(weights),
-        options,
-        final,
-        data=None if data is None else open_split(data, "val", images=images),
-        max_ap_loss=max_ap_loss,
-        progress=log,
-    )
-
-
-def list_models() -> list[dict[str, Any]]:
-    """The seven networks: size, cost and what their official weights reach.
-
-    A multiplication and its addition count as two operations, as in the published tables.
-
-    Returns:
-        One row a network: `name`, `parameters` and `gflops` at 80 classes, `input` (height and
-        width), and of the official weights `published_ap` (COCO val2017, percent) and `source`,
-        their address.
-    """
-    rows = []
-    for name in recipe_names():
-        config = load_config(name)
-        height, width = config.input.size
-        published = find_published(name)
-        with torch.device("meta"):
-            network = build_model(config.model, num_classes=80).eval()
-            counter = FlopCounterMode(display=False)
-            with counter, torch.no_grad():
-                network(torch.empty(1, 3, height, width))
-        rows.append(
-            {
-                "name": name,
-                "parameters": sum(p.numel() for p in network.parameters()),
-                "gflops": counter.get_total_flops() / 1e9,
-                "input": [height, width],
-                "published_ap": published.ap,
-                "source": published.url,
-            }
-        )
-    return rows
-
-
-def _page(report: str | Path) -> Path:
+def report_page(report: str | Path) -> Path:
     """The file of a report, refused before the work begins where it cannot be one."""
     path = Path(report)
     if path.is_dir():
