@@ -30,6 +30,7 @@ from typing import Any
 
 import yaml
 
+from oculox.config import config_to_dict, load_config
 from oculox.datasets.demo.dataset import write_demo
 from oculox.datasets.formats.convert import convert
 from oculox.errors import OculoxError
@@ -52,7 +53,7 @@ TRAIN_SHARE = 0.7
 class Case:
     """One run: a setting on a dataset with a seed, at a number of steps.
 
-    `digest` stands for what a setting's name does not say: its overrides, the weights, the input.
+    `digest` stands for what a setting's name does not say: all its values, the weights, the input.
     """
 
     digest: str
@@ -121,7 +122,9 @@ def main() -> int:
 def digest(setting: Sequence[str], args: argparse.Namespace) -> str:
     """Eight hexadecimal digits that change with what is trained."""
     weights = hashlib.sha256(args.weights.read_bytes()).hexdigest()
-    facts = json.dumps([*setting, weights, args.recipe, args.imgsz, args.batch])
+    # Resolved, so that results of a recipe that has changed since are not taken for its own.
+    config = config_to_dict(load_config(args.recipe, setting, from_weights=True))
+    facts = json.dumps([config, weights, args.imgsz, args.batch], sort_keys=True)
     return hashlib.sha256(facts.encode()).hexdigest()[:8]
 
 

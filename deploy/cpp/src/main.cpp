@@ -191,7 +191,8 @@ ordered_json predict(Detector& detector, const std::vector<fs::path>& images,
           // This program refuses truncated images and does not read videos.
           {"truncated", ordered_json::array()},
           {"videos", ordered_json::array()},
-          {"milliseconds", statistics(samples)}};
+          {"milliseconds", statistics(samples)},
+          {"backend", {{"runtime", "openvino"}}}};
 }
 
 int run(Options options) {
