@@ -201,7 +201,7 @@ def test_finds_what_python_finds_in_photographs(program, shared, tmp_path, optio
     assert assert_as_python(predictions(tmp_path / "out"), model, folder) > 20
 
 
-@pytest.mark.parametrize("model", ["plain", "other"])
+@pytest.mark.parametrize("model", ["plain", pytest.param("other", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("arguments", "settings", "least"),
     [

@@ -17,7 +17,7 @@ from oculox.weights import load_weights
 PACKAGES = {"onnx": ("onnxscript", "onnxruntime"), "openvino": ("onnxscript", "openvino", "nncf")}
 
 
-@pytest.fixture(params=PACKAGES)
+@pytest.fixture(params=["onnx", pytest.param("openvino", marks=pytest.mark.slow)])
 def format_name(request):
     for package in PACKAGES[request.param]:
         pytest.importorskip(package)

@@ -114,6 +114,7 @@ def test_a_conversion_is_kept_and_checked(lively_pt, tmp_path, monkeypatch, capf
     assert not folder.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not HAS_ONNX, reason="onnx, onnxscript or onnxruntime is not installed")
 def test_auto_measures_once_and_remembers(lively_pt, kept_conversions, capfd):
     for file in kept_conversions.glob("runtimes/choice-*.json"):

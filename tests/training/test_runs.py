@@ -164,6 +164,7 @@ def test_adamw_in_channels_last_memory_resumes_exactly(quick, tmp_path):
     assert_bit_equal(whole.output / "last.pt", resumed.output / "last.pt")
 
 
+@pytest.mark.slow
 def test_resume_after_a_kill_equals_uninterrupted(quick, tmp_path):
     settings = (*quick, "train.aug_epochs=6", "train.eval_interval=0")
     whole, killed = tmp_path / "whole", tmp_path / "killed"
