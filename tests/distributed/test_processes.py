@@ -106,7 +106,8 @@ def test_the_number_of_processes_changes_nothing(quick, shared, tmp_path, sync_b
     for other, state in zip(losses[1:], states[1:], strict=True):
         assert other == pytest.approx(losses[0], rel=2e-3)
         for key, value in states[0].items():
-            if sync_bn or ".running_" not in key:
+            # Statistics of micro-batches are each process's own, and their number differs.
+            if sync_bn or not key.endswith(("running_mean", "running_var", "num_batches_tracked")):
                 worst = max(worst, (state[key].float() - value.float()).abs().max().item())
                 torch.testing.assert_close(state[key], value, rtol=5e-3, atol=5e-3, msg=key)
     pairs = [pair for other in losses[1:] for pair in zip(other, losses[0], strict=True)]
