@@ -233,6 +233,7 @@ def test_killed_worker_is_reported_not_waited_for(index: CocoIndex) -> None:
         list(loader.iterate(0, mosaic=False))
 
 
+@pytest.mark.slow
 def test_a_worker_that_hangs_is_waited_for_no_longer_than_stated(index: CocoIndex) -> None:
     # Nobody ever writes to it: reading waits for ever, as on a disk that is gone.
     index.image_path(3).unlink()
