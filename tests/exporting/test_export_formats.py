@@ -1,6 +1,10 @@
 """Every format end to end: exported and compared, opened by its suffix, used as a detector."""
 
+import ctypes
+import gc
 import importlib.util
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -146,3 +150,26 @@ def test_the_gate_refuses_a_file_of_another_network(exports, lively_weights):
     rows = check_parity(backend, other)
     assert not all(row.ok for row in rows)
     assert check_parity(backend, build_network(lively_weights))[0].ok
+
+
+class SignalStack(ctypes.Structure):
+    """`stack_t` of Linux."""
+
+    _fields_ = (("start", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the memory map of Linux")
+def test_signals_still_have_a_stack_after_OpenVINO_models_are_closed(exports):
+    # Without one the next Ctrl-C or end of a child process kills the process, without a trace.
+    needs("openvino")
+    path = exports(format="openvino").path
+    opened = [open_model(path, threads=1) for _ in range(3)]
+    while opened:
+        del opened[0]
+        gc.collect()
+    stack = SignalStack()
+    assert ctypes.CDLL(None).sigaltstack(None, ctypes.byref(stack)) == 0
+    ranges = (row.split()[0].split("-") for row in Path("/proc/self/maps").read_text().splitlines())
+    assert stack.start is None or any(
+        int(first, 16) <= stack.start < int(last, 16) for first, last in ranges
+    )

@@ -1,5 +1,6 @@
 """OpenVINO's intermediate representation (`.xml` beside `.bin`) through OpenVINO."""
 
+from functools import cache
 from pathlib import Path
 from threading import local
 from typing import Any
@@ -25,7 +26,7 @@ def open_openvino(path: Path, *, device: str, threads: int | None) -> Opened:
     openvino = require("openvino", extra="openvino", purpose="running an OpenVINO model")
     existing(path)
     existing(path.with_suffix(".bin"))
-    core = openvino.Core()
+    core = _core(openvino)
     try:
         model = core.read_model(path)
     except RuntimeError as error:
@@ -61,3 +62,15 @@ def open_openvino(path: Path, *, device: str, threads: int | None) -> Opened:
     if target != "CPU":
         return metadata, quick
     return metadata, quick, lambda callers: compiled(NUM_STREAMS=callers)
+
+
+@cache
+def _core(openvino: Any) -> Any:
+    """OpenVINO itself, opened once in a process and never closed.
+
+    Its CPU part gives the thread that opens it a stack for signal handlers, and frees it when it is
+    closed. Of two that are closed in the order they were opened, the second puts the freed stack of
+    the first back: the next signal, such as Ctrl-C or the end of a child process, then kills this one
+    (seen with OpenVINO 2026.4).
+    """
+    return openvino.Core()
