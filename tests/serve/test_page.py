@@ -194,7 +194,7 @@ def test_by_keyboard_alone(tab, red_png):
 def test_the_camera(tab):
     page = tab.page
     page.get_by_role("button", name="Use the camera").click()
-    page.get_by_role("button", name="Take the picture").click()
+    page.get_by_role("button", name="Take the photo").click()
     sync_api.expect(page.locator("#status")).to_contain_text(" pixels.")
     assert not page.locator("#video").is_visible()
     assert page.get_by_role("button", name="Use the camera").is_visible()

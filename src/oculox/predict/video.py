@@ -7,13 +7,13 @@ import json
 from collections import deque
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import cv2
-import numpy as np
 
 from oculox.errors import DataError, UsageError
-from oculox.predict.frames import frame_rate, open_capture, open_frames
+from oculox.predict.frames import Frames, open_capture, open_frames
 from oculox.predict.pipeline import Pipeline
 from oculox.predict.sources import LoadedImage, Source
 from oculox.runtime.timing import StageTimes
@@ -69,18 +69,17 @@ def annotate_video(
     if max_frames is not None and max_frames < 1:
         raise UsageError(f"`max_frames` must be at least 1, got {max_frames}")
     rounds: deque[StageTimes] = deque(maxlen=1000)
-    capture = open_capture(source)
-    fps = frame_rate(capture)
+    opened = Frames(open_capture(source), fps=None)
     part_video = None if video is None else video.with_name(f".{video.stem}.part.mp4")
     part_lines = predictions.with_name(f".{predictions.name}.part")
     writer = None
     done = found = 0
     try:
-        with part_lines.open("w", encoding="utf-8") as lines:
+        with opened, part_lines.open("w", encoding="utf-8") as lines:
             try:
-                frames = (LoadedImage(source=source, image=f) for f in _frames(capture, max_frames))
+                frames = islice(opened, max_frames)
                 results = pipeline.each(
-                    frames,
+                    (LoadedImage(source=source, image=frame.image) for frame in frames),
                     read=lambda frame: frame,
                     finish=partial(_drawn, draw=video is not None),
                     batch=1,
@@ -92,11 +91,11 @@ def annotate_video(
                     assert not isinstance(result, DataError), "a frame was read already"
                     detections, drawn = result
                     if part_video is not None and drawn is not None:
-                        writer = writer or open_writer(part_video, fps, drawn)
+                        writer = writer or open_writer(part_video, opened.fps, drawn)
                         writer.write(drawn)
                     row = {
                         "frame": done,
-                        "seconds": round(done / fps, 3),
+                        "seconds": round(done / opened.fps, 3),
                         "detections": detections.to_dicts(),
                     }
                     lines.write(json.dumps(row) + "\n")
@@ -114,7 +113,6 @@ def annotate_video(
             part_video.replace(video)
         part_lines.replace(predictions)
     finally:
-        capture.release()
         for part in (part_video, part_lines):
             if part is not None:
                 part.unlink(missing_ok=True)
@@ -144,16 +142,6 @@ def read_frames(source: Source) -> Iterator[ImageArray]:
         yield from (frame.image for frame in frames)
         if frames.lost:
             raise DataError(frames.lost)
-
-
-def _frames(capture: cv2.VideoCapture, limit: int | None) -> Iterator[ImageArray]:
-    count = 0
-    while limit is None or count < limit:
-        good, frame = capture.read()
-        if not good:
-            return
-        yield np.asarray(frame, np.uint8)
-        count += 1
 
 
 def open_writer(path: Path, fps: float, image: ImageArray) -> cv2.VideoWriter:
