@@ -8,7 +8,7 @@ from typing import Self
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from oculox.config.schema import Precision
 from oculox.data.preprocess import to_floats
@@ -113,7 +113,13 @@ def fuse(network: YOLOX) -> YOLOX:
     fused = copy.deepcopy(network).eval()
     for module in fused.modules():
         if isinstance(module, ConvBNAct) and isinstance(module.bn, nn.BatchNorm2d):
-            module.conv = fuse_conv_bn_eval(module.conv, module.bn)
+            conv, bn = module.conv, module.bn
+            mean, var = bn.running_mean, bn.running_var
+            assert mean is not None
+            assert var is not None
+            conv.weight, conv.bias = fuse_conv_bn_weights(
+                conv.weight, conv.bias, mean, var, bn.eps, bn.weight, bn.bias
+            )
             module.bn = nn.Identity()
     return fused
 

@@ -65,6 +65,10 @@ def save_last(run: Run, progress: TrainProgress, *, folder: Path) -> None:
         TrainingError: the network has values that are not finite; the older one stays.
     """
     _require_finite(run, progress)
+    _write_last(run, progress, folder)
+
+
+def _write_last(run: Run, progress: TrainProgress, folder: Path) -> None:
     accelerator = run.parts.accelerator
     if accelerator.is_main_process:
         # A second name, so that there is a ``last.pt`` at every moment. Some file systems have no
@@ -93,7 +97,7 @@ def save_run(run: Run, progress: TrainProgress, *, folder: Path, best: bool) -> 
             _save(run, progress, folder / f"epoch-{progress.epoch:04}.pt")
             trim_checkpoints(folder, keep=keep)
     # Last, so that a crash while writing the others leaves a resumable run.
-    save_last(run, progress, folder=folder)
+    _write_last(run, progress, folder)
 
 
 def _require_finite(run: Run, progress: TrainProgress) -> None:
