@@ -37,8 +37,8 @@ $(STAMP): $(BASE_STAMP)
 demo: $(BASE_STAMP)
 	$(BIN)/oculox demo --output demo-run --overwrite
 
-# Tests run in as many processes; each computes with one thread.
-WORKERS ?= 2
+# Tests run in as many processes, for two cores; each computes with one thread, and some wait.
+WORKERS ?= 3
 PARALLEL := -n $(WORKERS) --dist worksteal --durations 10
 
 test: install

@@ -1,5 +1,6 @@
 """`list_models`: the networks, with their cost."""
 
+from functools import cache
 from typing import Any
 
 import torch
@@ -20,6 +21,11 @@ def list_models() -> list[dict[str, Any]]:
         width), and of the official weights `published_ap` (COCO val2017, percent) and `source`,
         their address.
     """
+    return [dict(row) for row in _models()]
+
+
+@cache
+def _models() -> list[dict[str, Any]]:
     rows = []
     for name in recipe_names():
         config = load_config(name)

@@ -4,6 +4,7 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
+from functools import cache
 from typing import Annotated, Any
 
 import typer
@@ -80,6 +81,14 @@ def _root(
     del version
 
 
+@cache
+def _command() -> TyperGroup:
+    """All commands with their options; a program may call `main` many times."""
+    command = typer.main.get_command(app)
+    assert isinstance(command, TyperGroup)
+    return command
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line.
 
@@ -96,7 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             warnings.simplefilter("default" if is_main_process() else "ignore", RenamedKeyWarning)
             warnings.showwarning = _show_warning  # type: ignore[assignment]
             # Commands that start several processes of themselves need their own words.
-            app(args=words, prog_name="oculox", obj=words)
+            _command()(args=words, prog_name="oculox", obj=words)
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     except OculoxError as error:

@@ -221,7 +221,7 @@ def _read_tree(
         file = source
         if overlay in _OVERLAYS:
             file, parent, settings = overlay, network, _OFFICIAL
-        text, where, here = (_RECIPES / f"{file}.yaml").read_text("utf-8"), source, folder
+        tree, where, here = _packaged(file), source, folder
     else:
         path = folder / source
         try:
@@ -230,12 +230,12 @@ def _read_tree(
             text, where, here = path.read_text("utf-8"), str(path.resolve()), path.parent
         except (OSError, ValueError) as error:
             raise ConfigError(f"{path}: not a readable text file ({error})") from None
+        try:
+            tree = read_yaml(text) or {}
+        except ValueError as error:
+            raise ConfigError(f"{where}: not valid YAML: {error}") from None
     if where in seen:
         raise ConfigError(f"{where}: 'extends' forms a cycle: {' extends '.join((*seen, where))}")
-    try:
-        tree = read_yaml(text) or {}
-    except ValueError as error:
-        raise ConfigError(f"{where}: not valid YAML: {error}") from None
     if not isinstance(tree, dict):
         raise ConfigError(f"{where}: expected a mapping of sections, got {type(tree).__name__}")
     # A section without keys (all commented out, say) is null in YAML.
@@ -247,6 +247,13 @@ def _read_tree(
         raise ConfigError(f"{where}: extends must name a recipe or file, got {_shown(parent)}")
     below = _read_tree(parent, folder=here, settings=settings, seen=(*seen, where))
     return _merge(below, tree)
+
+
+@cache
+def _packaged(file: str) -> dict[str, Any]:
+    tree = read_yaml((_RECIPES / f"{file}.yaml").read_text("utf-8"))
+    assert isinstance(tree, dict)
+    return tree
 
 
 def _merge(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:

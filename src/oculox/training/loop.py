@@ -128,7 +128,9 @@ def _run(
     callback: TrainCallback,
 ) -> TrainSummary:
     train = config.train
-    torch.use_deterministic_algorithms(train.deterministic, warn_only=True)
+    if train.deterministic != torch.are_deterministic_algorithms_enabled():
+        # It loads PyTorch's compiler, which takes seconds, so only where something changes.
+        torch.use_deterministic_algorithms(train.deterministic, warn_only=True)
     # Input sizes repeat, so that trying convolution algorithms once for each pays.
     torch.backends.cudnn.benchmark = not train.deterministic
     run = build_run(config, accelerator, weights=weights)
