@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-import typer.main
 import yaml
 
 from oculox.api import list_models
 from oculox.cli.console import with_options
-from oculox.cli.main import app
+from oculox.cli.main import command_line
 from oculox.config import config_to_dict, known_keys, load_config, recipe_names
 from oculox.config.load import RENAMED_KEYS
 from oculox.config.schema import Config
@@ -65,7 +64,7 @@ def commands(text):
 
 def parse(words, *, whole):
     """Walk down to the command and parse the rest as a shell would have it parsed."""
-    command, words = typer.main.get_command(app), list(words)
+    command, words = command_line(), list(words)
     while hasattr(command, "commands") and words and not words[0].startswith("-"):
         assert words[0] in command.commands, f"no command {words[0]!r}"
         command = command.commands[words.pop(0)]

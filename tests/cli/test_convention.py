@@ -10,12 +10,12 @@ import sys
 from pathlib import Path
 
 import pytest
-import typer.main
+import typer
 
 from oculox import api
 from oculox.cli import options as o
 from oculox.cli.console import with_options
-from oculox.cli.main import app
+from oculox.cli.main import command_line
 from oculox.errors import UsageError
 from oculox.weights.convert import convert_weights
 
@@ -29,7 +29,7 @@ def walk(group, words=()):
             yield " ".join((*words, name)), command
 
 
-COMMANDS = dict(walk(typer.main.get_command(app)))
+COMMANDS = dict(walk(command_line()))
 each_command = pytest.mark.parametrize("name", COMMANDS)
 PAGE = (Path(__file__).parents[2] / "docs/cli.md").read_text("utf-8")
 

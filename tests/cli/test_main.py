@@ -10,7 +10,7 @@ import pytest
 import typer
 
 import oculox as package
-from oculox.cli.main import app, main
+from oculox.cli.main import command_line, main
 from oculox.errors import DataError, ExportError, OculoxError, UsageError
 
 COMMANDS = ("train", "eval", "predict", "config", "models", "demo", "data")
@@ -84,24 +84,20 @@ def test_every_command_explains_itself(oculox, command):
     ],
 )
 def test_exit_codes(oculox, monkeypatch, raised, code, said):
-    def failing():
+    def failing(**_):
         raise raised
 
-    replaced = [c for c in app.registered_commands if c.callback.__name__ != "models"]
-    monkeypatch.setattr(app, "registered_commands", replaced)
-    app.command("models")(failing)
+    monkeypatch.setattr(command_line().commands["models"], "callback", failing)
     outcome = oculox("models")
     assert (outcome.code, outcome.out) == (code, "")
     assert outcome.err.lstrip("\n") == said
 
 
 def test_other_exceptions_are_mistakes_of_ours_and_keep_their_traceback(monkeypatch):
-    def failing():
+    def failing(**_):
         raise ZeroDivisionError
 
-    monkeypatch.setattr(app, "registered_commands", [])
-    app.command("models")(failing)
-    app.command("config")(failing)
+    monkeypatch.setattr(command_line().commands["models"], "callback", failing)
     with pytest.raises(ZeroDivisionError):
         main(["models"])
 

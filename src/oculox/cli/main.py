@@ -82,7 +82,7 @@ def _root(
 
 
 @cache
-def _command() -> TyperGroup:
+def command_line() -> TyperGroup:
     """All commands with their options; a program may call `main` many times."""
     command = typer.main.get_command(app)
     assert isinstance(command, TyperGroup)
@@ -105,7 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             warnings.simplefilter("default" if is_main_process() else "ignore", RenamedKeyWarning)
             warnings.showwarning = _show_warning  # type: ignore[assignment]
             # Commands that start several processes of themselves need their own words.
-            _command()(args=words, prog_name="oculox", obj=words)
+            command_line()(args=words, prog_name="oculox", obj=words)
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     except OculoxError as error:
