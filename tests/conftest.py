@@ -4,6 +4,7 @@ import gc
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import pytest
@@ -18,6 +19,9 @@ from oculox.weights import Weights
 from oculox.weights.checkpoint import save_checkpoint
 from red_images import RedBackend
 from specs import make_weights
+
+if TYPE_CHECKING:
+    from s3_server import S3Server
 
 # Tests, and the processes that they start, compute with one thread each: several run at a time,
 # and sums do not depend on the machine's number of cores.
@@ -189,3 +193,35 @@ def pytest_terminal_summary(terminalreporter) -> None:
         terminalreporter.section("reliability")
         for test, outcome, figures in sorted(rows):
             terminalreporter.write_line(f"{outcome} {test}: {figures}")
+
+
+@pytest.fixture(scope="session")
+def _s3_server() -> Iterator["S3Server"]:
+    pytest.importorskip("s3fs", reason="reads s3:// (pip install 'oculox[cloud]')")
+    pytest.importorskip("moto.server", reason="is the S3 server (pip install 'moto[server]')")
+    from s3_server import S3Server
+
+    server = S3Server()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def s3(_s3_server: "S3Server", tmp_path: Path, monkeypatch) -> Iterator["S3Server"]:
+    """An S3 server without faults, a new cache, and an environment that leads to them."""
+    settings = {
+        "AWS_ENDPOINT_URL": _s3_server.url,
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "OCULOX_CACHE": str(tmp_path / "address-cache"),
+        "OCULOX_PATIENCE": "20",
+    }
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    import s3fs
+
+    s3fs.S3FileSystem.clear_instance_cache()  # they keep the credentials that they found
+    _s3_server.requests.clear()
+    yield _s3_server
+    _s3_server.faults.clear()

@@ -57,6 +57,33 @@ def try_lock(file: BinaryIO | int, *, shared: bool = False, wait: bool = False) 
     return True
 
 
+@contextlib.contextmanager
+def hold_lock(path: Path) -> Iterator[BinaryIO]:
+    """One process or thread at a time; the system lets go of it if the process dies.
+
+    Args:
+        path: the file that is locked; it is made where it does not exist.
+
+    Yields:
+        The file, for reading and writing.
+
+    Raises:
+        OSError: it cannot be made, or the file system has no locks.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with os.fdopen(os.open(path, os.O_CREAT | os.O_RDWR, 0o666), "r+b") as file:
+        try_lock(file, wait=True)
+        try:
+            yield file
+        finally:
+            # Closing it would not do: a process forked meanwhile holds the same lock.
+            if sys.platform != "win32":
+                import fcntl
+
+                file.flush()
+                fcntl.flock(file, fcntl.LOCK_UN)
+
+
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Write a file so that `path` holds the old content or the new one, never a part.
 

@@ -17,7 +17,6 @@ import shutil
 import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -33,7 +32,7 @@ from oculox.data.image import read_image, shrink_for
 from oculox.data.preprocess import letterbox_geometry
 from oculox.data.train_set import Images
 from oculox.errors import DataError
-from oculox.files import try_lock
+from oculox.files import hold_lock, try_lock
 from oculox.types import ImageArray, IntArray
 
 _CHUNK = 256
@@ -173,7 +172,8 @@ def build_images(
     path = folder / f"{_PREFIX}{split}-{height}x{width}-{_key(index, shapes)}.npy"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with _only_one(path.with_suffix(".lock")):
+        # Windows: two writers waste time, the last move wins.
+        with hold_lock(path.with_suffix(".lock")):
             if not _is_whole(path, shapes):
                 note = _make_room(path, split, needed=_needed(shapes))
                 _write(path, files, shapes, bad)
@@ -368,11 +368,3 @@ def _write(path: Path, files: FileImages, shapes_hw: IntArray, bad: BadImages) -
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
-
-
-@contextmanager
-def _only_one(lock: Path) -> Iterator[None]:
-    """One process of a machine at a time; the system lets go of it if the process dies."""
-    with lock.open("wb") as file:
-        try_lock(file, wait=True)  # Windows: two writers waste time, the last move wins
-        yield

@@ -1,0 +1,37 @@
+"""Files at addresses: ``s3://bucket/key``, ``https://...`` and what else fsspec knows.
+
+Files are read through a folder of limited size that all processes of a machine share, and are
+written here first, then sent. Faults of network and storage are tried again for a limited time.
+
+Read from the environment, at every use: ``OCULOX_CACHE`` (see `oculox.files.cache_folder`),
+``OCULOX_CACHE_GB`` and ``OCULOX_PATIENCE``, and ``OBS_ENDPOINT``, the server of ``obs://``.
+Credentials are those that each storage's own tools find.
+"""
+
+from oculox.addresses.address import Address, Location, is_address, to_location
+from oculox.addresses.cache import fetch_ahead, forget_changed, local_copy
+from oculox.addresses.faults import AbsentError, AddressError
+from oculox.addresses.storage import (
+    Found,
+    attempt,
+    list_files,
+    open_filesystem,
+    upload,
+)
+
+__all__ = [
+    "AbsentError",
+    "Address",
+    "AddressError",
+    "Found",
+    "Location",
+    "attempt",
+    "fetch_ahead",
+    "forget_changed",
+    "is_address",
+    "list_files",
+    "local_copy",
+    "open_filesystem",
+    "to_location",
+    "upload",
+]

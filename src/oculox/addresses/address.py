@@ -1,0 +1,149 @@
+"""What an address is, and its parts."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from oculox.errors import UsageError
+
+S3_SCHEMES = ("s3", "s3a", "obs")
+WEB_SCHEMES = ("http", "https")
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+
+
+@dataclasses.dataclass(frozen=True, order=True)
+class Address:
+    """The place of a file or folder that is not on this machine.
+
+    The names are those of `pathlib.Path`. As a string it is fit for messages and logs: without
+    the password and the query, which give access in signed links.
+
+    Attributes:
+        text: the whole address; may be secret.
+    """
+
+    text: str
+
+    def __str__(self) -> str:
+        parts = urlsplit(self.text)
+        host = parts.netloc.rpartition("@")[2] if parts.scheme in WEB_SCHEMES else parts.netloc
+        query = "?..." if self._query else ""
+        return f"{parts.scheme}://{host}{self._before_query[self._path_start :]}{query}"
+
+    def __repr__(self) -> str:
+        return f"Address({str(self)!r})"
+
+    def __truediv__(self, name: str | Path) -> Address:
+        """What has that name below it."""
+        below = name.as_posix() if isinstance(name, Path) else name
+        return Address(f"{self._before_query.rstrip('/')}/{below}{self._query}")
+
+    @property
+    def scheme(self) -> str:
+        """Such as ``s3``, in lower case."""
+        return self.text.partition("://")[0].lower()
+
+    @property
+    def name(self) -> str:
+        """The last part."""
+        return self._before_query.rstrip("/")[self._path_start :].rpartition("/")[2]
+
+    @property
+    def suffix(self) -> str:
+        """The end of the name, from the last point on."""
+        return Path(self.name).suffix
+
+    @property
+    def stem(self) -> str:
+        """The name without its suffix."""
+        return Path(self.name).stem
+
+    @property
+    def parent(self) -> Address:
+        """The folder around it; a bucket's is itself."""
+        path = self._before_query.rstrip("/")
+        cut = path.rfind("/", self._path_start)
+        return Address(path[: cut if cut >= 0 else None])
+
+    def exists(self) -> bool:
+        """Whether a file or folder is there."""
+        from oculox.addresses.storage import describe
+
+        return describe(self) is not None
+
+    def is_file(self) -> bool:
+        """Whether a file is there."""
+        from oculox.addresses.storage import describe
+
+        return (describe(self) or {}).get("type") == "file"
+
+    def is_dir(self) -> bool:
+        """Whether a folder is there: something has an address below it."""
+        from oculox.addresses.storage import describe
+
+        return (describe(self) or {}).get("type") == "directory"
+
+    def read_bytes(self) -> bytes:
+        """The content, out of the cache where that has it, whatever it is now at the address.
+
+        Raises:
+            AddressError: it cannot be fetched.
+        """
+        from oculox.addresses.cache import read_cached
+
+        return read_cached(self)
+
+    def read_text(self, encoding: str = "utf-8") -> str:
+        """The content as it is now at the address.
+
+        Raises:
+            AddressError: it cannot be fetched.
+            UnicodeDecodeError: it is not text.
+        """
+        from oculox.addresses.cache import local_copy
+
+        return local_copy(self).read_text(encoding)
+
+    @property
+    def _path_start(self) -> int:
+        """Where the part after scheme and bucket (or server) begins."""
+        start = self.text.index("://") + 3
+        cut = self._before_query.find("/", start)
+        return len(self._before_query) if cut < 0 else cut
+
+    @property
+    def _before_query(self) -> str:
+        # Only in web addresses: elsewhere a question mark is part of a name.
+        return self.text.partition("?")[0] if self.scheme in WEB_SCHEMES else self.text
+
+    @property
+    def _query(self) -> str:
+        return self.text[len(self._before_query) :]
+
+
+Location = Path | Address
+
+
+def is_address(value: object) -> bool:
+    """Whether it is an `Address`, or a text with ``://`` after a name of two letters or more."""
+    return isinstance(value, Address) or (
+        isinstance(value, str) and _ADDRESS.match(value) is not None
+    )
+
+
+def to_location(value: str | Path | Address) -> Location:
+    """What a text means: an address, else a path.
+
+    Raises:
+        UsageError: it is a path that was made of an address, and has lost a slash.
+    """
+    if isinstance(value, Address):
+        return value
+    if isinstance(value, str):
+        return Address(value) if is_address(value) else Path(value)
+    if re.match(r"(s3a?|obs|gc?s|az|abfss?|hf|https?):/", value.as_posix()):
+        raise UsageError(f"{value}: an address is given as text, since Path() changes it")
+    return value

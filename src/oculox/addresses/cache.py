@@ -1,0 +1,163 @@
+"""The folder of this machine's copies: of limited size, shared by all processes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from oculox.addresses.address import Address
+from oculox.addresses.faults import AddressError
+from oculox.addresses.storage import (
+    Found,
+    attempt,
+    digest,
+    download,
+    positive_number,
+    stamp_of,
+)
+from oculox.files import cache_folder, hold_lock, write_atomically
+
+SIZE_VARIABLE = "OCULOX_CACHE_GB"
+_CACHE_GB = 30.0
+_LOCKS = 256
+_THREADS = 16
+
+
+def local_copy(address: Address, *, check: bool = True) -> Path:
+    """A file of this machine with the content of an address, under the same name.
+
+    Files of one folder stay beside each other. It is to be opened at once: when the cache is full
+    the file that was not used for longest is removed.
+
+    Args:
+        address: of a file.
+        check: compare size and ETag (or time of change) with the address's first. Without,
+            what the cache has is taken for the content; see `forget_changed`.
+
+    Raises:
+        AbsentError: there is nothing.
+        AddressError: it cannot be fetched, or is larger than the cache.
+        OculoxError: the cache cannot be written.
+    """
+    copy = _place(address)
+    if not check and _touch(copy):
+        return copy
+    with hold_lock(_root() / "locks" / f"{digest(str(copy)) % _LOCKS:02x}"):
+        if not check and _touch(copy):  # another process has fetched it meanwhile
+            return copy
+        about = attempt(address, lambda system, path: dict(system.info(path)))
+        if about.get("type") == "directory":
+            raise AddressError(f"{address}: this is a folder; expected a file")
+        if not (_kept_stamp(copy) == stamp_of(about) and _touch(copy)):
+            size = about.get("size")
+            if size is not None and size > _cache_limit():
+                raise AddressError(f"{address}: a file of {size / 1e9:.1f} GB; {_too_small()}")
+            write_atomically(copy, lambda part: _fetch(address, part, about))
+    return copy
+
+
+def fetch_ahead(addresses: Iterable[Address]) -> None:
+    """Begin to fetch files into the cache, with threads; `Address.read_bytes` waits for its own.
+
+    What cannot be fetched is for the reader to meet.
+    """
+    wanted = [address for address in addresses if not _touch(_place(address))]
+    if wanted:
+        pool = ThreadPoolExecutor(min(_THREADS, len(wanted)))
+        for address in wanted:
+            pool.submit(local_copy, address, check=False)
+        pool.shutdown(wait=False)
+
+
+def read_cached(address: Address) -> bytes:
+    """See `Address.read_bytes`."""
+    for _ in range(5):
+        try:
+            return local_copy(address, check=False).read_bytes()
+        except FileNotFoundError:  # other processes needed the room, just now
+            continue
+    raise AddressError(f"{address}: {_too_small()}")
+
+
+def forget_changed(files: Iterable[Found]) -> None:
+    """Remove from the cache what is not any more as a listing says."""
+    for file in files:
+        copy = _place(file.address)
+        if _kept_stamp(copy) not in (None, file.stamp):
+            copy.unlink(missing_ok=True)
+
+
+def _fetch(address: Address, part: Path, about: Mapping[str, Any]) -> None:
+    """Write the content to a file, whose time of change becomes the stamp of that content."""
+    download(address, part, size=about.get("size"))
+    os.utime(part, (time.time(), stamp_of(about)))
+    _make_room(part.stat().st_size)
+
+
+def _root() -> Path:
+    return cache_folder() / "remote"
+
+
+def _place(address: Address) -> Path:
+    """Where the cache keeps a file; the query of a signed link may change, and does not count."""
+    folder = address.parent
+    return _root() / f"{digest(folder.text):016x}" / (address.name or "index")
+
+
+def _kept_stamp(copy: Path) -> int | None:
+    try:
+        return int(copy.stat().st_mtime)
+    except FileNotFoundError:
+        return None
+
+
+def _touch(copy: Path) -> bool:
+    """Note that a file is used; false where it is not there."""
+    try:
+        os.utime(copy, (time.time(), copy.stat().st_mtime))
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _make_room(size: int) -> None:
+    """Count a new file, and remove those that were not used for longest where it is one too many.
+
+    The count is kept in a file; it may be too high, and is corrected by each removal.
+    """
+    root, limit = _root(), _cache_limit()
+    with hold_lock(root / "locks" / "size") as file:
+        total = int(file.read() or b"0") + size
+        if total > limit:
+            total = _remove_oldest(root, room=limit - size) + size
+        file.seek(0)
+        file.truncate()
+        file.write(b"%d" % total)
+
+
+def _remove_oldest(root: Path, *, room: int) -> int:
+    """Remove files until a tenth of the room is free; the bytes that are left."""
+    found = []
+    for path in root.glob("[0-9a-f]*/*"):
+        with contextlib.suppress(FileNotFoundError):
+            found.append((path.stat(), path))
+    total = sum(stat.st_size for stat, _ in found)
+    for stat, path in sorted(found, key=lambda pair: pair[0].st_atime):
+        if total <= room * 0.9:
+            break
+        path.unlink(missing_ok=True)
+        total -= stat.st_size
+    return total
+
+
+def _cache_limit() -> int:
+    return int(positive_number(SIZE_VARIABLE, _CACHE_GB) * 1e9)
+
+
+def _too_small() -> str:
+    return f"the cache is too small for it; set {SIZE_VARIABLE} to more gigabytes"

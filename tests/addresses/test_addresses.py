@@ -1,0 +1,208 @@
+"""Addresses against a real S3 server: reading, the cache, listing, sending, and faults."""
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from oculox.addresses import (
+    AbsentError,
+    Address,
+    AddressError,
+    fetch_ahead,
+    forget_changed,
+    is_address,
+    list_files,
+    local_copy,
+    to_location,
+    upload,
+)
+from oculox.errors import MissingExtraError, UsageError
+from s3_server import Fault
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "parent", "suffix"),
+    [
+        ("s3://bucket/a/b.jpg", "b.jpg", "s3://bucket/a", ".jpg"),
+        ("s3://bucket/a/", "a", "s3://bucket", ""),
+        ("s3://bucket", "", "s3://bucket", ""),
+        ("s3://bucket/what?.jpg", "what?.jpg", "s3://bucket", ".jpg"),
+        ("https://host/a/b.pt?key=x/y.z", "b.pt", "https://host/a", ".pt"),
+        ("hf://datasets/me/set@main/x.json", "x.json", "hf://datasets/me/set@main", ".json"),
+    ],
+)
+def test_parts_of_an_address(text, name, parent, suffix):
+    address = Address(text)
+    assert (address.name, str(address.parent), address.suffix) == (name, parent, suffix)
+
+
+def test_an_address_shows_no_secrets():
+    address = Address("https://me:password@host/a.pt?X-Amz-Signature=secret")
+    assert str(address) == "https://host/a.pt?..."
+    assert "secret" not in repr(address)
+    assert "password" not in repr(address)
+    assert Address("https://host/a?key=1") / "b" == Address("https://host/a/b?key=1")
+
+
+def test_paths_stay_paths():
+    assert to_location("a/b") == Path("a/b")
+    assert to_location(Path("a/b")) == Path("a/b")
+    assert not is_address("C:/images")
+    assert to_location("s3://b/a") == Address("s3://b/a")
+    with pytest.raises(UsageError, match="an address is given as text"):
+        to_location(Path("s3://bucket/a"))
+
+
+def test_a_file_is_fetched_once_and_again_when_it_changed(s3):
+    s3.put("bucket-once", {"f/a.txt": b"one"})
+    address = Address("s3://bucket-once/f/a.txt")
+    copy = local_copy(address)
+    assert (copy.name, copy.read_bytes()) == ("a.txt", b"one")
+    s3.requests.clear()
+    assert local_copy(address) == copy
+    assert s3.requests == [("HEAD", "/bucket-once/f/a.txt")]
+    assert address.read_bytes() == b"one"
+    assert len(s3.requests) == 1
+    s3.put("bucket-once", {"f/a.txt": b"two"})  # the same size
+    assert address.read_bytes() == b"one"
+    assert local_copy(address).read_bytes() == b"two"
+
+
+def test_a_listing_tells_which_copies_are_of_yesterday(s3):
+    s3.put("bucket-list", {"f/a.txt": b"one", "f/b.txt": b"b", "f/deep/c.txt": b"c"})
+    folder = Address("s3://bucket-list/f")
+    assert folder.is_dir()
+    assert not folder.is_file()
+    assert [str(f.address) for f in list_files(folder)] == [f"{folder}/a.txt", f"{folder}/b.txt"]
+    found = list(list_files(folder, recursive=True))
+    assert [(f.address.name, f.size) for f in found] == [("a.txt", 3), ("b.txt", 1), ("c.txt", 1)]
+    kept = [(folder / name).read_bytes() for name in ("a.txt", "b.txt")]
+    assert kept == [b"one", b"b"]
+    s3.put("bucket-list", {"f/a.txt": b"two"})
+    forget_changed(list_files(folder))
+    s3.requests.clear()
+    assert [(folder / name).read_bytes() for name in ("a.txt", "b.txt")] == [b"two", b"b"]
+    assert ("GET", "/bucket-list/f/b.txt") not in s3.requests
+
+
+def test_the_cache_keeps_its_size_and_what_was_used_last(s3, monkeypatch):
+    s3.put("bucket-size", {f"{i}.bin": bytes(100) for i in range(12)})
+    monkeypatch.setenv("OCULOX_CACHE_GB", "1e-6")  # 1000 bytes
+    files = [Address(f"s3://bucket-size/{i}.bin") for i in range(12)]
+    for file in files[:10]:
+        file.read_bytes()
+    files[0].read_bytes()
+    files[10].read_bytes()
+    kept = [p.name for p in Path(os.environ["OCULOX_CACHE"]).rglob("*.bin")]
+    assert 100 * len(kept) <= 1000
+    assert {"0.bin", "10.bin"} <= set(kept)
+    assert "1.bin" not in kept
+    monkeypatch.setenv("OCULOX_CACHE_GB", "5e-8")
+    with pytest.raises(AddressError, match="set OCULOX_CACHE_GB to more"):
+        files[11].read_bytes()
+
+
+def test_many_readers_fetch_a_file_once(s3):
+    s3.put("bucket-many", {"a.bin": b"x" * 1000})
+    address = Address("s3://bucket-many/a.bin")
+    fetch_ahead([address])
+    with ThreadPoolExecutor(8) as pool:
+        contents = set(pool.map(lambda _: address.read_bytes(), range(16)))
+    assert contents == {b"x" * 1000}
+    assert s3.requests.count(("GET", "/bucket-many/a.bin")) == 1
+
+
+def test_a_forked_process_reads_too(s3):
+    s3.put("bucket-fork", {"a.bin": b"here", "b.bin": b"there"})
+    assert Address("s3://bucket-fork/a.bin").read_bytes() == b"here"
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if Address("s3://bucket-fork/b.bin").read_bytes() == b"there" else 1)
+    assert os.waitpid(child, 0)[1] == 0
+
+
+def test_a_file_is_sent(s3, tmp_path):
+    s3.put("bucket-up", {})
+    (tmp_path / "a.txt").write_bytes(b"content")
+    s3.faults.append(Fault("busy", methods=("PUT",), times=2))
+    upload(tmp_path / "a.txt", Address("s3://bucket-up/x/a.txt"))
+    assert s3.get("bucket-up", "x/a.txt") == b"content"
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault("busy", times=2),
+        Fault("broken", times=2),
+        Fault("cut", methods=("GET",), times=1),
+        Fault("late", times=1, seconds=0.3),
+    ],
+    ids=lambda fault: fault.kind,
+)
+def test_faults_that_pass(s3, fault):
+    s3.put("bucket-pass", {"a.bin": bytes(range(200)) * 50})
+    s3.faults.append(fault)
+    assert Address("s3://bucket-pass/a.bin").read_bytes() == bytes(range(200)) * 50
+    assert fault.times == 0
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        (Fault("busy"), r"cannot be reached or fails \(.*Service Unavailable"),
+        (Fault("cut", methods=("GET",)), "cannot be reached or fails"),
+        (Fault("slow", methods=("GET",), seconds=0.2), "the transfer is too slow"),
+        (Fault("expired"), "the credentials have expired; get new ones"),
+        (Fault("denied"), "access is denied; the credentials give no permission"),
+    ],
+    ids=["busy", "cut", "slow", "expired", "denied"],
+)
+def test_faults_that_stay(s3, fault, message, monkeypatch):
+    monkeypatch.setenv("OCULOX_PATIENCE", "0.5")
+    s3.put("bucket-stay", {"a.bin": bytes(200)})
+    s3.faults.append(fault)
+    with pytest.raises(AddressError, match=f"^s3://bucket-stay/a.bin: .*{message}"):
+        Address("s3://bucket-stay/a.bin").read_bytes()
+
+
+def test_what_is_not_there(s3):
+    s3.put("bucket-there", {"a.bin": b""})
+    with pytest.raises(AbsentError, match="there is no such file or folder"):
+        local_copy(Address("s3://bucket-there/b.bin"))
+    with pytest.raises(AbsentError, match="there is no bucket 'bucket-nowhere'"):
+        local_copy(Address("s3://bucket-nowhere/a.bin"))
+    with pytest.raises(AddressError, match="this is a folder"):
+        local_copy(Address("s3://bucket-there"))
+    assert not Address("s3://bucket-there/b").exists()
+
+
+def test_no_credentials(s3, monkeypatch, tmp_path):
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    with pytest.raises(AddressError, match=r"no credentials were found .*docs/cloud.md"):
+        Address("s3://bucket-keys/a").read_bytes()
+
+
+def test_a_signed_link_and_the_object_storage_of_huawei(s3, monkeypatch):
+    s3.put("bucket-link", {"a.bin": b"signed"})
+    link = s3.client().generate_presigned_url(
+        "get_object", Params={"Bucket": "bucket-link", "Key": "a.bin"}
+    )
+    assert local_copy(Address(link)).read_bytes() == b"signed"
+    with pytest.raises(UsageError, match="set OBS_ENDPOINT to the server of your region"):
+        Address("obs://bucket-link/a.bin").read_bytes()
+    monkeypatch.setenv("OBS_ENDPOINT", s3.url)
+    assert Address("obs://bucket-link/a.bin").read_bytes() == b"signed"
+
+
+def test_storages_that_need_more(monkeypatch):
+    with pytest.raises(UsageError, match="'zz://' is no storage that is known"):
+        Address("zz://a/b").exists()
+    monkeypatch.setitem(__import__("sys").modules, "fsspec", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'oculox\[cloud\]'"):
+        Address("s3://a/b").exists()
