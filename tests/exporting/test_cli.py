@@ -87,3 +87,13 @@ def test_benchmark_prints_a_table_or_json_and_draws(lively_pt, tmp_path, capsys)
 def test_a_benchmark_without_a_result_fails(lively_pt, capsys):
     assert main(["benchmark", str(lively_pt), "--formats", "pt2-int8", "--samples", "1"]) == 1
     assert "not measured" in capsys.readouterr().out
+
+
+def test_an_export_from_and_to_storage(s3, lively_pt, tiny_data):
+    s3.put("bucket-export", {"model.pt": lively_pt.read_bytes()})
+    s3.put_folder("bucket-export", tiny_data / "val2017", below="images/")
+    target = "s3://bucket-export/model.torchscript"
+    words = ["export", "s3://bucket-export/model.pt", "--format", "torchscript"]
+    assert main([*words, "--output", target]) == 0
+    assert main(["predict", target, "s3://bucket-export/images", "--no-draw"]) == 0
+    assert main([*words, "--output", target]) == 2  # it exists

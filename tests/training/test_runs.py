@@ -20,6 +20,7 @@ from oculox.errors import CheckpointError, ConfigError, DataError, TrainingError
 from oculox.training import loop
 from oculox.training.log import read_log
 from oculox.training.loop import run_training
+from oculox.training.remote import RunPlace
 from oculox.training.stop import RunStopped
 from oculox.weights import load_weights
 from oculox.weights.checkpoint import load_training_state
@@ -112,7 +113,9 @@ def test_a_run_leaves_everything_to_read(finished):
 
 
 def test_the_saved_configuration_reproduces_the_run(finished, tmp_path):
-    again = run_training(load_config(finished.output / "config.yaml"), output=tmp_path / "again")
+    again = run_training(
+        load_config(finished.output / "config.yaml"), place=RunPlace(tmp_path / "again", None)
+    )
     assert_bit_equal(finished.output / "last.pt", again.output / "last.pt")
 
 

@@ -8,14 +8,17 @@ Read from the environment, at every use: ``OCULOX_CACHE`` (see `oculox.files.cac
 Credentials are those that each storage's own tools find.
 """
 
-from oculox.addresses.address import Address, Location, is_address, to_location
-from oculox.addresses.cache import fetch_ahead, forget_changed, local_copy
+from oculox.addresses.address import Address, Location, as_text, is_address, to_location
+from oculox.addresses.cache import fetch_ahead, forget_changed, local_copy, local_folder, on_disk
 from oculox.addresses.faults import AbsentError, AddressError
+from oculox.addresses.sending import local_output, mirrored
 from oculox.addresses.storage import (
     Found,
     attempt,
     list_files,
+    list_names,
     open_filesystem,
+    stamp_at,
     upload,
 )
 
@@ -25,13 +28,20 @@ __all__ = [
     "AddressError",
     "Found",
     "Location",
+    "as_text",
     "attempt",
     "fetch_ahead",
     "forget_changed",
     "is_address",
     "list_files",
+    "list_names",
     "local_copy",
+    "local_folder",
+    "local_output",
+    "mirrored",
+    "on_disk",
     "open_filesystem",
+    "stamp_at",
     "to_location",
     "upload",
 ]

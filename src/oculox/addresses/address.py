@@ -134,6 +134,11 @@ def is_address(value: object) -> bool:
     )
 
 
+def as_text(location: Location) -> str:
+    """What `to_location` takes; of an address the whole, for no message or log."""
+    return location.text if isinstance(location, Address) else str(location)
+
+
 def to_location(value: str | Path | Address) -> Location:
     """What a text means: an address, else a path.
 

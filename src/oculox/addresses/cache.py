@@ -5,18 +5,21 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import BinaryIO
 
-from oculox.addresses.address import Address
+from oculox.addresses.address import Address, Location
 from oculox.addresses.faults import AddressError
 from oculox.addresses.storage import (
     Found,
     attempt,
     digest,
     download,
+    list_files,
     positive_number,
     stamp_of,
 )
@@ -26,6 +29,11 @@ SIZE_VARIABLE = "OCULOX_CACHE_GB"
 _CACHE_GB = 30.0
 _LOCKS = 256
 _THREADS = 16
+
+
+def on_disk(file: Location) -> Path:
+    """A path itself; of an address its `local_copy`."""
+    return local_copy(file) if isinstance(file, Address) else file
 
 
 def local_copy(address: Address, *, check: bool = True) -> Path:
@@ -47,17 +55,15 @@ def local_copy(address: Address, *, check: bool = True) -> Path:
     copy = _place(address)
     if not check and _touch(copy):
         return copy
-    with hold_lock(_root() / "locks" / f"{digest(str(copy)) % _LOCKS:02x}"):
+    with _one_at_a_time(copy):
         if not check and _touch(copy):  # another process has fetched it meanwhile
             return copy
         about = attempt(address, lambda system, path: dict(system.info(path)))
         if about.get("type") == "directory":
             raise AddressError(f"{address}: this is a folder; expected a file")
-        if not (_kept_stamp(copy) == stamp_of(about) and _touch(copy)):
-            size = about.get("size")
-            if size is not None and size > _cache_limit():
-                raise AddressError(f"{address}: a file of {size / 1e9:.1f} GB; {_too_small()}")
-            write_atomically(copy, lambda part: _fetch(address, part, about))
+        file = Found(address, about.get("size"), stamp_of(about))
+        if not (_kept_stamp(copy) == file.stamp and _touch(copy)):
+            write_atomically(copy, partial(_fetch, file, in_cache=True))
     return copy
 
 
@@ -72,6 +78,29 @@ def fetch_ahead(addresses: Iterable[Address]) -> None:
         for address in wanted:
             pool.submit(local_copy, address, check=False)
         pool.shutdown(wait=False)
+
+
+def local_folder(folder: Address, target: Path | None = None) -> Path:
+    """A folder of this machine with the files that are at an address, and in folders below it.
+
+    Args:
+        folder: the address.
+        target: where to; by default a folder of the same name in the cache.
+
+    Raises:
+        AddressError: a file cannot be fetched, or has a name that leads out of the folder.
+        OculoxError: the disk refuses.
+    """
+    in_cache, target = target is None, target or _place(folder)
+    for file in list_files(folder, recursive=True):
+        below = file.address.text[len(folder.text.rstrip("/")) + 1 :]
+        if ".." in below.split("/"):
+            raise AddressError(f"{file.address}: its name leads out of the folder")
+        copy = target / below
+        with _one_at_a_time(copy):
+            if not (_kept_stamp(copy) == file.stamp and _touch(copy)):
+                write_atomically(copy, partial(_fetch, file, in_cache=in_cache))
+    return target
 
 
 def read_cached(address: Address) -> bytes:
@@ -92,11 +121,18 @@ def forget_changed(files: Iterable[Found]) -> None:
             copy.unlink(missing_ok=True)
 
 
-def _fetch(address: Address, part: Path, about: Mapping[str, Any]) -> None:
-    """Write the content to a file, whose time of change becomes the stamp of that content."""
-    download(address, part, size=about.get("size"))
-    os.utime(part, (time.time(), stamp_of(about)))
-    _make_room(part.stat().st_size)
+def _fetch(file: Found, part: Path, *, in_cache: bool) -> None:
+    """Write the content to `part`, whose time of change becomes the stamp of that content."""
+    if in_cache and (file.size or 0) > _cache_limit():
+        raise AddressError(f"{file.address}: {(file.size or 0) / 1e9:.1f} GB; {_too_small()}")
+    download(file.address, part, size=file.size)
+    os.utime(part, (time.time(), file.stamp))
+    if in_cache:
+        _make_room(part.stat().st_size)
+
+
+def _one_at_a_time(copy: Path) -> AbstractContextManager[BinaryIO]:
+    return hold_lock(_root() / "locks" / f"{digest(str(copy)) % _LOCKS:02x}")
 
 
 def _root() -> Path:
@@ -143,9 +179,10 @@ def _make_room(size: int) -> None:
 def _remove_oldest(root: Path, *, room: int) -> int:
     """Remove files until a tenth of the room is free; the bytes that are left."""
     found = []
-    for path in root.glob("[0-9a-f]*/*"):
+    for path in root.glob("[0-9a-f]*/**/*"):
         with contextlib.suppress(FileNotFoundError):
-            found.append((path.stat(), path))
+            if path.is_file():
+                found.append((path.stat(), path))
     total = sum(stat.st_size for stat, _ in found)
     for stat, path in sorted(found, key=lambda pair: pair[0].st_atime):
         if total <= room * 0.9:

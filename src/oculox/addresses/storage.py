@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import itertools
@@ -134,6 +135,22 @@ def list_files(folder: Address, *, recursive: bool = False) -> Iterator[Found]:
             pending += reversed(below)
 
 
+def list_names(folder: Address) -> dict[str, bool]:
+    """The names in a folder, and whether each is a folder; none where it is not there.
+
+    Raises:
+        AddressError: it cannot be listed.
+    """
+    try:
+        entries = attempt(folder, lambda system, path: system.ls(path, detail=True))
+    except AbsentError:
+        return {}
+    return {
+        str(entry["name"]).rstrip("/").rpartition("/")[2]: entry["type"] == "directory"
+        for entry in entries
+    }
+
+
 def upload(file: Path, address: Address) -> None:
     """Send a file; the address holds the old content or the new one, never a part.
 
@@ -145,10 +162,20 @@ def upload(file: Path, address: Address) -> None:
     def send(system: Any, path: str) -> None:
         system.put_file(str(file), path)
         found = system.info(path).get("size")
-        if found != size:
+        if found is None or found < size:  # a log may have grown meanwhile
             raise OSError(f"{found} bytes arrived, of {size}")
 
     attempt(address, send, size=size)
+
+
+def remove(address: Address) -> None:
+    """Delete a file; nothing happens where there is none.
+
+    Raises:
+        AddressError: it cannot be deleted.
+    """
+    with contextlib.suppress(AbsentError):
+        attempt(address, lambda system, path: system.rm_file(path))
 
 
 def attempt(
@@ -192,6 +219,16 @@ def describe(address: Address) -> dict[str, Any] | None:
         return attempt(address, lambda system, path: dict(system.info(path)))
     except AbsentError:
         return None
+
+
+def stamp_at(address: Address) -> int | None:
+    """The time of change, in seconds, that a copy of a file gets; None for nothing there.
+
+    Raises:
+        AddressError: it cannot be asked.
+    """
+    about = describe(address)
+    return None if about is None else stamp_of(about)
 
 
 def download(address: Address, target: Path, *, size: int | None) -> None:

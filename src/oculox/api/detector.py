@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypedDict, Unpack, overload
 
+from oculox.addresses import Location, on_disk, to_location
 from oculox.api.exporting import export
 from oculox.api.training import train
 from oculox.config import Config, config_from_dict
@@ -59,8 +60,9 @@ class Detector:
         >>> detector("street.jpg").to_dicts()
 
     Args:
-        model: a weights file (Oculox's or another project's), an exported model, a name of
-            published weights, the address of a service, or a backend.
+        model: a weights file (Oculox's or another project's), an exported model, the
+            address of either (``s3://...``), a name of published weights, the address of a
+            service, or a backend.
         conf: lowest score kept.
         iou: NMS: IoU above which the weaker of two boxes of a class is dropped.
         max_det: most detections per image.
@@ -85,7 +87,7 @@ class Detector:
 
     def __init__(
         self,
-        model: str | Path | Backend,
+        model: str | Location | Backend,
         *,
         conf: float = 0.3,
         iou: float = 0.45,
@@ -101,12 +103,12 @@ class Detector:
         tile: int | None = None,
         tile_overlap: float = 0.2,
     ) -> None:
-        self.path: Path | None = None
+        self.path: Location | None = None
         self.choice: RuntimeChoice | None = None
         self.backend: Backend
         self.size_hw = None if imgsz is None else height_width(imgsz)
         self.device = device
-        if isinstance(model, str | Path):
+        if isinstance(model, str | Location):
             wanted = RunOptions(
                 device=own_device(device),
                 precision=precision,
@@ -114,7 +116,7 @@ class Detector:
                 dynamic_size=tta == "full",
             )
             if not is_service(model):
-                self.path = Path(model)
+                self.path = to_location(model)
                 model = locate_weights(self.path)
                 if backend == "auto":
                     self.choice = choose_runtime(model, wanted)
@@ -280,10 +282,10 @@ class Detector:
 
     def evaluate(
         self,
-        data: str | Path | None = None,
+        data: str | Location | None = None,
         *,
         split: Split = "val",
-        images: str | Path | None = None,
+        images: str | Location | None = None,
         conf: float = 0.01,
         iou: float = 0.65,
         batch: int = 8,
@@ -348,7 +350,7 @@ class Detector:
         self,
         recipe: str | Path | Config,
         *overrides: str,
-        output: str | Path | None = None,
+        output: str | Location | None = None,
         devices: int = 1,
         callback: TrainCallback | None = None,
     ) -> TrainSummary:
@@ -392,7 +394,7 @@ class Detector:
         """
         return benchmark(self._file("a benchmark"), formats, **{"imgsz": self.size_hw, **options})
 
-    def _file(self, what: str) -> Path:
+    def _file(self, what: str) -> Location:
         if self.path is None:
             raise UsageError(f"{what} starts from a weights file; this Detector has none")
         return self.path
@@ -400,7 +402,7 @@ class Detector:
     def _own_data(self, split: Split) -> CocoIndex:
         config = None
         if self.path is not None and self.path.suffix == ".pt":
-            config = training_config(self.path)
+            config = training_config(on_disk(self.path))
         if config is None:
             raise UsageError("name the data to evaluate on (`data`); the model does not know it")
         return load_splits(config_from_dict(config, where=str(self.path)).data, split)[0]

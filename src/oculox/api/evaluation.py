@@ -3,6 +3,7 @@
 import dataclasses
 from pathlib import Path
 
+from oculox.addresses import Location
 from oculox.api.detector import Detector, report_page
 from oculox.config.schema import Precision
 from oculox.data.coco import Split
@@ -16,11 +17,11 @@ from oculox.types import ImageSize, Progress
 
 
 def evaluate(
-    model: str | Path | Backend,
-    data: str | Path | None = None,
+    model: str | Location | Backend,
+    data: str | Location | None = None,
     *,
     split: Split = "val",
-    images: str | Path | None = None,
+    images: str | Location | None = None,
     conf: float = 0.01,
     iou: float = 0.65,
     max_det: int = 1000,
@@ -73,12 +74,12 @@ def evaluate(
 
 
 def compare(
-    model_a: str | Path | Backend,
-    model_b: str | Path | Backend,
-    data: str | Path | None = None,
+    model_a: str | Location | Backend,
+    model_b: str | Location | Backend,
+    data: str | Location | None = None,
     *,
     split: Split = "val",
-    images: str | Path | None = None,
+    images: str | Location | None = None,
     conf: float = 0.01,
     iou: float = 0.65,
     max_det: int = 1000,

@@ -1,8 +1,10 @@
 """`export`: a model for another runtime."""
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
+from oculox.addresses import Location, local_output, to_location
 from oculox.datasets.splits import open_split
 from oculox.errors import UsageError
 from oculox.exporting.job import DEFAULT_LICENSE, DEFAULT_OPSET, ExportOptions
@@ -15,16 +17,16 @@ from oculox.weights import load_weights
 
 
 def export(
-    model: str | Path,
+    model: str | Location,
     format: str,  # noqa: A002
     *,
-    output: str | Path | None = None,
+    output: str | Location | None = None,
     overwrite: bool = False,
     imgsz: ImageSize | None = None,
     dynamic_size: bool = False,
     batch: int | None = 1,
     precision: ExportPrecision = "fp32",
-    calib: str | Path | None = None,
+    calib: str | Location | None = None,
     calib_images: int = 300,
     nms: bool = False,
     conf: float = 0.01,
@@ -32,8 +34,8 @@ def export(
     max_det: int = 300,
     preprocess: bool = False,
     opset: int = DEFAULT_OPSET,
-    data: str | Path | None = None,
-    images: str | Path | None = None,
+    data: str | Location | None = None,
+    images: str | Location | None = None,
     max_ap_loss: float = MAX_AP_LOSS,
     license: str = DEFAULT_LICENSE,  # noqa: A002
     log: Callable[[str], None] | None = None,
@@ -43,7 +45,8 @@ def export(
     Args:
         model: a weights file, or a name of published weights.
         format: a key of `oculox.exporting.targets.TARGETS`, such as ``onnx``.
-        output: the file to write; by default a new one beside the weights.
+        output: the file to write; by default a new one beside the weights, or here where these are
+            at an address.
         overwrite: replace `output` where it exists.
         imgsz: input size; that of the weights by default.
         dynamic_size: take any multiple of 32, with `imgsz` as the default.
@@ -74,28 +77,33 @@ def export(
         dynamic_size=dynamic_size,
         batch=batch,
         precision=precision,
-        calibration=None if calib is None else Path(calib),
+        calibration=None if calib is None else to_location(calib),
         calibration_images=calib_images,
         nms=InGraphNms(conf=conf, iou=iou, max_det=max_det) if nms else None,
         preprocess=preprocess,
         opset=opset,
         license=license,
     )
-    suffix, weights = find_target(options).suffix, Path(model)
+    suffix, weights = find_target(options).suffix, to_location(model)
     if output is None:
         tail = "" if precision == "fp32" else f"_{precision}"
-        final = free_path(weights.with_name(f"{weights.stem}{tail}{suffix}"), suffix=suffix)
+        folder = weights.parent if isinstance(weights, Path) else Path()
+        final: Location = free_path(folder / f"{weights.stem}{tail}{suffix}", suffix=suffix)
     else:
-        final = Path(output)
+        final = to_location(output)
         if final.suffix != suffix:
             raise UsageError(f"`output` {final}: a file of format {format} ends in {suffix}")
         if final.exists() and not overwrite:
             raise UsageError(f"{final} exists; name another `output`, or pass `overwrite`")
-    return export_model(
-        load_weights(weights),
-        options,
-        final,
-        data=None if data is None else open_split(data, "val", images=images),
-        max_ap_loss=max_ap_loss,
-        progress=log,
-    )
+    # At an address the folder around it may hold anything: the file itself was looked for.
+    with local_output(final.parent, overwrite=True) as folder:
+        report = export_model(
+            load_weights(weights),
+            options,
+            folder / final.name,
+            data=None if data is None else open_split(data, "val", images=images),
+            max_ap_loss=max_ap_loss,
+            progress=log,
+        )
+    files = tuple(final.parent / file.name for file in report.files)
+    return dataclasses.replace(report, path=final, files=files)

@@ -3,21 +3,23 @@
 import tempfile
 from pathlib import Path
 
+from oculox.addresses import Location, as_text, to_location
 from oculox.config import Config, config_to_yaml
 from oculox.distributed.launch import is_launched, launch
 from oculox.errors import TrainingError, UsageError
 from oculox.training.callback import TrainCallback
 from oculox.training.checkpoints import state_file
 from oculox.training.loop import run_training
+from oculox.training.remote import run_place
 from oculox.training.run_folder import TrainSummary, default_folder, read_summary, settle_config
 
 
 def train(
     recipe: str | Path | Config | None = None,
     *overrides: str,
-    weights: str | Path | None = None,
-    output: str | Path | None = None,
-    resume: str | Path | None = None,
+    weights: str | Location | None = None,
+    output: str | Location | None = None,
+    resume: str | Location | None = None,
     devices: int = 1,
     callback: TrainCallback | None = None,
 ) -> TrainSummary:
@@ -44,16 +46,21 @@ def train(
             "a callback lives in this process and cannot follow several: train with `devices` 1 "
             "and without torchrun, or read log.jsonl in the run's folder"
         )
-    start, folder, run = (None if p is None else Path(p) for p in (weights, output, resume))
-    config = settle_config(recipe, overrides, weights=start, output=folder, resume=run)
+    start, folder, run = (None if p is None else to_location(p) for p in (weights, output, resume))
+    place = run_place(folder, run)
+    config = settle_config(
+        recipe, overrides, weights=start, output=place.output, resume=place.resume
+    )
     if devices == 1 or is_launched():
-        return run_training(config, output=folder, weights=start, resume=run, callback=callback)
-    target = state_file(run).parent if run else folder or default_folder(config)
+        return run_training(config, place=place, weights=start, callback=callback)
+    target: Location = folder or default_folder(config)
+    if place.resume is not None:
+        target = place.shown(state_file(place.resume).parent)
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "config.yaml"
         path.write_text(config_to_yaml(config), "utf-8")
-        words = ["--resume", str(run)] if run else [str(path), "--output", str(target)]
-        words += ["--weights", str(start)] if start else []
+        words = ["--resume", as_text(run)] if run else [str(path), "--output", as_text(target)]
+        words += ["--weights", as_text(start)] if start else []
         words += [str(recipe), *overrides] if run and recipe else []
         code = launch(["train", *words], processes=devices)
     if code:

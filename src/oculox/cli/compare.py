@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -12,8 +11,14 @@ from oculox.cli.console import note, print_json, progress_bar, say
 
 
 def compare(
-    a: Annotated[Path, typer.Argument(metavar="A", help="The first model, as WEIGHTS of eval.")],
-    b: Annotated[Path, typer.Argument(metavar="B", help="The second one, of the same classes.")],
+    a: Annotated[
+        str,
+        typer.Argument(metavar="A", help="The first model, as WEIGHTS of eval."),
+    ],
+    b: Annotated[
+        str,
+        typer.Argument(metavar="B", help="The second one, of the same classes."),
+    ],
     data: o.Data = None,
     images: o.Images = None,
     split: o.Split = "val",

@@ -351,16 +351,21 @@ def cache(
 
     They are what runs with data.cache=disk leave there.
     """
+    from oculox.addresses import is_address
     from oculox.data.cache import find_caches, remove_cache
     from oculox.data.coco import find_splits
     from oculox.datasets.splits import recognise
+    from oculox.errors import UsageError
 
-    if data.is_file():
-        folders = {data.parent}
-    elif recognise(data) in ("voc", "yolo"):
-        folders = {data}
+    if is_address(data):
+        raise UsageError(f"{data}: image caches are beside annotations that are here")
+    path = Path(data)
+    if path.is_file():
+        folders = {path.parent}
+    elif recognise(path) in ("voc", "yolo"):
+        folders = {path}
     else:
-        folders = {annotations.parent for _, annotations in find_splits(data).values()}
+        folders = {Path(str(file)).parent for _, file in find_splits(path).values()}
     found = [one for folder in sorted(folders) for one in find_caches(folder)]
     removed = [clear and remove_cache(one.path) for one in found]
     rows = list(zip(found, removed, strict=True))

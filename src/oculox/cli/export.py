@@ -34,7 +34,10 @@ def export(  # the options are the command's surface
         str, typer.Option("--format", help="onnx, openvino, ...; docs/deploy.md lists all.")
     ],
     output: Annotated[
-        Path | None, typer.Option(help="File to write; a new one beside the weights by default.")
+        str | None,
+        typer.Option(
+            metavar="PATH", help="File to write; a new one beside the weights by default."
+        ),
     ] = None,
     overwrite: o.Overwrite = False,
     imgsz: o.ImageSize = None,
@@ -108,7 +111,7 @@ def export(  # the options are the command's surface
     if json:
         print_json(
             {
-                "files": report.files,
+                "files": [str(file) for file in report.files],
                 "format": report.metadata.format,
                 "precision": report.metadata.precision,
                 "parity": [{**asdict(row), "ok": row.ok} for row in report.parity],
@@ -141,5 +144,8 @@ def _say(report: ExportReport) -> None:
             f"(loss {report.ap.loss:+.4f}, allowed {report.ap.allowed})"
         )
     for path in report.files:
-        size = sum(f.stat().st_size for f in (path, *path.rglob("*")) if f.is_file())
-        say(f"{path}  {size / 1e6:.2f} MB")
+        if isinstance(path, Path):
+            size = sum(f.stat().st_size for f in (path, *path.rglob("*")) if f.is_file())
+            say(f"{path}  {size / 1e6:.2f} MB")
+        else:
+            say(str(path))

@@ -35,9 +35,8 @@ def split_names(text: str | None) -> list[str] | None:
     return None if text is None else [part.strip() for part in text.split(",")]
 
 
-# What a command works on.
+# What a command works on. What may be an address is text: a Path would take a slash out of it.
 Model = Annotated[
-    # Not a Path: that would take a slash out of the address of a service.
     str,
     typer.Argument(
         metavar="WEIGHTS",
@@ -45,17 +44,26 @@ Model = Annotated[
     ),
 ]
 DataPath = Annotated[
-    Path,
-    typer.Argument(metavar="DATA", help="Dataset folder, data.yaml or a COCO JSON file."),
+    str,
+    typer.Argument(
+        metavar="DATA",
+        help="Dataset folder, data.yaml or a COCO JSON file.",
+    ),
 ]
 Data = Annotated[
-    Path | None,
-    typer.Option("--data", help="Dataset folder, data.yaml or a COCO JSON file, to measure on."),
+    str | None,
+    typer.Option(
+        "--data",
+        metavar="PATH",
+        help="Dataset folder, data.yaml or a COCO JSON file, to measure on.",
+    ),
 ]
 Images = Annotated[
-    Path | None,
+    str | None,
     typer.Option(
-        "--images", help="Folder of the images of a COCO JSON file; by default the file's own."
+        "--images",
+        metavar="PATH",
+        help="Folder of the images of a COCO JSON file; by default the file's own.",
     ),
 ]
 Split = Annotated[
@@ -69,7 +77,12 @@ MaxBadImages = Annotated[
     ),
 ]
 Calibration = Annotated[
-    Path | None, typer.Option("--calib", help="Dataset or folder of images to calibrate int8 on.")
+    str | None,
+    typer.Option(
+        "--calib",
+        metavar="PATH",
+        help="Dataset or folder of images to calibrate int8 on.",
+    ),
 ]
 
 # How the model runs.

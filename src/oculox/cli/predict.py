@@ -31,7 +31,8 @@ def predict(
         ),
     ],
     output: Annotated[
-        Path | None, typer.Option(help="Folder to write to; a new runs/predict by default.")
+        str | None,
+        typer.Option(metavar="PATH", help="Folder to write to; a new runs/predict by default."),
     ] = None,
     conf: o.Conf = 0.3,
     iou: o.Iou = 0.45,
@@ -58,6 +59,7 @@ def predict(
 
     Writes annotated copies and predictions.json; of a video an annotated one and JSON lines.
     """
+    from oculox.addresses import to_location
     from oculox.api import Detector
     from oculox.files import free_path
     from oculox.predict.folder import predict_to_folder
@@ -86,7 +88,7 @@ def predict(
         summary = predict_to_folder(
             detector.pipeline,
             found,
-            output=output or free_path(Path("runs/predict")),
+            output=to_location(output) if output else free_path(Path("runs/predict")),
             draw=not no_draw,
             overwrite=overwrite,
             max_frames=max_frames,

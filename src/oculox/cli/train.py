@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -44,13 +43,15 @@ def train(
     ] = None,
     overrides: Overrides = None,
     weights: Annotated[
-        Path | None, typer.Option(help="Start from these weights (any class count).")
+        str | None,
+        typer.Option(metavar="PATH", help="Start from these weights (any class count)."),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option(help="Folder of a new run; by default runs/NAME, numbered.")
+        str | None,
+        typer.Option(metavar="PATH", help="Folder of a new run; by default runs/NAME, numbered."),
     ] = None,
     resume: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
             metavar="RUN_FOLDER",
             help="Go on with this run, or from a state in it; needs no recipe.",
@@ -64,28 +65,32 @@ def train(
     Every setting of the recipe can be overridden; `oculox config RECIPE` prints them.
     """
     from oculox import api
+    from oculox.addresses import to_location
     from oculox.distributed.launch import is_launched, is_main_process, launch, was_restarted
     from oculox.training.checkpoints import has_state
+    from oculox.training.remote import run_place
     from oculox.training.run_folder import finished_run, settle_config
 
     words = tuple(overrides or ())
-    if output is not None and was_restarted() and has_state(output):
+    start, folder, run = (
+        None if text is None else to_location(text) for text in (weights, output, resume)
+    )
+    if folder is not None and was_restarted() and has_state(folder):
         # The same command again: it goes on with what it began.
-        recipe, words, weights, output, resume = None, (), None, None, output
+        recipe, words, start, folder, run = None, (), None, None, folder
     # What is wrong with the command is said here, before processes start.
-    config = settle_config(recipe, words, weights=weights, output=output, resume=resume)
-    if resume is not None and finished_run(config, resume) is not None:
+    place = run_place(folder, run)
+    config = settle_config(recipe, words, weights=start, output=place.output, resume=place.resume)
+    if place.resume is not None and finished_run(config, place.resume) is not None:
         devices = 1
         if is_main_process():
             note(
-                f"{resume}: this run is finished; to go on, raise train.epochs (or train.max_steps "
+                f"{run}: this run is finished; to go on, raise train.epochs (or train.max_steps "
                 "of a trial), or start a new run from its best.pt with --weights"
             )
     elif devices > 1 and not is_launched():
         raise typer.Exit(launch(context.obj, processes=devices))
-    summary = api.train(
-        recipe, *words, weights=weights, output=output, resume=resume, devices=devices
-    )
+    summary = api.train(recipe, *words, weights=start, output=folder, resume=run, devices=devices)
     if not is_main_process():
         return
     if json:

@@ -13,7 +13,8 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from oculox.config.schema import Config
+from oculox.addresses import Address, Location, is_address
+from oculox.config.schema import Config, Place
 from oculox.errors import ConfigError, RenamedKeyWarning
 
 _RECIPES = resources.files("oculox") / "recipes"
@@ -51,8 +52,8 @@ def load_config(
     """Resolve a recipe's name or a YAML file, plus overrides, into a validated configuration.
 
     Args:
-        source: a recipe (``yolox-s``, ``yolox-s-adamw``) or the path of a YAML file. A file may
-            name another recipe or file (relative to itself) under ``extends``.
+        source: a recipe (``yolox-s``, ``yolox-s-adamw``), or the path or address of a YAML file.
+            A file may name another recipe or file (relative to itself) under ``extends``.
         overrides: ``section.key=value``; the value is YAML. ``recipe=NAME`` says which training
             settings a plain network's recipe gets, also where a file extends it: official,
             adamw or finetune.
@@ -146,7 +147,7 @@ def _text_keys() -> frozenset[str]:
     return frozenset(
         key
         for key, annotation in _fields(Config)
-        if {str, Path} & {annotation, *get_args(annotation)}
+        if {str, Place} & {annotation, *get_args(annotation)}
     )
 
 
@@ -208,7 +209,7 @@ def _shown(value: object) -> str:
 
 
 def _read_tree(
-    source: str, *, folder: Path, settings: str = _OFFICIAL, seen: tuple[str, ...] = ()
+    source: str, *, folder: Location, settings: str = _OFFICIAL, seen: tuple[str, ...] = ()
 ) -> dict[str, Any]:
     parent: object = None
     if settings not in (_OFFICIAL, *_OVERLAYS):
@@ -223,11 +224,12 @@ def _read_tree(
             file, parent, settings = overlay, network, _OFFICIAL
         tree, where, here = _packaged(file), source, folder
     else:
-        path = folder / source
+        path = Address(source) if is_address(source) else folder / source
         try:
             if not path.is_file():
                 raise ConfigError(_unknown_source(source))
-            text, where, here = path.read_text("utf-8"), str(path.resolve()), path.parent
+            where = str(path.resolve() if isinstance(path, Path) else path)
+            text, here = path.read_text("utf-8"), path.parent
         except (OSError, ValueError) as error:
             raise ConfigError(f"{path}: not a readable text file ({error})") from None
         try:

@@ -12,10 +12,14 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    PlainSerializer,
+    PlainValidator,
     ValidationInfo,
     field_validator,
     model_validator,
 )
+
+from oculox.addresses import Address, Location, as_text, to_location
 
 
 class _Section(BaseModel):
@@ -37,6 +41,14 @@ def _square(value: object) -> object:
     return (value, value) if isinstance(value, int) else value
 
 
+def _location(value: object) -> Location:
+    if isinstance(value, str | Path | Address):
+        return to_location(value)
+    raise ValueError("expected a path or an address")
+
+
+Place = Annotated[Location, PlainValidator(_location), PlainSerializer(as_text)]
+"""A path, or an address such as ``s3://bucket/folder``."""
 Size = Annotated[tuple[int, int], BeforeValidator(_square)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
@@ -111,16 +123,16 @@ class InputConfig(_Section):
 class SplitConfig(_Section):
     """One split of a dataset; null paths are found below `data.root`."""
 
-    images: Path | None = None
+    images: Place | None = None
     """Folder of images."""
-    annotations: Path | None = None
+    annotations: Place | None = None
     """COCO JSON file."""
 
 
 class DataConfig(_Section):
     """Where the images are and how they are read."""
 
-    root: Path | None = None
+    root: Place | None = None
     """Dataset folder in COCO, YOLO or Pascal VOC format, or a YOLO dataset's `data.yaml`."""
     train: SplitConfig = SplitConfig()
     """Training split, where `root` alone is not enough."""

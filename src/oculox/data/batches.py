@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from oculox.data.faults import BadImages
 from oculox.data.preprocess import stack_images
 from oculox.distributed.launch import follow_parent
-from oculox.errors import DataError
+from oculox.errors import DataError, OculoxError
 from oculox.types import Batch, IntArray, Sample, Targets
 
 _LABEL_STEP = 8
@@ -89,25 +89,33 @@ they are sent, so nothing in them can be out of date.
 """
 
 
-class _Reader(Dataset[Batch | DataError]):
+class _Reader(Dataset[Batch | OculoxError]):
     """Makes whole batches from keys.
 
-    A DataError is handed over as a value: raised in a loader process, it would reach the user
+    An OculoxError is handed over as a value: raised in a loader process, it would reach the user
     with that process's traceback in its message.
     """
 
-    def __init__(self, sample: Callable[[SampleKey], Sample], color: Literal["bgr", "rgb"]) -> None:
+    def __init__(
+        self,
+        sample: Callable[[SampleKey], Sample],
+        color: Literal["bgr", "rgb"],
+        ahead: Callable[[list[SampleKey]], None] | None,
+    ) -> None:
         self._sample = sample
         self._color = color
+        self._ahead = ahead
 
-    def __getitem__(self, keys: list[SampleKey]) -> Batch | DataError:
+    def __getitem__(self, keys: list[SampleKey]) -> Batch | OculoxError:
         try:
+            if self._ahead is not None:
+                self._ahead(keys)
             return collate([self._sample(key) for key in keys], color=self._color)
-        except DataError as error:
+        except OculoxError as error:
             return error
 
 
-Loader = DataLoader[Batch | DataError]
+Loader = DataLoader[Batch | OculoxError]
 
 
 def open_loader(
@@ -118,6 +126,7 @@ def open_loader(
     workers: int,
     pin_memory: bool,
     timeout: float = PATIENCE,
+    ahead: Callable[[list[SampleKey]], None] | None = None,
 ) -> Loader:
     """A loader over `steps`; read it with `read_batches`.
 
@@ -132,9 +141,10 @@ def open_loader(
         workers: loader processes, which stay for all passes; 0 for none.
         pin_memory: page-locked batches.
         timeout: most seconds to wait for the loader processes.
+        ahead: begins to fetch what the samples of a batch need, before they are made.
     """
     return DataLoader(
-        _Reader(sample, color),
+        _Reader(sample, color, ahead),
         sampler=steps,
         batch_size=None,
         collate_fn=_as_it_is,
@@ -164,12 +174,13 @@ def read_batches(
     Raises:
         DataError: a sample could not be made, too many images were left out, or a loader process
             died or does not answer.
+        AddressError: the images cannot be fetched.
     """
     passing: Any = iter(loader)
     done = 0
     try:
         for item in passing:
-            if isinstance(item, DataError):
+            if isinstance(item, OculoxError):
                 raise item
             bad.add(fault for faults in item.faults for fault in faults)
             # Page-locking turns plain tuples into lists.
@@ -179,7 +190,7 @@ def read_batches(
                 faults=tuple(tuple(faults) for faults in item.faults),
             )
             done += 1
-    except (DataError, RuntimeError) as error:
+    except (OculoxError, RuntimeError) as error:
         # PyTorch has no class of its own for a process that died or hangs.
         died = str(error).startswith("DataLoader worker (pid")
         hangs = str(error).startswith("DataLoader timed out")

@@ -25,13 +25,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from oculox.addresses import Address
 from oculox.config.schema import InputConfig
 from oculox.data.coco import CocoIndex
 from oculox.data.faults import BadImages, bad_training_images
 from oculox.data.image import read_image, shrink_for
 from oculox.data.preprocess import letterbox_geometry
 from oculox.data.train_set import Images
-from oculox.errors import DataError
+from oculox.errors import DataError, UsageError
 from oculox.files import hold_lock, try_lock
 from oculox.types import ImageArray, IntArray
 
@@ -167,6 +168,11 @@ def build_images(
     if cache == "ram":
         store = _fill_ram(files, shapes, bad, processes=processes)
         return CachedImages(files, shapes, store)
+    if isinstance(index.annotations, Address) or isinstance(index.image_dir, Address):
+        raise UsageError(
+            "data.cache=disk: not for images at an address, whose files are kept already; use ram "
+            "or none"
+        )
     folder = folder or index.annotations.parent
     split, (height, width) = _split_key(index), input_config.size
     path = folder / f"{_PREFIX}{split}-{height}x{width}-{_key(index, shapes)}.npy"
@@ -301,11 +307,11 @@ def _fill_ram(
 def _key(index: CocoIndex, shapes_hw: IntArray) -> str:
     """Changes whenever a kept pixel could: files, sizes, times, target size or decoder."""
     digest = hashlib.sha256(
-        json.dumps([2, cv2.__version__, str(index.image_dir.resolve())]).encode()
+        json.dumps([2, cv2.__version__, str(Path(str(index.image_dir)).resolve())]).encode()
     )
     digest.update(index.sizes_hw.tobytes() + shapes_hw.tobytes())
     for i in range(len(index)):
-        stat = index.image_path(i).stat()
+        stat = Path(str(index.image_path(i))).stat()
         digest.update(f"{index.file_name(i)}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
     return digest.hexdigest()[:20]
 
@@ -319,7 +325,7 @@ def _is_whole(path: Path, shapes_hw: IntArray) -> bool:
 
 def _split_key(index: CocoIndex) -> str:
     """Names a split, whatever is in its files."""
-    places = [str(path.resolve()) for path in (index.annotations, index.image_dir)]
+    places = [str(Path(str(place)).resolve()) for place in (index.annotations, index.image_dir)]
     return hashlib.sha256(json.dumps(places).encode()).hexdigest()[:8]
 
 

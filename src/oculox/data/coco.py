@@ -15,6 +15,15 @@ from typing import Any, Literal, TypeVar, get_args
 import numpy as np
 import numpy.typing as npt
 
+from oculox.addresses import (
+    AbsentError,
+    Address,
+    Location,
+    forget_changed,
+    list_files,
+    list_names,
+    on_disk,
+)
 from oculox.config.schema import DataConfig, SplitConfig
 from oculox.data.coco_columns import CocoColumns, PackedStrings, read_columns
 from oculox.data.coco_scan import CocoScan, GroundTruth, scan_coco
@@ -24,7 +33,7 @@ from oculox.types import FloatArray, ImageId, IntArray
 _Array = TypeVar("_Array", bound=npt.NDArray[Any])
 
 Split = Literal["train", "val", "test"]
-ScannedSplit = tuple[Path, CocoScan]
+ScannedSplit = tuple[Location, CocoScan]
 """The image folder of a split, and what its annotations hold."""
 
 
@@ -46,8 +55,8 @@ class CocoIndex:
         truth: what COCO metrics are counted against.
     """
 
-    annotations: Path
-    image_dir: Path
+    annotations: Location
+    image_dir: Location
     class_names: tuple[str, ...]
     category_ids: tuple[int, ...]
     sizes_hw: npt.NDArray[np.int32]
@@ -76,8 +85,8 @@ class CocoIndex:
         """Name of image i, relative to the image folder."""
         return self.file_names[i]
 
-    def image_path(self, i: int) -> Path:
-        """Path of image i."""
+    def image_path(self, i: int) -> Location:
+        """Path or address of image i."""
         return self.image_dir / self.file_names[i]
 
     def source_hw(self, i: int) -> tuple[int, int]:
@@ -98,7 +107,7 @@ class CocoIndex:
         return int(self.offsets[i + 1] - self.offsets[i])
 
 
-def load_coco(annotations: Path, images: Path) -> CocoIndex:
+def load_coco(annotations: Location, images: Location) -> CocoIndex:
     """Read and validate a COCO detection file.
 
     Images without objects are kept. Category ids may have gaps: sorted ascending, they become
@@ -112,14 +121,14 @@ def load_coco(annotations: Path, images: Path) -> CocoIndex:
         DataError: the JSON is unreadable, incomplete or inconsistent, or an image is missing.
             The message names the file and the image, annotation or category.
     """
-    columns = read_columns(annotations)
+    columns = read_columns(on_disk(annotations))
     if columns is None:
         return index_split(images, scan_coco(annotations))
     _check_images(annotations, columns, images)
     return _index(annotations, columns, images)
 
 
-def index_split(images: Path, scan: CocoScan) -> CocoIndex:
+def index_split(images: Location, scan: CocoScan) -> CocoIndex:
     """Validate what a scan found, and index it; see `load_coco`."""
     annotations = scan.annotations
     errors = [f for f in scan.faults if f.severity == "error" and f.code not in _HARMLESS]
@@ -135,7 +144,7 @@ def index_split(images: Path, scan: CocoScan) -> CocoIndex:
     return _index(annotations, columns, images)
 
 
-def _check_images(annotations: Path, columns: CocoColumns, images: Path) -> None:
+def _check_images(annotations: Location, columns: CocoColumns, images: Location) -> None:
     """See that all image files are there."""
     if not images.is_dir():
         raise DataError(f"{images}: no such image folder (for {annotations})")
@@ -162,12 +171,12 @@ _HARMLESS = frozenset(
 )
 
 
-def index_scan(scan: CocoScan, images: Path) -> CocoIndex:
+def index_scan(scan: CocoScan, images: Location) -> CocoIndex:
     """The index of a scan's valid entries, whose images need not be there."""
     return _index(scan.annotations, CocoColumns.from_scan(scan), images)
 
 
-def _index(annotations: Path, columns: CocoColumns, images: Path) -> CocoIndex:
+def _index(annotations: Location, columns: CocoColumns, images: Location) -> CocoIndex:
     """The index of valid entries.
 
     Crowd regions stay only in `CocoIndex.truth`, boxes are clipped to their image and dropped
@@ -202,20 +211,33 @@ def _index(annotations: Path, columns: CocoColumns, images: Path) -> CocoIndex:
     )
 
 
-def missing_files(names: Iterable[str], folder: Path) -> list[str]:
+def missing_files(names: Iterable[str], folder: Location) -> list[str]:
     """The names that `folder` does not have; one listing per folder, not one look-up per file."""
     listings: dict[str, frozenset[str]] = {}
     missing = []
     for name in names:
         below, _, base = name.rpartition("/")
         if below not in listings:
-            try:
-                listings[below] = frozenset(os.listdir(folder / below))  # noqa: PTH208
-            except OSError:  # not there, no folder, or too long for a name
-                listings[below] = frozenset()
+            listings[below] = _list(folder / below if below else folder)
         if base not in listings[below]:
             missing.append(name)
     return missing
+
+
+def _list(folder: Location) -> frozenset[str]:
+    """The names in a folder; none where it is not there."""
+    if isinstance(folder, Address):
+        try:
+            found = list(list_files(folder))
+        except AbsentError:
+            return frozenset()
+        # What the cache has of before is looked at now, and not at each read.
+        forget_changed(found)
+        return frozenset(file.address.name for file in found)
+    try:
+        return frozenset(os.listdir(folder))  # noqa: PTH208 - the quickest
+    except OSError:  # not there, no folder, or too long for a name
+        return frozenset()
 
 
 def load_split(data: DataConfig, split: Split) -> CocoIndex:
@@ -225,8 +247,8 @@ def load_split(data: DataConfig, split: Split) -> CocoIndex:
 
 
 def find_splits(
-    root: Path, which: Split | Literal["all"] = "all"
-) -> dict[Split, tuple[Path, Path]]:
+    root: Location, which: Split | Literal["all"] = "all"
+) -> dict[Split, tuple[Location, Location]]:
     """Image folder and annotation file of a split below `root`, or of all that are there.
 
     The layouts are those of `find_split`. A file that fits several splits counts for the first.
@@ -234,7 +256,7 @@ def find_splits(
     Raises:
         DataError: the split (or, for all, any split) is not there.
     """
-    found: dict[Split, tuple[Path, Path]] = {}
+    found: dict[Split, tuple[Location, Location]] = {}
     errors = []
     for split in get_args(Split) if which == "all" else (which,):
         try:
@@ -249,7 +271,7 @@ def find_splits(
     return found
 
 
-def find_split(data: DataConfig, split: Split) -> tuple[Path, Path]:
+def find_split(data: DataConfig, split: Split) -> tuple[Location, Location]:
     """Where the images and annotations of a split are.
 
     What `data.train` or `data.val` states is taken; the rest is looked for below `data.root` in
@@ -281,37 +303,65 @@ def find_split(data: DataConfig, split: Split) -> tuple[Path, Path]:
         raise DataError(
             f"no {split} data: set data.root, or data.{split}.images and data.{split}.annotations"
         )
-    if not root.is_dir():
+    place = _Places()
+    if not (root.is_dir() if isinstance(root, Path) else place.names(root)):
         raise DataError(f"data.root: {root} is not a folder")
-    layouts = _layouts(root, split)
+    layouts = [(root / i if i else root, root / a) for i, a in _layouts(split)]
     for candidate_images, candidate_annotations in layouts:
         pair = images or candidate_images, annotations or candidate_annotations
-        if pair[0].is_dir() and pair[1].is_file():
+        if place.is_file(pair[1]) and place.is_dir(pair[0]):
             return pair
-    looked = ", ".join(dict.fromkeys(str(a.relative_to(root)) for _, a in layouts))
+    looked = ", ".join(dict.fromkeys(name for _, name in _layouts(split)))
     hint = "" if split == "test" else f"; or set data.{split}.images and data.{split}.annotations"
+    others = (
+        "; other formats than COCO are not read at addresses (`oculox data convert`)"
+        if isinstance(root, Address)
+        else ", and for a Pascal VOC or YOLO dataset"
+    )
     raise DataError(
-        f"{root}: no {split} split found; looked for {looked} (with its images), "
-        f"and for a Pascal VOC or YOLO dataset{hint}"
+        f"{root}: no {split} split found; looked for {looked} (with its images){others}{hint}"
     )
 
 
-def _stated(path: Path | None, root: Path | None) -> Path | None:
-    if path is None or root is None:
+class _Places:
+    """Which files and folders there are; a folder at an address is listed once."""
+
+    def __init__(self) -> None:
+        self._listed: dict[Address, dict[str, bool]] = {}
+
+    def is_dir(self, place: Location) -> bool:
+        if isinstance(place, Path):
+            return place.is_dir()
+        return self._kind(place) is True
+
+    def is_file(self, place: Location) -> bool:
+        return place.is_file() if isinstance(place, Path) else self._kind(place) is False
+
+    def _kind(self, place: Address) -> bool | None:
+        return self.names(place.parent).get(place.name)
+
+    def names(self, folder: Address) -> dict[str, bool]:
+        if folder not in self._listed:
+            self._listed[folder] = list_names(folder)
+        return self._listed[folder]
+
+
+def _stated(path: Location | None, root: Location | None) -> Location | None:
+    if path is None or root is None or isinstance(path, Address) or path.is_absolute():
         return path
     return root / path if (root / path).exists() else path
 
 
-def _layouts(root: Path, split: Split) -> list[tuple[Path, Path]]:
-    """(image folder, annotation file) pairs, the likeliest first."""
+def _layouts(split: Split) -> list[tuple[str, str]]:
+    """Names of (image folder, annotation file) pairs, the likeliest first."""
     pairs = []
     for name in ("val", "valid") if split == "val" else (split,):
         folders = [f"{name}2017", name, f"images/{name}2017", f"images/{name}", "images"]
         stems = [f"instances_{name}2017", f"instances_{name}", name]
         for stem in stems:
-            pairs += [(root / f, root / "annotations" / f"{stem}.json") for f in folders]
-        pairs.append((root / name, root / name / "_annotations.coco.json"))
-    pairs.append((root, root / "_annotations.coco.json"))
+            pairs += [(folder, f"annotations/{stem}.json") for folder in folders]
+        pairs.append((name, f"{name}/_annotations.coco.json"))
+    pairs.append(("", "_annotations.coco.json"))
     return pairs
 
 

@@ -11,12 +11,12 @@ import reprlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from oculox.addresses import Location, on_disk
 from oculox.data.faults import Fault, Severity, stays_inside
 from oculox.errors import DataError
 from oculox.types import ImageId, IntArray
@@ -63,7 +63,7 @@ class CocoScan:
         faults: what is wrong, section by section.
     """
 
-    annotations: Path
+    annotations: Location
     tree: Entry
     categories: Sequence[Entry]
     images: Sequence[Entry]
@@ -114,14 +114,14 @@ def paused_gc() -> Iterator[None]:
 
 
 @paused_gc()
-def scan_coco(annotations: Path) -> CocoScan:
+def scan_coco(annotations: Location) -> CocoScan:
     """Read a COCO detection file.
 
     Raises:
         DataError: the file is missing, is not JSON or lacks one of the three lists.
     """
     try:
-        tree = json.loads(annotations.read_bytes())
+        tree = json.loads(on_disk(annotations).read_bytes())
     except FileNotFoundError:
         raise DataError(f"{annotations}: no such annotation file") from None
     except OSError as error:
@@ -140,7 +140,7 @@ def scan_coco(annotations: Path) -> CocoScan:
     return scan_tree(tree, annotations)
 
 
-def scan_tree(tree: Entry, annotations: Path) -> CocoScan:
+def scan_tree(tree: Entry, annotations: Location) -> CocoScan:
     """Scan what is in a COCO file; `annotations` is its name."""
     faults = _Faults(annotations.name)
     categories = _categories(tree["categories"], faults)

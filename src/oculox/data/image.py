@@ -5,12 +5,12 @@ full labels silently teaches the network the wrong thing. Prediction alone takes
 """
 
 import re
-from pathlib import Path
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 
+from oculox.addresses import AbsentError, Location
 from oculox.errors import DataError
 from oculox.types import ImageArray
 
@@ -51,7 +51,7 @@ def shrink_for(scale: float) -> int:
     return max(shrink for shrink in _SHRINKS if shrink == 1 or shrink * scale <= 1)
 
 
-def read_image(path: Path, *, shrink: int = 1) -> ImageArray:
+def read_image(path: Location, *, shrink: int = 1) -> ImageArray:
     """Read an image file.
 
     Args:
@@ -69,7 +69,7 @@ def read_image(path: Path, *, shrink: int = 1) -> ImageArray:
     return decode_image(read_file(path), where=str(path), shrink=shrink)
 
 
-def read_file(path: Path) -> bytes:
+def read_file(path: Location) -> bytes:
     """The bytes of an image file, for `decode_image`.
 
     OpenCV's own reader prints warnings about missing files, fails on some path encodings and
@@ -77,10 +77,11 @@ def read_file(path: Path) -> bytes:
 
     Raises:
         DataError: the file is missing or cannot be read.
+        AddressError: its storage cannot be reached, or refuses.
     """
     try:
         return path.read_bytes()
-    except FileNotFoundError:
+    except (FileNotFoundError, AbsentError):
         raise DataError(f"{path}: no such image") from None
     except OSError as error:
         raise DataError(f"{path}: cannot read the image ({error.strerror or error})") from None

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import cv2
 
+from oculox.addresses import Address, on_disk
 from oculox.data.cache import FileImages
 from oculox.data.coco import CocoIndex
 from oculox.data.faults import BadImages
@@ -45,6 +46,8 @@ def watch_images(
         DataError when a split has more bad images than allowed.
     """
     splits = (train, val)
+    # Those at an address would all be fetched, whatever the cache has room for.
+    ahead = ahead and not any(isinstance(index.image_dir, Address) for index, _ in splits)
     with _looking_ahead([index for index, _ in splits], enabled=ahead) as news:
 
         def look(faults: Iterable[str]) -> None:
@@ -103,7 +106,7 @@ def _look_at_all(indexes: Sequence[CocoIndex], sender: Connection) -> None:
             if parent is not None and not parent.is_alive():
                 return
             try:
-                if decode or not _looks_whole(index.image_path(i), index.source_hw(i)):
+                if decode or not _looks_whole(on_disk(index.image_path(i)), index.source_hw(i)):
                     files(i)
             except DataError as error:
                 sender.send((split, str(error)))

@@ -5,13 +5,14 @@ processes, not on how many training processes share a global batch, not on where
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Literal
 
 import numpy as np
 import torch
 
+from oculox.addresses import Address, fetch_ahead
 from oculox.config.schema import Config, InputConfig
 from oculox.data.batches import (
     PATIENCE,
@@ -79,6 +80,7 @@ class TrainLoader:
             workers=workers,
             pin_memory=pin_memory,
             timeout=timeout,
+            ahead=partial(_fetch_train, train_set),
         )
 
     @property
@@ -171,6 +173,7 @@ class EvalLoader:
             workers=workers,
             pin_memory=pin_memory,
             timeout=timeout,
+            ahead=partial(_fetch_eval, index),
         )
 
     def __len__(self) -> int:
@@ -277,6 +280,30 @@ def choose_workers(workers: int | Literal["auto"], *, image_count: int, world_si
 
 def _wants_pinned(config: Config) -> bool:
     return config.train.device in ("auto", "cuda") and torch.cuda.is_available()
+
+
+def _fetch_train(train_set: TrainSet, keys: list[SampleKey]) -> None:
+    if isinstance(train_set.images, FileImages):
+        _fetch(
+            train_set.index,
+            (
+                i
+                for key in keys
+                for i in train_set.images_of(
+                    key.epoch, key.position, key.image_index, mosaic=key.mosaic
+                )
+            ),
+        )
+
+
+def _fetch_eval(index: CocoIndex, keys: list[SampleKey]) -> None:
+    _fetch(index, (key.image_index for key in keys))
+
+
+def _fetch(index: CocoIndex, numbers: Iterable[int]) -> None:
+    """Begin to fetch images that are at an address."""
+    if isinstance(folder := index.image_dir, Address):
+        fetch_ahead(folder / index.file_name(i) for i in numbers)
 
 
 def _train_sample(train_set: TrainSet, key: SampleKey) -> Sample:

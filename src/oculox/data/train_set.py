@@ -106,11 +106,11 @@ class TrainSet:
             DataError: neither the image nor those after it can be read, or they have not the
                 sizes that their annotations state.
         """
-        rng = np.random.default_rng(np.random.SeedSequence((self.seed, 1, epoch, position)))
+        rng = self._rng(epoch, position)
         fit: Letterbox | None = None
         read = _Reader(self.images)
         if mosaic and rng.random() < self.augment.mosaic_prob:
-            image, boxes, labels = self._mosaic(index, rng, read)
+            image, boxes, labels = self._mosaic(*self._members(index, rng), rng, read)
             # The official code mixes only mosaics that have labels.
             if len(labels) and rng.random() < self.augment.mixup_prob:
                 image, boxes, labels = self._mixup(image, boxes, labels, rng, read)
@@ -138,6 +138,25 @@ class TrainSet:
             faults=tuple(read.faults.values()),
         )
 
+    def images_of(self, epoch: int, position: int, index: int, *, mosaic: bool) -> list[int]:
+        """The images that `sample` reads in any case: all but that of mixup, and stand-ins."""
+        rng = self._rng(epoch, position)
+        if mosaic and rng.random() < self.augment.mosaic_prob:
+            return self._members(index, rng)[0]
+        return [index]
+
+    def _rng(self, epoch: int, position: int) -> np.random.Generator:
+        return np.random.default_rng(np.random.SeedSequence((self.seed, 1, epoch, position)))
+
+    def _members(self, index: int, rng: np.random.Generator) -> tuple[list[int], tuple[int, int]]:
+        """The four images of a mosaic, and its centre."""
+        height, width = self.input_config.size
+        center = (
+            int(rng.uniform(0.5 * width, 1.5 * width)),
+            int(rng.uniform(0.5 * height, 1.5 * height)),
+        )
+        return [index, *rng.integers(0, len(self.index), 3).tolist()], center
+
     def _first_readable(self, index: int, read: _Reader) -> tuple[int, ImageArray]:
         """An image, or the next one that can be read."""
         for ahead in range(min(_STAND_INS, len(self))):
@@ -153,15 +172,14 @@ class TrainSet:
         return self.index.boxes(i)[:count], self.index.labels(i)[:count]
 
     def _mosaic(
-        self, index: int, rng: np.random.Generator, read: _Reader
+        self,
+        members: list[int],
+        center: tuple[int, int],
+        rng: np.random.Generator,
+        read: _Reader,
     ) -> tuple[ImageArray, FloatArray, IntArray]:
         """Four images around a random centre, through one random affine, into the input."""
         size_hw = height, width = self.input_config.size
-        center = (
-            int(rng.uniform(0.5 * width, 1.5 * width)),
-            int(rng.uniform(0.5 * height, 1.5 * height)),
-        )
-        members = [index, *rng.integers(0, len(self.index), 3).tolist()]
         affine = random_affine(
             size_hw,
             degrees=self.augment.degrees,

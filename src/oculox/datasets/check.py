@@ -9,13 +9,13 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 from pydantic_core import to_jsonable_python
 
+from oculox.addresses import Location
 from oculox.data.coco import Split, missing_files
 from oculox.data.coco_scan import CocoScan
 from oculox.data.faults import Fault, check_boxes, count_faults
@@ -41,7 +41,7 @@ class CheckedSplit:
         faults: what is wrong with entries, images and boxes.
     """
 
-    image_dir: Path
+    image_dir: Location
     coco: CocoScan
     sizes_hw: npt.NDArray[np.int32]
     boxes: npt.NDArray[np.float64]
@@ -107,10 +107,10 @@ class CheckReport:
 
 
 def check_data(
-    data: str | Path,
+    data: str | Location,
     *,
     split: Split | Literal["all"] = "all",
-    images: str | Path | None = None,
+    images: str | Location | None = None,
     deep: bool = True,
     imgsz: ImageSize = 640,
     progress: Progress | None = None,
@@ -145,7 +145,7 @@ def check_data(
 
 
 def check_split(
-    image_dir: Path,
+    image_dir: Location,
     coco: CocoScan,
     *,
     depth: Depth,
@@ -178,7 +178,7 @@ def check_split(
 
 
 def _examine(
-    folder: Path,
+    folder: Location,
     names: Sequence[str],
     *,
     depth: Depth,

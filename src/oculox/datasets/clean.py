@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from oculox.addresses import on_disk
 from oculox.datasets.check import CheckedSplit, CheckReport
 from oculox.errors import DataError
 from oculox.files import FileMode, new_folder, place_file
@@ -75,7 +76,7 @@ def write_clean(
         for name, checked in splits.items():
             coco, summaries[name] = _clean_coco(checked)
             for image in coco["images"]:
-                source = checked.image_dir / image["file_name"]
+                source = on_disk(checked.image_dir / image["file_name"])
                 place_file(source, scratch / f"{name}2017" / image["file_name"], mode=mode)
                 on_image()
             path = scratch / "annotations" / f"instances_{name}2017.json"

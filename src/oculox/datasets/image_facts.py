@@ -2,8 +2,8 @@
 
 import dataclasses
 import hashlib
-from pathlib import Path
 
+from oculox.addresses import AbsentError, Location
 from oculox.data.image import decode_image, image_size
 from oculox.errors import DataError
 
@@ -23,12 +23,12 @@ class ImageFacts:
     digest: str | None = None
 
 
-def absent_image(path: Path) -> ImageFacts:
+def absent_image(path: Location) -> ImageFacts:
     """Facts of a file that is not there."""
     return ImageFacts(("image-missing", f"no such image: {path}"))
 
 
-def look_at(path: Path, *, decode: bool = False) -> ImageFacts:
+def look_at(path: Location, *, decode: bool = False) -> ImageFacts:
     """Facts of one image file; a damaged or absent one is a fact, not an error.
 
     Args:
@@ -38,7 +38,7 @@ def look_at(path: Path, *, decode: bool = False) -> ImageFacts:
     """
     try:
         data = path.read_bytes()
-    except (FileNotFoundError, IsADirectoryError):
+    except (FileNotFoundError, IsADirectoryError, AbsentError):
         return absent_image(path)
     except OSError as error:
         message = f"{path}: cannot be read ({error.strerror or error})"

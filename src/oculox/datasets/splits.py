@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, cast
 
+from oculox.addresses import Address, Location, to_location
 from oculox.config.schema import DataConfig, SplitConfig
 from oculox.data.coco import (
     CocoIndex,
@@ -33,17 +34,19 @@ from oculox.errors import DataError, UsageError
 YAML_SUFFIXES = (".yaml", ".yml")
 
 
-def recognise(root: Path) -> SourceFormat | None:
+def recognise(root: Location) -> SourceFormat | None:
     """The format of a dataset, by what is there; COCO first, None for none of them.
 
     Args:
-        root: a folder, or the YAML file of a YOLO dataset.
+        root: a folder, or the YAML file of a YOLO dataset; at an address only COCO is.
     """
-    if root.suffix.lower() in YAML_SUFFIXES and root.is_file():
+    if isinstance(root, Path) and root.suffix.lower() in YAML_SUFFIXES and root.is_file():
         return "yolo"
     with contextlib.suppress(DataError):
         find_splits(root)
         return "coco"
+    if isinstance(root, Address):
+        return None
     if (root / "Annotations").is_dir() and (root / "JPEGImages").is_dir():
         return "voc"
     if (root / "data.yaml").is_file() or (root / "data.yml").is_file():
@@ -53,7 +56,10 @@ def recognise(root: Path) -> SourceFormat | None:
 
 
 def scan_data(
-    data: str | Path, *, split: Split | Literal["all"] = "all", images: str | Path | None = None
+    data: str | Location,
+    *,
+    split: Split | Literal["all"] = "all",
+    images: str | Location | None = None,
 ) -> dict[Split, ScannedSplit]:
     """Image folder and scan of splits: of a dataset, or of the one COCO file that is named.
 
@@ -61,20 +67,22 @@ def scan_data(
         DataError: a split is not there.
         UsageError: `images` was named for a dataset.
     """
-    path = Path(data)
+    path = to_location(data)
     if path.is_file() and path.suffix.lower() not in YAML_SUFFIXES:
-        folder = path.parent if images is None else Path(images)
+        folder = path.parent if images is None else to_location(images)
         return {"train" if split == "all" else split: (folder, scan_coco(path))}
     if images is not None:
         raise UsageError(f"`images` goes with a COCO JSON file; {data} is not one")
     return scan_splits(path) if split == "all" else scan_splits(path, split)
 
 
-def open_split(data: str | Path, split: Split, *, images: str | Path | None = None) -> CocoIndex:
+def open_split(
+    data: str | Location, split: Split, *, images: str | Location | None = None
+) -> CocoIndex:
     """Read one split; see `scan_data`."""
-    path = Path(data)
+    path = to_location(data)
     if path.is_file() and path.suffix.lower() not in YAML_SUFFIXES:
-        return load_coco(path, path.parent if images is None else Path(images))
+        return load_coco(path, path.parent if images is None else to_location(images))
     if images is None and recognise(path) == "coco":
         return load_split(DataConfig(root=path), split)
     return index_split(*scan_data(data, split=split, images=images)[split])
@@ -91,7 +99,7 @@ def load_splits(data: DataConfig, *splits: Split) -> tuple[CocoIndex, ...]:
     stated = {"train": data.train, "val": data.val}
     plain = [s for s in splits if stated.get(s, SplitConfig()) == SplitConfig()]
     inside: Mapping[Split, ScannedSplit] = {}
-    if data.root is not None and plain and recognise(data.root) in ("voc", "yolo"):
+    if isinstance(data.root, Path) and plain and recognise(data.root) in ("voc", "yolo"):
         inside = scan_splits(data.root, *plain)
     indexes = []
     for split in splits:
@@ -102,14 +110,14 @@ def load_splits(data: DataConfig, *splits: Split) -> tuple[CocoIndex, ...]:
     return tuple(indexes)
 
 
-def scan_splits(root: Path, *splits: Split) -> dict[Split, ScannedSplit]:
+def scan_splits(root: Location, *splits: Split) -> dict[Split, ScannedSplit]:
     """Image folder and scan of splits of a dataset; of all that are there where none is named.
 
     Raises:
         DataError: a split (or, for all, any split) is not there, or cannot be read at all.
     """
     kind = recognise(root)
-    if kind is None or kind == "coco":
+    if isinstance(root, Address) or kind is None or kind == "coco":
         which: Sequence[Split | Literal["all"]] = splits or ("all",)
         found = {name: pair for one in which for name, pair in find_splits(root, one).items()}
         return {name: (images, scan_coco(file)) for name, (images, file) in found.items()}

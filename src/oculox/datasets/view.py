@@ -17,6 +17,7 @@ from urllib.parse import quote
 import cv2
 import numpy as np
 
+from oculox.addresses import on_disk
 from oculox.data.faults import Fault
 from oculox.data.image import read_image
 from oculox.datasets.check import CheckedSplit, CheckReport
@@ -61,7 +62,7 @@ def write_view(
         general += rest
         rows = _rows(one.checked, classes)
         names = [image["file_name"] for image in one.checked.coco.images]
-        paths = [one.checked.image_dir / name for name in names]
+        paths = [on_disk(one.checked.image_dir / name) for name in names]
         with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
             thumbs = pool.map(partial(_thumbnail, side=side), paths)
             for row, (name, path, thumb) in enumerate(zip(names, paths, thumbs, strict=True)):

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import torch
 
+from oculox.addresses import Location, to_location
 from oculox.data.coco import CocoIndex
 from oculox.data.image import decode_image
 from oculox.datasets.splits import open_split
@@ -80,15 +81,15 @@ class Benchmark:
 
 
 def benchmark(
-    model: str | Path,
+    model: str | Location,
     formats: Sequence[str] = (TORCH, "onnx", "openvino"),
     *,
     imgsz: ImageSize | None = None,
     samples: int = 50,
     threads: int | None = None,
-    data: str | Path | None = None,
-    images: str | Path | None = None,
-    calib: str | Path | None = None,
+    data: str | Location | None = None,
+    images: str | Location | None = None,
+    calib: str | Location | None = None,
     log: Callable[[str], None] | None = None,
 ) -> Benchmark:
     """Size, speed, stages, AP and parity of a model in several formats, on this machine.
@@ -112,7 +113,7 @@ def benchmark(
             raise UsageError(f"unknown format {name!r} (formats: {TORCH}, {', '.join(TARGETS)})")
     weights = load_weights(model)
     index = None if data is None else open_split(data, "val", images=images)
-    calibration = None if calib is None else Path(calib)
+    calibration = None if calib is None else to_location(calib)
     say = log or (lambda _: None)
     size = weights.spec.check_size(None if imgsz is None else height_width(imgsz))
     jpegs = sample_jpegs(index, samples)
@@ -159,7 +160,7 @@ def _make(
     weights: Weights,
     folder: Path,
     size_hw: tuple[int, int],
-    calibration: Path | None,
+    calibration: Location | None,
     threads: int | None,
 ) -> tuple[Backend, float | None]:
     """The opened backend of a format, and its largest error as a fraction of what is allowed."""

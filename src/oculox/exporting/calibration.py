@@ -1,11 +1,11 @@
 """Images that show a quantiser which activations to expect."""
 
 import dataclasses
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
+from oculox.addresses import Address, Location, list_files
 from oculox.config.schema import DataConfig
 from oculox.data.image import IMAGE_SUFFIXES, read_image
 from oculox.data.preprocess import preprocess, to_floats
@@ -15,7 +15,7 @@ from oculox.exporting.job import Job
 from oculox.runtime.exported import Array
 
 
-def find_calibration(source: Path, *, limit: int) -> tuple[Path, ...]:
+def find_calibration(source: Location, *, limit: int) -> tuple[Location, ...]:
     """The images to calibrate on, spread evenly over all there are.
 
     Args:
@@ -72,10 +72,15 @@ class CalibrationFeeds:
         return self.job.metadata.spec.batch or 1
 
 
-def _images(source: Path) -> list[Path]:
+def _images(source: Location) -> list[Location]:
     if recognise(source) is not None:
         (index,) = load_splits(DataConfig(root=source), "train")
         return [index.image_path(i) for i in range(len(index))]
     if not source.is_dir():
         raise DataError(f"{source}: no such folder of images or dataset")
-    return sorted(p for p in source.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
+    found: Iterable[Location] = (
+        (file.address for file in list_files(source))
+        if isinstance(source, Address)
+        else source.iterdir()
+    )
+    return sorted((p for p in found if p.suffix.lower() in IMAGE_SUFFIXES), key=str)

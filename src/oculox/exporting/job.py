@@ -1,11 +1,11 @@
 """What is to be exported: the request, and the job that a converter gets."""
 
 import dataclasses
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from oculox.addresses import Location
 from oculox.errors import UsageError
 from oculox.exporting.graph import DetectionGraph, for_export
 from oculox.models.yolox import YOLOX
@@ -42,7 +42,7 @@ class ExportOptions:
     dynamic_size: bool = False
     batch: int | None = 1
     precision: ExportPrecision = "fp32"
-    calibration: Path | None = None
+    calibration: Location | None = None
     calibration_images: int = 300
     nms: InGraphNms | None = None
     preprocess: bool = False
@@ -82,7 +82,7 @@ class Job:
 
     network: YOLOX
     metadata: ExportMetadata
-    calibration: tuple[Path, ...]
+    calibration: tuple[Location, ...]
     opset: int
 
     def graph(self, *, half: bool = False) -> DetectionGraph:
@@ -114,7 +114,7 @@ class Job:
 
 
 def make_job(
-    weights: Weights, options: ExportOptions, *, calibration: tuple[Path, ...] = ()
+    weights: Weights, options: ExportOptions, *, calibration: tuple[Location, ...] = ()
 ) -> Job:
     """Put a job together.
 

@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 
+from oculox.addresses import Location
 from oculox.config.schema import Precision
 from oculox.distributed.devices import describe_machine, usable_device
 from oculox.distributed.launch import is_main_process
@@ -109,7 +110,7 @@ def clear_runtimes() -> int:
 
 
 def open_with(
-    path: str | Path, options: RunOptions | None = None, *, backend: str | None = None
+    path: str | Location, options: RunOptions | None = None, *, backend: str | None = None
 ) -> Backend:
     """Open a model, a checkpoint with a runtime of choice.
 
@@ -167,7 +168,7 @@ def open_with(
     return open_model(kept_model(folder) or _convert(path, wanted, folder), device=device)
 
 
-def choose_runtime(path: str | Path, options: RunOptions) -> RuntimeChoice | None:
+def choose_runtime(path: str | Location, options: RunOptions) -> RuntimeChoice | None:
     """The quickest runtime for a checkpoint on this machine; None for an exported file.
 
     On a CPU all runtimes that are installed are measured for a second each, the first time; the

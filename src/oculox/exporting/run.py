@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from oculox.addresses import Location
 from oculox.data.coco import CocoIndex
 from oculox.errors import ExportError
 from oculox.evaluation.evaluate import OFFICIAL_SETTINGS, evaluate
@@ -53,8 +54,8 @@ class ExportReport:
         ap: where data was given.
     """
 
-    path: Path
-    files: tuple[Path, ...]
+    path: Location
+    files: tuple[Location, ...]
     metadata: ExportMetadata
     parity: tuple[ParityRow, ...]
     ap: ApLoss | None = None
@@ -103,7 +104,7 @@ def export_model(
     target = find_target(options)
     say = progress or (lambda _: None)
     with scratch_beside(output) as scratch:
-        calibration: tuple[Path, ...] = ()
+        calibration: tuple[Location, ...] = ()
         if options.calibration is not None:
             calibration = find_calibration(options.calibration, limit=options.calibration_images)
         job = make_job(weights, options, calibration=calibration)

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
+from oculox.addresses import Address, Location, local_output
 from oculox.errors import DataError
 from oculox.files import make_folder, require_free, write_image, write_json
 from oculox.predict.pipeline import Pipeline
-from oculox.predict.sources import LoadedImage, Source, Unreadable, read_source
+from oculox.predict.sources import LoadedImage, Source, Unreadable, fetching, read_source
 from oculox.predict.video import VideoSummary, annotate_video
 from oculox.runtime.timing import Spread, StageTimes, spread_of
 from oculox.types import Detections, Progress
@@ -37,7 +38,7 @@ class PredictSummary:
             or frame, which warms the network up, and so empty where there was no other.
     """
 
-    output: Path
+    output: Location
     images: int
     found: tuple[Detections, ...]
     detections: int
@@ -47,9 +48,21 @@ class PredictSummary:
     speed: dict[str, Spread]
 
     @property
-    def predictions(self) -> Path:
+    def predictions(self) -> Location:
         """The file of all detections in images."""
         return self.output / PREDICTIONS
+
+    def moved(self, output: Location) -> PredictSummary:
+        """The same files in another folder."""
+        videos = [
+            dataclasses.replace(
+                video,
+                video=video.video and output / video.video.name,
+                predictions=output / video.predictions.name,
+            )
+            for video in self.videos
+        ]
+        return dataclasses.replace(self, output=output, videos=tuple(videos))
 
     @property
     def ok(self) -> bool:
@@ -61,7 +74,7 @@ def predict_to_folder(
     pipeline: Pipeline,
     sources: Sequence[Source],
     *,
-    output: Path,
+    output: Location,
     draw: bool = True,
     overwrite: bool = False,
     max_frames: int | None = None,
@@ -78,7 +91,8 @@ def predict_to_folder(
     Args:
         pipeline: what finds objects.
         sources: from `find_sources`.
-        output: folder to write to; made if absent. Sources are never overwritten.
+        output: folder to write to; made if absent. Sources are never overwritten. At an address
+            the files arrive at the end.
         draw: write annotated images and videos.
         overwrite: allow a folder that holds something already.
         max_frames: most frames of each video or camera.
@@ -89,6 +103,18 @@ def predict_to_folder(
         UsageError: when the folder is occupied.
         DataError: when it cannot be written.
     """
+    if isinstance(output, Address):
+        with local_output(output, overwrite=overwrite) as folder:
+            summary = predict_to_folder(
+                pipeline,
+                sources,
+                output=folder,
+                draw=draw,
+                max_frames=max_frames,
+                stdin=stdin,
+                progress=progress,
+            )
+        return summary.moved(output)
     prepare_folder(output, overwrite=overwrite)
     names = _Names(output, sources)
     report = functools.partial(_report, progress, len(sources))
@@ -98,7 +124,7 @@ def predict_to_folder(
     written: list[_Written] = []
     unreadable: list[Unreadable] = []
     results = pipeline.each(
-        images,
+        fetching(images),
         read=functools.partial(read_source, stdin=stdin),
         finish=functools.partial(_finish, targets),
         rounds=rounds,

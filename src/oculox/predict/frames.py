@@ -237,7 +237,7 @@ def open_capture(source: Source) -> cv2.VideoCapture:
     elif source.address is not None:
         limits = (cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, cv2.CAP_PROP_READ_TIMEOUT_MSEC)
         options = [value for limit in limits for value in (limit, _TIMEOUT_MS)]
-        capture = cv2.VideoCapture(source.address, cv2.CAP_FFMPEG, options)
+        capture = cv2.VideoCapture(str(source.address), cv2.CAP_FFMPEG, options)
         what = "the stream cannot be opened; does the address play elsewhere?"
     else:
         capture = cv2.VideoCapture(str(source.path))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any, Literal
 
 import cv2
@@ -12,6 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from oculox.addresses import Address, Location, on_disk, to_location
 from oculox.data.image import decode_image, read_image
 from oculox.errors import UsageError
 from oculox.predict.sources import VIDEO_SUFFIXES, WEB_PREFIXES, download
@@ -38,7 +38,7 @@ def load_image(
     """Read an image where that is needed, and bring it to BGR.
 
     Args:
-        image: a path; an address (http, https) of at most `MAX_DOWNLOAD` bytes; the bytes of an
+        image: a path; an address, of http and https at most `MAX_DOWNLOAD` bytes; the bytes of an
             image file, or a file open for reading them; or what `as_bgr` takes.
         color: see `as_bgr`.
         where: which image this is, for messages.
@@ -50,10 +50,12 @@ def load_image(
         DataError: it cannot be read or downloaded, or is no image.
         UsageError: it is a folder, a pattern, a video or no image.
     """
-    if isinstance(image, str | Path):
+    if isinstance(image, str | Location):
         if str(image).startswith(WEB_PREFIXES):
             return decode_image(download(str(image)), where=str(image))
-        path = Path(image)
+        path = to_location(image)
+        if isinstance(path, Address):
+            return read_image(on_disk(path))
         if path.is_dir() or path.suffix.lower() in VIDEO_SUFFIXES or "*" in path.name:
             raise UsageError(
                 f"{path}: not one image; folders, patterns and videos go to Detector.stream"

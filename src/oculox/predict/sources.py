@@ -9,10 +9,22 @@ from __future__ import annotations
 import dataclasses
 import glob
 import sys
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO, Literal
 
+from oculox.addresses import (
+    Address,
+    Location,
+    as_text,
+    fetch_ahead,
+    forget_changed,
+    is_address,
+    list_files,
+    local_copy,
+    to_location,
+)
 from oculox.data.image import IMAGE_SUFFIXES, decode_image, read_file, read_header
 from oculox.errors import DataError, UsageError, first_line
 from oculox.types import ImageArray
@@ -24,6 +36,8 @@ STDIN = "-"
 MAX_DOWNLOAD = 100 << 20
 """Most bytes of an image from the web."""
 _TIMEOUT_SECONDS = 10
+_AHEAD = 32
+"""Images that are fetched from a storage at a time."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,13 +48,14 @@ class Source:
         kind: ``image``, ``stdin`` (one encoded image), ``video`` or ``camera``.
         name: as the user would recognise it.
         path: the file; None for the others.
-        address: camera number or stream address for ``camera``; of an image on the web.
+        address: camera number or stream address for ``camera``; of an image on the web or in a
+            storage.
     """
 
     kind: Literal["image", "stdin", "video", "camera"]
     name: str
     path: Path | None = None
-    address: int | str | None = None
+    address: int | str | Address | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -66,13 +81,14 @@ class Unreadable:
     error: DataError
 
 
-def find_sources(given: Iterable[str | Path], *, recursive: bool = False) -> tuple[Source, ...]:
+def find_sources(given: Iterable[str | Location], *, recursive: bool = False) -> tuple[Source, ...]:
     """Resolve what the user named.
 
     Args:
         given: image or video files; folders; patterns such as ``shots/*.jpg`` (``**`` for any
             depth); ``-`` for one encoded image on standard input; a camera's number; the
-            address of a stream (``rtsp://...``), or of an image on the web.
+            address of a stream (``rtsp://...``), of an image on the web, or of a file or folder in
+            a storage (``s3://...``).
         recursive: look into the folders of folders as well.
 
     Returns:
@@ -85,7 +101,7 @@ def find_sources(given: Iterable[str | Path], *, recursive: bool = False) -> tup
     """
     found: dict[object, Source] = {}
     for item in given:
-        for source in _resolve(str(item), recursive):
+        for source in _resolve(as_text(to_location(item)), recursive):
             key = source.path.resolve() if source.path else source.name
             found.setdefault(key, source)
     if not found:
@@ -107,6 +123,8 @@ def read_source(source: Source, *, stdin: BinaryIO | None = None) -> LoadedImage
         data, where = (stdin or sys.stdin.buffer).read(), "standard input"
     elif source.path is not None:
         data, where = read_file(source.path), str(source.path)
+    elif isinstance(source.address, Address):
+        data, where = read_file(source.address), source.name
     else:
         data, where = download(str(source.address)), source.name
     image = decode_image(data, where=where, allow_truncated=True)
@@ -116,6 +134,8 @@ def read_source(source: Source, *, stdin: BinaryIO | None = None) -> LoadedImage
 def _resolve(item: str, recursive: bool) -> list[Source]:
     if item == STDIN:
         return [Source(kind="stdin", name="stdin")]
+    if is_address(item) and not item.startswith(STREAM_PREFIXES):
+        return _in_storage(Address(item), recursive)
     path = Path(item)
     if path.is_dir():
         return _folder(path, recursive)
@@ -135,6 +155,38 @@ def _resolve(item: str, recursive: bool) -> list[Source]:
             raise DataError(f"{item}: no image or video matches this pattern")
         return [_file(m) for m in files]
     raise DataError(f"{item}: no such file or folder")
+
+
+def _in_storage(address: Address, recursive: bool) -> list[Source]:
+    """A file, of which videos are fetched now, or the images of a folder."""
+    suffix = address.suffix.lower()
+    if suffix in VIDEO_SUFFIXES:
+        return [Source(kind="video", name=str(address), path=local_copy(address))]
+    if suffix in IMAGE_SUFFIXES:
+        local_copy(address)
+        return [Source(kind="image", name=str(address), address=address)]
+    found = [
+        file
+        for file in list_files(address, recursive=recursive)
+        if file.address.suffix.lower() in IMAGE_SUFFIXES
+    ]
+    if not found:
+        hint = "" if recursive else " (folders inside it are searched only with `recursive`)"
+        raise DataError(f"{address}: no images in this folder{hint}")
+    forget_changed(found)
+    return [Source(kind="image", name=str(f.address), address=f.address) for f in found]
+
+
+def fetching(sources: Iterable[Source]) -> Iterator[Source]:
+    """The sources; images in storages are fetched while those before them are worked on."""
+    ahead: deque[Source] = deque()
+    for source in sources:
+        if isinstance(source.address, Address):
+            fetch_ahead([source.address])
+        ahead.append(source)
+        if len(ahead) > _AHEAD:
+            yield ahead.popleft()
+    yield from ahead
 
 
 def _folder(folder: Path, recursive: bool) -> list[Source]:

@@ -14,10 +14,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch import Tensor
 
+from oculox.addresses import Address, is_address
 from oculox.errors import DataError
 from oculox.predict.inputs import ColorOrder, images_in, load_image
 from oculox.predict.pipeline import Pipeline
-from oculox.predict.sources import WEB_PREFIXES, Source, find_sources
+from oculox.predict.sources import Source, find_sources
 from oculox.predict.video import read_frames
 from oculox.types import Detections, ImageArray
 
@@ -47,8 +48,9 @@ def find_images(source: object, *, recursive: bool = False) -> Images:
         DataError: it does not exist or holds no image.
         UsageError: its suffix is not that of an image or video.
     """
-    if isinstance(source, str | Path | int):
-        found = find_sources([str(source)], recursive=recursive)
+    if isinstance(source, str | Path | Address | int):
+        named_one = source if isinstance(source, Address) else str(source)
+        found = find_sources([named_one], recursive=recursive)
         # The frames of a camera come when they come.
         ahead = all(one.kind != "camera" for one in found)
         return Images(chain.from_iterable(map(_images_of, found)), ahead)
@@ -115,9 +117,9 @@ class _Read(NamedTuple):
 def _read(numbered: tuple[int, Named], *, color: ColorOrder | None) -> _Read:
     place, (name, image) = numbered
     pixels = load_image(image, color=color, where=name or f"image {place}")
-    if not isinstance(image, str | Path):
+    if not isinstance(image, str | Path | Address):
         return _Read(pixels, name, partial(np.asarray, pixels))
-    if str(image).startswith(WEB_PREFIXES):
+    if isinstance(image, Address) or is_address(image):
         return _Read(pixels, str(image), partial(np.asarray, pixels))
     return _Read(pixels, str(image), partial(load_image, Path(image).absolute()))
 

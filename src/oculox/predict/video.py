@@ -12,6 +12,7 @@ from pathlib import Path
 
 import cv2
 
+from oculox.addresses import Location
 from oculox.errors import DataError, UsageError
 from oculox.predict.frames import Frames, open_capture, open_frames
 from oculox.predict.pipeline import Pipeline
@@ -34,8 +35,8 @@ class VideoSummary:
     """
 
     source: str
-    video: Path | None
-    predictions: Path
+    video: Location | None
+    predictions: Location
     frames: int
     detections: int
     rounds: tuple[StageTimes, ...]

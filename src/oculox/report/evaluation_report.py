@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from oculox.addresses import Location, on_disk
 from oculox.data.coco import CocoIndex
 from oculox.distributed.devices import describe_machine
 from oculox.errors import DataError, plural
@@ -130,7 +131,7 @@ def origin_section(
 
 
 def model_settings(
-    backend: Backend, settings: DetectSettings, *, size_hw: tuple[int, int], path: Path | None
+    backend: Backend, settings: DetectSettings, *, size_hw: tuple[int, int], path: Location | None
 ) -> dict[str, str]:
     """What an evaluation was made with, by name.
 
@@ -149,7 +150,7 @@ def model_settings(
     if path is not None:
         values["model"] = str(path)
         if path.is_file():
-            values["SHA-256 of the model"] = _file_digest(path)
+            values["SHA-256 of the model"] = _file_digest(on_disk(path))
     return values
 
 

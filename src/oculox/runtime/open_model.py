@@ -4,6 +4,7 @@ import importlib
 from pathlib import Path
 from typing import NamedTuple
 
+from oculox.addresses import Location
 from oculox.config.schema import Precision
 from oculox.errors import UsageError
 from oculox.runtime.backend import Backend
@@ -40,7 +41,7 @@ FORMATS: dict[str, Format] = {
 
 
 def open_model(
-    model: str | Path,
+    model: str | Location,
     *,
     device: str = "cpu",
     precision: Precision = "fp32",
@@ -50,7 +51,8 @@ def open_model(
     """Open a model.
 
     Args:
-        model: a file, its suffix shows the format; or the name of published weights.
+        model: a file or its address, the suffix shows the format; or the name of published
+            weights.
         device: ``cpu``, ``cuda``, ``cuda:1``, ``mps``, ... or ``auto``.
         precision: of the network, for checkpoints.
         backend: one of `FORMATS` where the suffix does not show it.

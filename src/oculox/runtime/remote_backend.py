@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -20,6 +19,7 @@ from requests.adapters import HTTPAdapter
 from torch import Tensor
 from urllib3 import Retry
 
+from oculox.addresses import Address, Location
 from oculox.errors import CheckpointError, OculoxError, UsageError, first_line
 from oculox.postprocess import DetectSettings
 from oculox.runtime.backend import Backend
@@ -35,9 +35,13 @@ _AT_ONCE = 8
 """Requests of one batch that are under way together; the service makes a batch of them."""
 
 
-def is_service(model: str | Path) -> bool:
-    """Whether a model is named by an address."""
-    return isinstance(model, str) and model.startswith(_PREFIXES)
+def is_service(model: str | Location) -> bool:
+    """Whether a model is named by the address of a service, and not of a file."""
+    return (
+        isinstance(model, str)
+        and model.startswith(_PREFIXES)
+        and not Address(model).suffix[1:2].isalpha()
+    )
 
 
 class RemoteBackend(Backend):

@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
-from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 from torch import nn
 
+from oculox.addresses import Location
 from oculox.config import Config
 from oculox.config.schema import InputConfig
 from oculox.data.coco import CocoIndex
@@ -81,7 +81,7 @@ class Run:
     notes: tuple[str, ...]
 
 
-def build_run(config: Config, accelerator: Accelerator, *, weights: Path | None) -> Run:
+def build_run(config: Config, accelerator: Accelerator, *, weights: Location | None) -> Run:
     """Build all parts of a run.
 
     Args:
@@ -248,7 +248,7 @@ def _gentler(config: Config, known: float) -> tuple[Config, list[str]]:
     return config.model_copy(update={"optimizer": settled}), [note]
 
 
-def _transfer_note(weights: Path, theirs: int, ours: int, kept: int) -> str:
+def _transfer_note(weights: Location, theirs: int, ours: int, kept: int) -> str:
     if kept == ours == theirs:
         return f"weights: all tensors from {weights}"
     if not kept:

@@ -8,12 +8,14 @@ import contextlib
 import dataclasses
 import os
 from collections.abc import Mapping
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, Self
 
 import torch
 from torch import Tensor
 
+from oculox.addresses import Address, Location
 from oculox.config import config_to_dict
 from oculox.errors import CheckpointError, TrainingError, first_line
 from oculox.training.build import Run
@@ -143,13 +145,15 @@ def _save(run: Run, progress: TrainProgress, path: Path, *, resumable: bool = Tr
     save_checkpoint(path, weights, training=training)
 
 
-def is_state(path: Path) -> bool:
+def is_state(path: Location) -> bool:
     """Whether a file has the name of a checkpoint that a run can go on from."""
-    return path.name in (LAST, PREVIOUS) or path.match("epoch-*.pt")
+    return path.name in (LAST, PREVIOUS) or fnmatch(path.name, "epoch-*.pt")
 
 
-def has_state(folder: Path) -> bool:
+def has_state(folder: Location) -> bool:
     """Whether a folder holds a checkpoint that a run can go on from."""
+    if isinstance(folder, Address):
+        return (folder / LAST).is_file()
     return folder.is_dir() and any(map(is_state, folder.iterdir()))
 
 

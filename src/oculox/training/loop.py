@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor
 
+from oculox.addresses import Location
 from oculox.config import Config
 from oculox.data.preprocess import to_floats
 from oculox.distributed.devices import open_accelerator, processes_of, settled_precision
@@ -40,6 +41,7 @@ from oculox.training.log import (
     step_profiler,
 )
 from oculox.training.optim import scale_gradients, set_learning_rate, set_train_mode
+from oculox.training.remote import RunPlace
 from oculox.training.run_folder import (
     TrainSummary,
     create_folder,
@@ -60,6 +62,7 @@ class _Tools:
     """What is open while a run trains: its folder, the log, and what each step calls."""
 
     folder: Path
+    shown: Location
     log: RunLog
     meter: StepMeter
     count_step: Callable[[], None]
@@ -72,9 +75,8 @@ class _Tools:
 def run_training(
     config: Config,
     *,
-    output: Path | None = None,
-    weights: Path | None = None,
-    resume: Path | None = None,
+    place: RunPlace,
+    weights: Location | None = None,
     callback: TrainCallback | None = None,
 ) -> TrainSummary:
     """Train in this process (one of several, when launched so).
@@ -85,18 +87,19 @@ def run_training(
 
     Args:
         config: from `settle_config`.
-        output: folder of a new run; None for a new one below ``runs/``.
+        place: where the run works. A resumed one goes on exactly, from its ``last.pt`` or the older
+            state that is named; a finished one stays as it is.
         weights: file to start a new run from.
-        resume: folder of a run to go on with, exactly, from its ``last.pt``, or an older state in
-            there; a finished run stays as it is.
         callback: is told how the run goes on; only with one process.
 
     Raises:
         OculoxError: for anything wrong with configuration, data, weights or output, and when
             the loss is not finite; what was saved before stays.
     """
+    resume = place.resume
     if resume is not None and (summary := finished_run(config, resume)) is not None:
-        return summary
+        place.clear(resume)
+        return dataclasses.replace(summary, output=place.shown(resume))
     train = config.train
     precision = settled_precision(train.precision, train.device)
     # Settled once: a run that goes on elsewhere keeps it, and its configuration says what it was.
@@ -105,14 +108,14 @@ def run_training(
         with open_accelerator(
             train.device, precision=precision, timeout=train.timeout
         ) as accelerator:
-            return _run(
-                config,
-                accelerator,
-                output=output,
-                weights=weights,
-                resume=resume,
-                callback=callback or TrainCallback(),
-            )
+            callback = callback or TrainCallback()
+            try:
+                return _run(config, accelerator, place=place, weights=weights, callback=callback)
+            except RunStopped:
+                if place.remote is not None:
+                    # A process that ends makes the launcher end the others, which may be sending.
+                    accelerator.wait_for_everyone()
+                raise
     except RunStopped as stopped:
         raise_again(stopped.number)
         raise
@@ -122,12 +125,11 @@ def _run(
     config: Config,
     accelerator: Accelerator,
     *,
-    output: Path | None,
-    weights: Path | None,
-    resume: Path | None,
+    place: RunPlace,
+    weights: Location | None,
     callback: TrainCallback,
 ) -> TrainSummary:
-    train = config.train
+    train, resume = config.train, place.resume
     if train.deterministic != torch.are_deterministic_algorithms_enabled():
         # It loads PyTorch's compiler, which takes seconds, so only where something changes.
         torch.use_deterministic_algorithms(train.deterministic, warn_only=True)
@@ -137,7 +139,7 @@ def _run(
     progress = TrainProgress() if resume is None else restore_run(run, resume)
     # Last, so that a run that cannot start leaves no folder.
     if resume is None:
-        folder = create_folder(run, output, from_weights=weights is not None)
+        folder = create_folder(run, place.output, from_weights=weights is not None)
     else:
         folder = state_file(resume).parent
         if accelerator.is_main_process:
@@ -145,6 +147,7 @@ def _run(
     done = progress.step
     with (
         hold_folder(folder, enabled=accelerator.is_main_process),
+        place.sending(folder, enabled=accelerator.is_main_process),
         open_trackers(accelerator, config, folder=folder, resume_step=done) as trackers,
         RunLog(
             folder,
@@ -158,11 +161,12 @@ def _run(
         closing(run.val_loader),
         step_profiler(folder, enabled=train.profile, rank=accelerator.process_index) as count_step,
         watch_run(run, report=log.message) as look,
-        StopRequest(folder, tell=log.message) as stop,
+        StopRequest(place.shown(folder), tell=log.message) as stop,
     ):
         meter = StepMeter(run, log, done=done)
         tools = _Tools(
             folder=folder,
+            shown=place.shown(folder),
             log=log,
             meter=meter,
             count_step=count_step,
@@ -171,13 +175,16 @@ def _run(
             report=RunReport(run, folder, trackers, tell=log.message),
             callback=callback,
         )
-        return _train(run, progress, tools)
+        summary = _train(run, progress, tools)
+    if accelerator.is_main_process:
+        place.clear(folder)
+    return summary
 
 
 def _train(run: Run, progress: TrainProgress, tools: _Tools) -> TrainSummary:
     started = time.perf_counter()
     folder, log, stop = tools.folder, tools.log, tools.stop
-    _announce(run, progress, folder, log)
+    _announce(run, progress, tools.shown, log)
     train, total_steps = run.config.train, run.rate.total_steps
     metrics: CocoMetrics | None = None
     for epoch in range(_first_epoch(run, progress), run.plan.total):
@@ -214,7 +221,7 @@ def _train(run: Run, progress: TrainProgress, tools: _Tools) -> TrainSummary:
     if stop.cancelled:
         log.message(f"stopped by the program after step {progress.step}; last.pt is saved")
     summary = TrainSummary(
-        output=folder,
+        output=tools.shown,
         metrics={} if metrics is None else metrics.as_dict(),
         best_ap=progress.best_ap,
         best_epoch=progress.best_epoch,
@@ -225,7 +232,7 @@ def _train(run: Run, progress: TrainProgress, tools: _Tools) -> TrainSummary:
     )
     tools.report.finish(epoch=progress.epoch, best_epoch=progress.best_epoch)
     if run.parts.accelerator.is_main_process:
-        summary.write()
+        summary.write(folder)
     return summary
 
 
@@ -463,7 +470,7 @@ def _why_zero(metrics: CocoMetrics) -> str:
     )
 
 
-def _announce(run: Run, progress: TrainProgress, folder: Path, log: RunLog) -> None:
+def _announce(run: Run, progress: TrainProgress, folder: Location, log: RunLog) -> None:
     config, accelerator = run.config, run.parts.accelerator
     count, device = accelerator.num_processes, accelerator.device
     where = f"{count} processes ({device.type})" if count > 1 else str(device)

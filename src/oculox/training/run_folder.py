@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 
 from pydantic_core import to_jsonable_python
 
+from oculox.addresses import AbsentError, Location
 from oculox.config import Config, config_to_yaml, known_keys, load_config
 from oculox.distributed.devices import processes_of
 from oculox.errors import CheckpointError, ConfigError, OculoxError, TrainingError, UsageError
@@ -70,7 +71,7 @@ class TrainSummary:
         stopped_early: whether early stopping, `max_steps` or the program ended it.
     """
 
-    output: Path
+    output: Location
     metrics: Mapping[str, float]
     best_ap: float
     best_epoch: int
@@ -80,24 +81,25 @@ class TrainSummary:
     stopped_early: bool
 
     @property
-    def best(self) -> Path:
+    def best(self) -> Location:
         """The best checkpoint; there is none before the first evaluation."""
         return self.output / BEST
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values."""
-        return {**to_jsonable_python(self), "best": str(self.best)}
+        values = {**dataclasses.asdict(self), "output": str(self.output), "best": str(self.best)}
+        return dict(to_jsonable_python(values))
 
-    def write(self) -> None:
+    def write(self, folder: Path) -> None:
         """Write ``summary.json`` into the run's folder.
 
         Raises:
             OculoxError: when it cannot be written.
         """
-        write_json(self.output / SUMMARY, self.as_dict())
+        write_json(folder / SUMMARY, self.as_dict())
 
 
-def read_summary(folder: Path) -> TrainSummary:
+def read_summary(folder: Location) -> TrainSummary:
     """The summary that a run left in its folder.
 
     Raises:
@@ -107,7 +109,7 @@ def read_summary(folder: Path) -> TrainSummary:
         values = json.loads((folder / SUMMARY).read_text("utf-8"))
         values.pop("best")
         return TrainSummary(**{**values, "output": folder})
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AbsentError) as error:
         raise TrainingError(f"{folder / SUMMARY}: no readable summary ({error})") from None
 
 
@@ -147,7 +149,7 @@ def settle_config(
     recipe: str | Path | Config | None,
     overrides: Sequence[str] = (),
     *,
-    weights: Path | None = None,
+    weights: Location | None = None,
     output: Path | None = None,
     resume: Path | None = None,
 ) -> Config:
@@ -197,7 +199,7 @@ def check_free(folder: Path) -> None:
         UsageError: it holds a run.
     """
     if (folder / LAST).exists() or (folder / CONFIG).exists():
-        if _is_without_steps(folder) and not _is_held(folder):
+        if _is_without_steps(folder) and not is_held(folder):
             return
         raise UsageError(
             f"{folder}: holds another run; choose another `output`, or go on with it: "
@@ -240,7 +242,8 @@ def hold_folder(folder: Path, *, enabled: bool) -> Iterator[None]:
         yield
 
 
-def _is_held(folder: Path) -> bool:
+def is_held(folder: Path) -> bool:
+    """Whether a process of this machine trains in a folder."""
     if not (folder / CONFIG).exists():
         return False
     with (folder / CONFIG).open("rb") as file:

@@ -5,10 +5,10 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from pathlib import Path
 from types import FrameType
 from typing import Self
 
+from oculox.addresses import Location
 from oculox.errors import TrainingError
 
 SIGNALS = tuple(
@@ -23,7 +23,7 @@ _ONCE = 1.0
 class RunStopped(TrainingError):  # noqa: N818 - nothing is wrong
     """A signal, `number`, has stopped a run whose state is saved."""
 
-    def __init__(self, number: int, *, step: int, folder: Path) -> None:
+    def __init__(self, number: int, *, step: int, folder: Location) -> None:
         """Say after which step, and how to go on with the run in `folder`."""
         super().__init__(
             f"stopped by {signal.Signals(number).name} after step {step}; last.pt is saved, go on "
@@ -43,7 +43,7 @@ class StopRequest(ExitStack):
         cancelled: whether the program stops the run, in which there is one process.
     """
 
-    def __init__(self, folder: Path, *, tell: Callable[[str], None]) -> None:
+    def __init__(self, folder: Location, *, tell: Callable[[str], None]) -> None:
         """A request for the run in `folder`; `tell` gets the message when it stops."""
         super().__init__()
         self.agreed = False

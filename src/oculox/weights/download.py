@@ -17,6 +17,7 @@ from pathlib import Path
 from urllib.parse import quote, urlparse
 from urllib.request import url2pathname
 
+from oculox.addresses import Address, Location, local_copy, local_folder, to_location
 from oculox.distributed.launch import is_main_process
 from oculox.errors import CheckpointError, OculoxError, UsageError
 from oculox.files import cache_folder, scratch_beside, write_text
@@ -34,6 +35,8 @@ _TIMEOUT_SECONDS = 30
 _RETRIES = 3
 _BUSY = (429, 500, 502, 503, 504)
 _LARGEST = 4 << 30
+_FOLDERS = (".ncnn", ".mlpackage")
+"""Suffixes of exported models that are folders."""
 _SCHEMES = ("https", "http", "file")
 
 
@@ -58,8 +61,8 @@ def source_url(entry: PublishedWeights) -> str:
     return f"{mirror.rstrip('/')}/{quote(entry.filename)}" if mirror else entry.url
 
 
-def locate_weights(name_or_path: str | Path) -> Path:
-    """The file that a command means: a path, or the cached file of published weights.
+def locate_weights(name_or_path: str | Location) -> Path:
+    """The file that a command means: a path, or the cached file of an address or published weights.
 
     Published weights under Apache-2.0 are fetched where they are not here yet, and a line on
     standard error says so. A cached file is verified every time, so that a damaged one is never
@@ -71,7 +74,10 @@ def locate_weights(name_or_path: str | Path) -> Path:
             here; or the file is not the published one.
         OculoxError: they cannot be fetched.
     """
-    path, name = Path(name_or_path), str(name_or_path)
+    place = to_location(name_or_path)
+    if isinstance(place, Address):
+        return _from_address(place)
+    path, name = place, str(place)
     known = any(entry.name == name for entry in published_weights())
     if path.is_file() or (not known and (path.exists() or path.suffix or path.name != name)):
         return path
@@ -92,6 +98,14 @@ def locate_weights(name_or_path: str | Path) -> Path:
     url = source_url(entry)
     with show_download(f"fetching {name} ({entry.license}) from {url}") as progress:
         return fetch_weights(entry, folder=cached.parent, url=url, progress=progress).path
+
+
+def _from_address(address: Address) -> Path:
+    if address.suffix in _FOLDERS:
+        return local_folder(address)
+    if address.suffix == ".xml":  # OpenVINO keeps the weights beside it
+        local_copy(address.parent / f"{address.stem}.bin")
+    return local_copy(address)
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from oculox.addresses import Location
 from oculox.errors import CheckpointError
 from oculox.weights.bundle import Weights
 from oculox.weights.checkpoint import is_checkpoint, load_safetensors, weights_from
@@ -22,11 +23,11 @@ SUFFIXES = (".pt", ".safetensors", ".pth", ".ckpt", ".onnx")
 """What weights files are called."""
 
 
-def load_weights(path: str | Path) -> Weights:
+def load_weights(path: str | Location) -> Weights:
     """Read weights: Oculox's `.pt` and `.safetensors`, or another project's file.
 
     Args:
-        path: a file, or the name of published weights.
+        path: a file, its address, or the name of published weights.
 
     Raises:
         CheckpointError: missing, damaged, foreign, or not fitting the network it claims to be.

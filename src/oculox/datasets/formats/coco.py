@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from oculox.addresses import on_disk
 from oculox.data.coco import find_splits
 from oculox.data.coco_scan import scan_coco
 from oculox.datasets.check import CheckedSplit, check_split
@@ -72,7 +73,7 @@ def _images(
         height, width = checked.sizes_hw[i].tolist()
         images.append(
             LabelledImage(
-                source=checked.image_dir / name,
+                source=on_disk(checked.image_dir / name),
                 name=reader.free_name(name.replace("\\", "/")),
                 hw=(height, width),
                 boxes=checked.boxes[mine].astype(np.float32),

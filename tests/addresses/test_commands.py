@@ -1,0 +1,143 @@
+"""Commands whose models, data and outputs are in object storage."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from oculox import train
+from oculox.addresses import Address
+from oculox.cli.main import main
+from oculox.config import config_to_yaml, load_config
+from oculox.errors import UsageError
+from oculox.weights.checkpoint import load_training_state
+from s3_server import Fault
+
+SHORT = ("train.aug_epochs=1", "train.tail_epochs=0", "train.eval_interval=0")
+
+
+def same_state(first, second):
+    (ours, _), (theirs, _) = load_training_state(first), load_training_state(second)
+    raw, other = (load_training_state(path)[1]["raw"] for path in (first, second))
+    assert all(torch.equal(ours.state[key], theirs.state[key]) for key in ours.state)
+    assert all(torch.equal(raw[key], other[key]) for key in raw)
+
+
+@pytest.fixture
+def stored(s3, tiny_data, eager_pt):
+    """The tiny dataset and a model in a bucket of their own; its name."""
+    bucket = f"bucket-{os.urandom(4).hex()}"
+    s3.put_folder(bucket, tiny_data, below="data/")
+    s3.put(bucket, {"models/eager.pt": eager_pt.read_bytes()})
+    s3.requests.clear()
+    return bucket
+
+
+def test_predict_from_and_to_storage(s3, stored, tiny_data, eager_pt, tmp_path):
+    below = f"s3://{stored}"
+    words = [f"{below}/models/eager.pt", f"{below}/data/val2017", "--device", "cpu"]
+    assert main(["predict", *words, "--output", f"{below}/found"]) == 0
+    here = [str(eager_pt), str(tiny_data / "val2017"), "--device", "cpu"]
+    assert main(["predict", *here, "--output", str(tmp_path / "here")]) == 0
+    entries = json.loads(s3.get(stored, "found/predictions.json"))
+    expected = json.loads((tmp_path / "here" / "predictions.json").read_text())
+    assert [e["detections"] for e in entries] == [e["detections"] for e in expected]
+    assert entries[0]["source"].startswith(f"{below}/data/val2017/")
+    assert f"found/{entries[0]['annotated']}" in s3.keys(stored)
+
+
+def test_an_occupied_output_is_refused(stored, capsys):
+    below = f"s3://{stored}"
+    words = ["predict", f"{below}/models/eager.pt", f"{below}/data/val2017", "--device", "cpu"]
+    assert main([*words, "--output", f"{below}/data"]) == 2
+    assert "already holds files; name another --output" in capsys.readouterr().err
+
+
+def test_missing_places_are_named(stored, capsys):
+    below = f"s3://{stored}"
+    assert main(["predict", f"{below}/none.pt", f"{below}/data/val2017"]) == 1
+    assert f"{below}/none.pt: there is no such file" in capsys.readouterr().err
+    assert main(["eval", f"{below}/models/eager.pt", "--data", f"{below}/models"]) == 1
+    assert "other formats than COCO are not read at addresses" in capsys.readouterr().err
+
+
+def test_eval_and_check_of_stored_data(s3, stored, eager_pt, tiny_data, capsys):
+    data = f"s3://{stored}/data"
+    words = ["--device", "cpu", "--json", "--data"]
+    assert main(["eval", f"s3://{stored}/models/eager.pt", *words, data]) == 0
+    there = json.loads(capsys.readouterr().out)
+    assert main(["eval", str(eager_pt), *words, str(tiny_data)]) == 0
+    here = json.loads(capsys.readouterr().out)
+    assert there["metrics"] == here["metrics"]
+    assert main(["data", "check", data, "--json"]) == 0
+    # What evaluation and check need of the images is fetched once.
+    fetched = [path for method, path in s3.requests if method == "GET" and ".jpg" in path]
+    assert len(fetched) == len(set(fetched)) == 16
+
+
+def test_a_run_from_and_to_storage_is_that_on_files(s3, stored, quick, tmp_path):
+    here = train("yolox-nano", *quick, *SHORT, output=tmp_path / "here")
+    config = load_config("yolox-nano", [*quick, *SHORT, f"data.root=s3://{stored}/data"])
+    s3.put(stored, {"mine.yaml": config_to_yaml(config).encode()})
+    run = f"s3://{stored}/runs/mine"
+    there = train(f"s3://{stored}/mine.yaml", output=run)
+    assert str(there.best) == f"{run}/best.pt"
+    assert there.best_ap == here.best_ap
+    keys = [key.removeprefix("runs/mine/") for key in s3.keys(stored) if "runs/mine/" in key]
+    assert {"config.yaml", "last.pt", "best.pt", "log.jsonl", "summary.json"} <= set(keys)
+    assert f"root: s3://{stored}/data" in s3.get(stored, "runs/mine/config.yaml").decode()
+    last = Path(tmp_path / "last.pt")
+    last.write_bytes(s3.get(stored, "runs/mine/last.pt"))
+    same_state(here.output / "last.pt", last)
+    assert not list((tmp_path / "address-cache" / "runs").rglob("*.pt"))
+    with pytest.raises(UsageError, match="holds another run"):
+        train("yolox-nano", *quick, output=run)
+    assert train(resume=run).steps == there.steps  # finished: nothing is trained again
+
+
+def test_a_run_that_cannot_be_sent_stays_here(s3, stored, quick, monkeypatch, capsys, tmp_path):
+    monkeypatch.setenv("OCULOX_PATIENCE", "0.1")
+    s3.faults.append(Fault("denied", path="runs/", methods=("PUT", "POST")))
+    words = ["train", "yolox-nano", *quick, *SHORT, "train.max_steps=1"]
+    assert main([*words, "--output", f"s3://{stored}/runs/mine"]) == 1
+    message = capsys.readouterr().err
+    assert "access is denied" in message
+    folder = Path(message.rpartition("the files are in ")[2].strip())
+    assert (folder / "last.pt").is_file()
+    assert train(resume=folder).steps == 1
+
+
+@pytest.mark.slow
+def test_a_run_killed_here_goes_on_elsewhere(s3, stored, quick, tmp_path, monkeypatch):
+    """SIGKILL on machine A; machine B has nothing but the address."""
+    settings = (*quick, "train.aug_epochs=8", "train.eval_interval=0")
+    whole = train("yolox-nano", *settings, output=tmp_path / "whole")
+    run = f"s3://{stored}/runs/mine"
+    words = ["train", "yolox-nano", *settings, f"data.root=s3://{stored}/data", "--output", run]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "oculox", *words],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 120
+    while "runs/mine/last.pt" not in s3.keys(stored) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert "runs/mine/summary.json" not in s3.keys(stored), "it ended before it could be killed"
+    monkeypatch.setenv("OCULOX_CACHE", str(tmp_path / "machine-b"))
+    s3.faults.append(Fault("busy", times=3))
+    resumed = train(resume=run)
+    assert resumed.output == Address(run)
+    last = tmp_path / "last.pt"
+    last.write_bytes(s3.get(stored, "runs/mine/last.pt"))
+    same_state(whole.output / "last.pt", last)
+    longer = train(f"train.epochs={whole.epochs + 1}", resume=run)
+    assert longer.epochs == whole.epochs + 1
+    assert json.loads(s3.get(stored, "runs/mine/summary.json"))["epochs"] == longer.epochs
