@@ -194,6 +194,13 @@ def test_a_signed_link_and_the_object_storage_of_huawei(s3, monkeypatch):
         "get_object", Params={"Bucket": "bucket-link", "Key": "a.bin"}
     )
     assert local_copy(Address(link)).read_bytes() == b"signed"
+    monkeypatch.setenv("OCULOX_PATIENCE", "0.1")
+    for kind in ("broken", "denied"):
+        s3.faults.append(Fault(kind))
+        with pytest.raises(AddressError, match=r"a.bin\?\.\.\.: ") as caught:
+            local_copy(Address(link))
+        assert "Signature" not in str(caught.value)
+        s3.faults.clear()
     with pytest.raises(UsageError, match="set OBS_ENDPOINT to the server of your region"):
         Address("obs://bucket-link/a.bin").read_bytes()
     monkeypatch.setenv("OBS_ENDPOINT", s3.url)

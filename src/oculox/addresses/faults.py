@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -10,6 +11,8 @@ from oculox.errors import OculoxError, first_line
 
 _LIBRARIES = ("aiohttp", "aiobotocore", "azure", "botocore", "gcsfs", "google", "huggingface_hub")
 """Whose own exceptions are faults of network or storage."""
+_SECRET = re.compile(r"(https?://[^\s'\"?]+)\?[^\s'\")]*")
+"""Signed links: what follows the question mark gives access."""
 _EXPIRED = ("ExpiredToken", "ExpiredTokenException", "RequestExpired", "TokenRefreshRequired")
 _UNKNOWN_KEYS = ("InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken")
 _NO_KEYS = (
@@ -65,7 +68,7 @@ def explain(
             f"{address}: access is denied; the credentials give no permission for it, or a signed "
             "link has expired"
         ), False
-    detail = first_line(error).replace(address.text, str(address))
+    detail = _SECRET.sub(r"\1?...", first_line(error))
     lasting = 400 <= status < 500 and status not in (408, 425, 429)
     return AddressError(
         f"{address}: the storage cannot be reached or fails ({detail})"
