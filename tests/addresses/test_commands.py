@@ -67,38 +67,31 @@ def test_missing_places_are_named(stored, capsys):
     assert "other formats than COCO are not read at addresses" in capsys.readouterr().err
 
 
-def test_eval_and_check_of_stored_data(s3, stored, eager_pt, tiny_data, capsys):
+def test_eval_and_check_of_stored_data(s3, stored, capsys):
     data = f"s3://{stored}/data"
-    words = ["--device", "cpu", "--json", "--data"]
-    assert main(["eval", f"s3://{stored}/models/eager.pt", *words, data]) == 0
-    there = json.loads(capsys.readouterr().out)
-    assert main(["eval", str(eager_pt), *words, str(tiny_data)]) == 0
-    here = json.loads(capsys.readouterr().out)
-    assert there["metrics"] == here["metrics"]
+    words = ["--device", "cpu", "--json", "--data", data]
+    assert main(["eval", f"s3://{stored}/models/eager.pt", *words]) == 0
+    assert json.loads(capsys.readouterr().out)["metrics"]
     assert main(["data", "check", data, "--json"]) == 0
     # What evaluation and check need of the images is fetched once.
     fetched = [path for method, path in s3.requests if method == "GET" and ".jpg" in path]
     assert len(fetched) == len(set(fetched)) == 16
 
 
-def test_a_run_from_and_to_storage_is_that_on_files(s3, stored, quick, tmp_path):
-    here = train("yolox-nano", *quick, *SHORT, output=tmp_path / "here")
-    config = load_config("yolox-nano", [*quick, *SHORT, f"data.root=s3://{stored}/data"])
+def test_a_run_from_and_to_storage(s3, stored, quick, tmp_path):
+    settings = [*quick, *SHORT, "train.max_steps=1", f"data.root=s3://{stored}/data"]
+    config = load_config("yolox-nano", settings)
     s3.put(stored, {"mine.yaml": config_to_yaml(config).encode()})
     run = f"s3://{stored}/runs/mine"
-    there = train(f"s3://{stored}/mine.yaml", output=run)
-    assert str(there.best) == f"{run}/best.pt"
-    assert there.best_ap == here.best_ap
+    done = train(f"s3://{stored}/mine.yaml", output=run)
+    assert str(done.best) == f"{run}/best.pt"
     keys = [key.removeprefix("runs/mine/") for key in s3.keys(stored) if "runs/mine/" in key]
     assert {"config.yaml", "last.pt", "best.pt", "log.jsonl", "summary.json"} <= set(keys)
     assert f"root: s3://{stored}/data" in s3.get(stored, "runs/mine/config.yaml").decode()
-    last = Path(tmp_path / "last.pt")
-    last.write_bytes(s3.get(stored, "runs/mine/last.pt"))
-    same_state(here.output / "last.pt", last)
     assert not list((tmp_path / "address-cache" / "runs").rglob("*.pt"))
     with pytest.raises(UsageError, match="holds another run"):
         train("yolox-nano", *quick, output=run)
-    assert train(resume=run).steps == there.steps  # finished: nothing is trained again
+    assert train(resume=run).steps == done.steps  # finished: nothing is trained again
 
 
 def test_a_run_that_cannot_be_sent_stays_here(s3, stored, quick, monkeypatch, capsys, tmp_path):

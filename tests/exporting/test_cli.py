@@ -89,6 +89,7 @@ def test_a_benchmark_without_a_result_fails(lively_pt, capsys):
     assert "not measured" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_an_export_from_and_to_storage(s3, lively_pt, tiny_data):
     s3.put("bucket-export", {"model.pt": lively_pt.read_bytes()})
     s3.put_folder("bucket-export", tiny_data / "val2017", below="images/")
