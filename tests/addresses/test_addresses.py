@@ -1,6 +1,7 @@
 """Addresses against a real S3 server: reading, the cache, listing, sending, and faults."""
 
 import os
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from oculox.addresses import (
     is_address,
     list_files,
     local_copy,
+    mirrored,
+    sending,
     to_location,
     upload,
 )
@@ -213,3 +216,46 @@ def test_storages_that_need_more(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "fsspec", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'oculox\[cloud\]'"):
         Address("s3://a/b").exists()
+
+
+def wait_for(condition):
+    limit = time.monotonic() + 10
+    while not condition() and time.monotonic() < limit:
+        time.sleep(0.01)
+    assert condition()
+
+
+def test_a_folder_is_sent_while_it_changes(s3, tmp_path, monkeypatch):
+    monkeypatch.setattr(sending, "_SECONDS", 0.02)
+    monkeypatch.setenv("OCULOX_PATIENCE", "0.05")
+    s3.put("bucket-mirror", {})
+    told = []
+    (tmp_path / "last.pt").write_bytes(b"1")
+    (tmp_path / "a.log").write_bytes(b"1")
+    there = Address("s3://bucket-mirror/run")
+    with mirrored(tmp_path, there, last="last.pt", sent=False, tell=told.append):
+        wait_for(lambda: "run/last.pt" in s3.keys("bucket-mirror"))
+        # What goes with a checkpoint is there before it.
+        sent = [path for method, path in s3.requests if method == "PUT" and "run/" in path]
+        assert [Path(path).name for path in sent] == ["a.log", "last.pt"]
+        s3.faults.append(Fault("denied", methods=("PUT",)))
+        (tmp_path / "new").write_bytes(b"2")
+        (tmp_path / "new").replace(tmp_path / "last.pt")
+        wait_for(lambda: told)
+        assert s3.get("bucket-mirror", "run/last.pt") == b"1"
+        s3.faults.clear()
+        (tmp_path / "a.log").unlink()
+    assert told[0].startswith("not sent: s3://bucket-mirror/run/last.pt: access is denied")
+    assert s3.get("bucket-mirror", "run/last.pt") == b"2"
+    assert s3.keys("bucket-mirror") == ["run/last.pt"]
+
+
+def test_an_error_goes_before_that_of_sending(s3, tmp_path):
+    (tmp_path / "last.pt").write_bytes(b"1")
+    told = []
+    with (
+        pytest.raises(ZeroDivisionError),
+        mirrored(tmp_path, Address("s3://bucket-none/a"), last="", sent=False, tell=told.append),
+    ):
+        raise ZeroDivisionError
+    assert f"the files are in {tmp_path}" in told[-1]
