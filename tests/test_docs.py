@@ -379,7 +379,7 @@ def test_formats_that_can_be_exported_are_not_left_to_other_projects():
 def test_the_oldest_versions_are_those_that_are_tested():
     text = (ROOT / "constraints-oldest.txt").read_text("utf-8")
     pinned = dict(line.split("==") for line in text.splitlines() if "==" in line)
-    extras = ("onnx", "openvino", "ncnn", "coreml", "serve", "tensorboard")
+    extras = ("onnx", "openvino", "ncnn", "coreml", "serve", "parquet", "ray", "tensorboard")
     oldest = requirements(*extras)
     del oldest["torch"]
     assert oldest

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         evaluate,
         export,
         list_models,
+        predict_many,
         train,
     )
     from oculox.config import Config, load_config
@@ -44,6 +45,7 @@ __all__ = [
     "export",
     "list_models",
     "load_config",
+    "predict_many",
     "train",
 ]
 

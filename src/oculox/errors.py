@@ -35,6 +35,10 @@ class MissingExtraError(UsageError):
             f"run: pip install 'oculox[{extra}]'"
         )
 
+    def __reduce__(self) -> tuple[type[UsageError], tuple[str, ...]]:
+        """To other processes goes the message alone."""
+        return UsageError, self.args
+
 
 class DataError(OculoxError):
     """A dataset or image is missing, unreadable or inconsistent."""

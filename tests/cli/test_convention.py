@@ -91,6 +91,7 @@ OWN = {
     ("weights convert", "--overwrite"),
     ("export", "--batch"),  # a number or dynamic
     ("export", "--precision"),  # of the file
+    ("predict", "--workers"),  # of Ray
     ("serve", "--workers"),  # processes of the server
 }
 

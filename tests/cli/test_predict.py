@@ -14,6 +14,8 @@ import cv2
 import numpy as np
 import pytest
 
+from oculox import Detector
+
 
 @pytest.fixture
 def images(tiny_data):
@@ -163,3 +165,77 @@ def test_a_video(predict, tmp_path):
     assert "3 frames of" in outcome.out
     rows = (tmp_path / "out/clip.jsonl").read_text("utf-8").splitlines()
     assert [json.loads(row)["frame"] for row in rows] == [0, 1, 2]
+
+
+@pytest.fixture
+def rows():
+    """The rows of the Parquet files in a folder."""
+    pq = pytest.importorskip("pyarrow.parquet", reason="the extra `parquet` is not installed")
+    return lambda folder: pq.read_table(folder).to_pylist()
+
+
+def test_parquet(predict, rows, eager_pt, images, tmp_path):
+    words = (images[0].parent, "--engine", "local", "--part-size", 3, "--json")
+    summary = predict(*words).json
+    assert (summary["images"], summary["parts"], summary["unreadable"]) == (4, 2, 0)
+    assert summary["predictions"] == str(tmp_path / "out/part-*.parquet")
+    found = rows(tmp_path / "out")
+    detector = Detector(eager_pt, device="cpu", batch=1)
+    assert [row["image"] for row in found] == [str(path) for path in images]
+    assert detector.table(images).to_pylist() == found
+    for row, single in zip(found, detector.stream(images), strict=True):
+        assert np.array_equal(np.float32(row["boxes"]).reshape(-1, 4), single.xyxy)
+        assert np.array_equal(np.float32(row["scores"]), single.scores)
+        assert row["class_ids"] == single.class_ids.tolist()
+        assert row["names"] == [one.name for one in single]
+        assert (row["height"], row["width"]) == single.image.shape[:2]
+    assert sum(len(row["scores"]) for row in found) == summary["detections"] > 0
+    assert "pass --resume to go on" in predict(*words, code=2).error
+    (tmp_path / "out/part-000001.parquet").unlink()
+    assert predict(*words, "--resume", "--batch", 2).json["kept_parts"] == 1
+    assert rows(tmp_path / "out") == found
+    assert "conf 0.3, not 0.5" in predict(*words, "--resume", "--conf", 0.5, code=2).error
+    assert predict(*words, "--overwrite", "--conf", 0.99).json["kept_parts"] == 0
+
+
+def test_parquet_for_people(predict, rows, images, tmp_path):
+    bad = tmp_path / "bad.jpg"
+    bad.touch()
+    words = (bad, *images[:2], "--engine", "local", "--part-size", 1)
+    lines = predict(*words).out.splitlines()
+    assert re.fullmatch(r"3 images \(1 unreadable\), \d+ detections; \d+\.\d images/s", lines[0])
+    assert lines[1:] == ["3 parts", str(tmp_path / "out/part-*.parquet")]
+    assert rows(tmp_path / "out")[0]["error"].startswith(str(bad))
+    again = predict(*words, "--resume").out.splitlines()
+    assert again[1] == "3 parts, 3 of them from before"
+
+
+def test_the_model_of_parts_is_known_by_its_content(
+    predict, rows, eager_pt, three_classes_pt, images, oculox, tmp_path
+):
+    words = (images[0], "--engine", "local", "--output", tmp_path / "out", "--device", "cpu")
+    predict(images[0], "--engine", "local")
+    copy = tmp_path / "copy.pt"
+    shutil.copy(eager_pt, copy)
+    assert oculox("predict", copy, *words, "--resume").code == 0
+    other = oculox("predict", three_classes_pt, *words, "--resume")
+    assert (other.code, "made with model sha256:" in other.error) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--resume",), "pass --engine too"),
+        (("--workers", 2), "pass --engine too"),
+        (("--workers", 2, "--engine", "local"), "pass --engine ray too"),
+        (("--max-frames", 2, "--engine", "local"), "--max-frames is for videos"),
+    ],
+)
+def test_options_of_many_images(predict, images, tmp_path, words, message):
+    assert message in predict(images[0], *words, code=2).error
+    assert not (tmp_path / "out").exists()
+
+
+def test_resuming_without_a_folder(oculox, eager_pt, images):
+    outcome = oculox("predict", eager_pt, images[0], "--engine", "local", "--resume")
+    assert (outcome.code, "what is in --output: name it" in outcome.error) == (2, True)

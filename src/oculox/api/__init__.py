@@ -3,6 +3,7 @@
 from oculox.api.detector import Detector
 from oculox.api.evaluation import compare, evaluate
 from oculox.api.exporting import export
+from oculox.api.many import predict_many
 from oculox.api.networks import list_models
 from oculox.api.training import train
 from oculox.datasets.check import check_data
@@ -20,5 +21,6 @@ __all__ = [
     "evaluate",
     "export",
     "list_models",
+    "predict_many",
     "train",
 ]

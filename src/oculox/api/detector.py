@@ -26,6 +26,7 @@ from oculox.predict.inputs import ColorOrder, images_in
 from oculox.predict.pipeline import Pipeline
 from oculox.predict.sources import find_sources
 from oculox.predict.stream import detect_each, find_images
+from oculox.predict.table import predict_table
 from oculox.predict.track import track_source
 from oculox.predict.tracker import Algorithm, TrackSettings
 from oculox.report.evaluation_report import model_settings, write_report
@@ -224,6 +225,22 @@ class Detector:
             color=color,
             skip_unreadable=skip_unreadable,
         )
+
+    def table(self, images: Sequence[str | Path]) -> Any:
+        """What is in each image, as a `pyarrow.Table` (extra ``parquet``): one row an image.
+
+        Columns: ``image``; ``width`` and ``height`` in pixels; lists with an entry for each
+        detection, best score first: ``boxes`` (left, top, right, bottom), ``scores``,
+        ``class_ids`` and ``names``; ``truncated``, whether the image's end is missing; ``error``,
+        why an image could not be read: then its lists are empty and its size is null.
+
+        Args:
+            images: files and addresses.
+
+        Raises:
+            MissingExtraError: pyarrow is not installed.
+        """
+        return predict_table(self.pipeline, [str(image) for image in images])
 
     def track(
         self,

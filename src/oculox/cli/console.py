@@ -46,8 +46,12 @@ def milliseconds(stages: dict[str, float]) -> str:
 
 
 @contextmanager
-def progress_bar(title: str) -> Iterator[Progress]:
+def progress_bar(title: str, *, rate: str = "") -> Iterator[Progress]:
     """A bar with the remaining time on standard error; nothing where that is not a terminal.
+
+    Args:
+        title: what is being done.
+        rate: what is counted, to show how many a second.
 
     Yields:
         A function to call with how much is done and how much there is, None where unknown.
@@ -58,6 +62,10 @@ def progress_bar(title: str) -> Iterator[Progress]:
     from rich import progress as rich
     from rich.console import Console
 
+    class Rate(rich.ProgressColumn):
+        def render(self, task: rich.Task) -> str:
+            return f"{task.speed:.1f} {rate}/s" if rate and task.speed else ""
+
     columns = (
         rich.TextColumn("{task.description}"),
         rich.BarColumn(),
@@ -65,7 +73,12 @@ def progress_bar(title: str) -> Iterator[Progress]:
         rich.TimeElapsedColumn(),
         rich.TextColumn("ETA"),
         rich.TimeRemainingColumn(),
+        Rate(),
     )
-    with rich.Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    # Of parts one may take minutes.
+    window = 600 if rate else 30
+    with rich.Progress(
+        *columns, console=Console(stderr=True), transient=True, speed_estimate_period=window
+    ) as bar:
         task = bar.add_task(title, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)

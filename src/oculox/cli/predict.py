@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
+from contextlib import redirect_stdout
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -15,6 +17,7 @@ from oculox.errors import plural
 if TYPE_CHECKING:
     from oculox.api import Detector
     from oculox.predict.folder import PredictSummary
+    from oculox.predict.many import ManySummary
 
 
 _MOST_LINES = 25
@@ -53,6 +56,21 @@ def predict(
     no_draw: o.NoDraw = False,
     overwrite: o.Overwrite = False,
     max_frames: o.MaxFrames = None,
+    engine: Annotated[
+        Literal["local", "ray"] | None,
+        typer.Option(
+            help="For any number of images: write Parquet files, nothing drawn; in this process or "
+            "by workers on Ray."
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, help="Of Ray; by default one for each GPU, or for each machine."),
+    ] = None,
+    part_size: Annotated[int, typer.Option(min=1, help="Images of a Parquet file.")] = 1000,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the Parquet files in --output.")
+    ] = False,
     json: o.Json = False,
 ) -> None:
     """Find objects in images and videos.
@@ -60,28 +78,56 @@ def predict(
     Writes annotated copies and predictions.json; of a video an annotated one and JSON lines.
     """
     from oculox.addresses import to_location
-    from oculox.api import Detector
+    from oculox.api import Detector, predict_many
+    from oculox.errors import UsageError
     from oculox.files import free_path
     from oculox.predict.folder import predict_to_folder
     from oculox.predict.sources import find_sources
 
+    options: dict[str, Any] = {
+        "conf": conf,
+        "iou": iou,
+        "max_det": max_det,
+        "classes": o.split_names(classes),
+        "agnostic_nms": agnostic_nms,
+        "imgsz": imgsz,
+        "tta": tta,
+        "tile": tile,
+        "tile_overlap": tile_overlap,
+        "device": device,
+        "precision": precision,
+        "backend": backend,
+        "batch": batch,
+    }
+    if engine is not None:
+        if resume and output is None:
+            raise UsageError("`resume` goes on with what is in `output`: name it")
+        if max_frames is not None:
+            raise UsageError("`max_frames` is for videos, `engine` for images alone")
+        # Ray prints what it has to say to standard output.
+        with (
+            progress_bar("predicting", rate="images") as progress,
+            redirect_stdout(sys.stderr),
+        ):
+            many = predict_many(
+                weights,
+                sources,
+                output or free_path(Path("runs/predict")),
+                engine=engine,
+                workers=workers,
+                part_size=part_size,
+                recursive=recursive,
+                resume=resume,
+                overwrite=overwrite,
+                progress=progress,
+                **options,
+            )
+        _finish_many(many, json=json)
+        return
+    if resume or workers is not None:
+        raise UsageError("`resume` and `workers` are for many images: pass `engine` too")
     found = find_sources(sources, recursive=recursive)
-    detector = Detector(
-        weights,
-        conf=conf,
-        iou=iou,
-        max_det=max_det,
-        classes=o.split_names(classes),
-        agnostic_nms=agnostic_nms,
-        imgsz=imgsz,
-        tta=tta,
-        tile=tile,
-        tile_overlap=tile_overlap,
-        device=device,
-        precision=precision,
-        backend=backend,
-        batch=batch,
-    )
+    detector = Detector(weights, **options)
     if detector.choice is not None:
         note(f"note: {detector.choice}")
     with progress_bar("predicting") as progress:
@@ -106,6 +152,32 @@ def predict(
     else:
         _say(summary)
     if not summary.ok:
+        raise typer.Exit(1)
+
+
+def _finish_many(summary: ManySummary, *, json: bool) -> None:
+    for part in summary.failed_parts:
+        note(f"error: part {part.number} is missing: {part.error}")
+    if json:
+        print_json(
+            {
+                **dataclasses.asdict(summary),
+                "output": str(summary.output),
+                "predictions": str(summary.predictions),
+                "manifest": str(summary.manifest),
+            }
+        )
+    else:
+        kept = f", {summary.kept_parts} of them from before" if summary.kept_parts else ""
+        say(
+            f"{plural(summary.images, 'image')} ({summary.unreadable} unreadable), "
+            f"{plural(summary.detections, 'detection')}; "
+            f"{summary.images_per_second:.1f} images/s"
+        )
+        say(f"{plural(summary.parts - len(summary.failed_parts), 'part')}{kept}")
+        say(f"{summary.predictions}")
+    if not summary.ok:
+        note("the other parts are done; --resume tries again those that are missing")
         raise typer.Exit(1)
 
 

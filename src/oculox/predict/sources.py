@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import dataclasses
 import glob
+import os
 import sys
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, Literal
 
 from oculox.addresses import (
     Address,
+    Found,
     Location,
     as_text,
     fetch_ahead,
@@ -109,6 +111,73 @@ def find_sources(given: Iterable[str | Location], *, recursive: bool = False) ->
     return tuple(found.values())
 
 
+def list_images(given: Sequence[str | Path], *, recursive: bool = False) -> Iterator[str]:
+    """The addresses of images, one after the other: any number of them.
+
+    Args:
+        given: what `find_sources` takes, but for standard input, videos, cameras and streams.
+        recursive: look into the folders of folders as well.
+
+    Yields:
+        Files by their absolute paths; those of a folder sorted, then those of the folders in it.
+        An image named twice comes once.
+
+    Raises:
+        DataError: when something does not exist, cannot be listed or holds no image.
+        UsageError: when nothing was given, or something that is no image.
+    """
+    if not given:
+        raise UsageError("no sources given: name images, folders or patterns")
+    seen: set[str] = set()
+    for item in given:
+        for address in _image_addresses(str(item), recursive):
+            # A single source names nothing twice, and may be too long to remember.
+            if len(given) == 1:
+                yield address
+            elif address not in seen:
+                seen.add(address)
+                yield address
+
+
+def _image_addresses(item: str, recursive: bool) -> Iterator[str]:
+    if is_address(item) and not item.startswith(STREAM_PREFIXES):
+        address = Address(item)
+        if address.suffix.lower() in IMAGE_SUFFIXES:
+            yield item
+        else:
+            yield from (file.address.text for file in _stored_images(address, recursive))
+        return
+    if not Path(item).is_dir():
+        for source in _resolve(item, recursive):
+            if source.kind != "image":
+                raise UsageError(f"{source.name}: expected images, this is a {source.kind}")
+            yield source.name if source.path is None else str(source.path.absolute())
+        return
+
+    def refuse(error: OSError) -> None:
+        raise DataError(f"{error.filename}: this folder cannot be listed ({error.strerror})")
+
+    found = False
+    for folder, folders, names in os.walk(Path(item).absolute(), onerror=refuse):
+        folders[:] = sorted(folders) if recursive else []
+        for name in sorted(names):
+            if Path(name).suffix.lower() in IMAGE_SUFFIXES:
+                found = True
+                yield str(Path(folder, name))
+    if not found:
+        raise _no_images(Path(item), recursive)
+
+
+def _stored_images(folder: Address, recursive: bool) -> Iterator[Found]:
+    found = False
+    for file in list_files(folder, recursive=recursive):
+        if file.address.suffix.lower() in IMAGE_SUFFIXES:
+            found = True
+            yield file
+    if not found:
+        raise _no_images(folder, recursive)
+
+
 def read_source(source: Source, *, stdin: BinaryIO | None = None) -> LoadedImage:
     """Decode an image; of a truncated JPEG what there is of it.
 
@@ -165,14 +234,7 @@ def _in_storage(address: Address, recursive: bool) -> list[Source]:
     if suffix in IMAGE_SUFFIXES:
         local_copy(address)
         return [Source(kind="image", name=str(address), address=address)]
-    found = [
-        file
-        for file in list_files(address, recursive=recursive)
-        if file.address.suffix.lower() in IMAGE_SUFFIXES
-    ]
-    if not found:
-        hint = "" if recursive else " (folders inside it are searched only with `recursive`)"
-        raise DataError(f"{address}: no images in this folder{hint}")
+    found = list(_stored_images(address, recursive))
     forget_changed(found)
     return [Source(kind="image", name=str(f.address), address=f.address) for f in found]
 
@@ -193,9 +255,13 @@ def _folder(folder: Path, recursive: bool) -> list[Source]:
     entries = folder.rglob("*") if recursive else folder.iterdir()
     files = sorted(e for e in entries if e.suffix.lower() in IMAGE_SUFFIXES and e.is_file())
     if not files:
-        hint = "" if recursive else " (folders inside it are searched only with `recursive`)"
-        raise DataError(f"{folder}: no images in this folder{hint}")
+        raise _no_images(folder, recursive)
     return [_file(f) for f in files]
+
+
+def _no_images(folder: Location, recursive: bool) -> DataError:
+    hint = "" if recursive else " (folders inside it are searched only with `recursive`)"
+    return DataError(f"{folder}: no images in this folder{hint}")
 
 
 def _file(path: Path) -> Source:

@@ -1,0 +1,100 @@
+"""What is in images as a table, an image a row."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from oculox.addresses import to_location
+from oculox.data.image import decode_image, read_file, read_header
+from oculox.errors import DataError
+from oculox.extras import require
+from oculox.predict.pipeline import Pipeline
+from oculox.predict.sources import WEB_PREFIXES, download
+from oculox.types import Detections, ImageArray
+
+
+def pyarrow(module: str = "") -> Any:
+    """The package, or a module of it, such as ``.parquet``.
+
+    Raises:
+        MissingExtraError: it is not installed.
+    """
+    return require(f"pyarrow{module}", extra="parquet", purpose="a table of images")
+
+
+def table_schema() -> Any:
+    """The columns of a part, a `pyarrow.Schema`: a promise to those who read the files.
+
+    Raises:
+        MissingExtraError: pyarrow is not installed.
+    """
+    pa = pyarrow()
+    return pa.schema(
+        [
+            pa.field("image", pa.string(), nullable=False),
+            pa.field("width", pa.int32()),
+            pa.field("height", pa.int32()),
+            pa.field("boxes", pa.list_(pa.list_(pa.float32()))),
+            pa.field("scores", pa.list_(pa.float32())),
+            pa.field("class_ids", pa.list_(pa.int32())),
+            pa.field("names", pa.list_(pa.string())),
+            pa.field("truncated", pa.bool_()),
+            pa.field("error", pa.string()),
+        ]
+    )
+
+
+def predict_table(pipeline: Pipeline, images: Sequence[str]) -> Any:
+    """What is in each image, as a `pyarrow.Table` of `table_schema`.
+
+    Args:
+        pipeline: what finds objects.
+        images: files and addresses.
+
+    Returns:
+        A row for each image, in order; one that cannot be read has no detections, and an error.
+
+    Raises:
+        MissingExtraError: pyarrow is not installed.
+        AddressError: the storage of an image cannot be reached, or refuses.
+    """
+    schema = table_schema()
+    results = pipeline.each(images, read=_read, finish=_row)
+    rows = [
+        _empty_row(image, result) if isinstance(result, DataError) else result
+        for image, result in results
+    ]
+    return pyarrow().Table.from_pylist(rows, schema=schema)
+
+
+class _Loaded(NamedTuple):
+    name: str
+    image: ImageArray
+    truncated: bool
+
+
+def _read(name: str) -> _Loaded:
+    data = download(name) if name.startswith(WEB_PREFIXES) else read_file(to_location(name))
+    image = decode_image(data, where=name, allow_truncated=True)
+    return _Loaded(name, image, read_header(data).truncated)
+
+
+def _row(loaded: _Loaded, found: Detections) -> dict[str, Any]:
+    height, width = loaded.image.shape[:2]
+    return {
+        "image": loaded.name,
+        "width": width,
+        "height": height,
+        "boxes": list(found.xyxy),
+        "scores": found.scores,
+        "class_ids": found.class_ids,
+        "names": [found.name(int(number)) for number in found.class_ids],
+        "truncated": loaded.truncated,
+        "error": None,
+    }
+
+
+def _empty_row(image: str, error: DataError) -> dict[str, Any]:
+    nothing: dict[str, Any] = {name: [] for name in ("boxes", "scores", "class_ids", "names")}
+    return {"image": image, "truncated": False, "error": str(error), **nothing}
