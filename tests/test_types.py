@@ -206,6 +206,9 @@ def test_pandas():
         "name": "dog", "score": pytest.approx(0.9), "class_id": 1,
         "left": 1, "top": 2, "right": 11, "bottom": 22,
     }  # fmt: skip
+    tracked = dataclasses.replace(make(), track_ids=np.arange(7, 7 + len(make()))).to_pandas()
+    assert tracked.columns.tolist() == [*frame.columns, "track_id"]
+    assert tracked.track_id.tolist() == list(range(7, 7 + len(frame)))
 
 
 def test_draw_marks_a_copy():
