@@ -1,5 +1,7 @@
 """Parts of images on a local Ray with two workers."""
 
+import io
+import json
 import os
 import signal
 import subprocess
@@ -184,6 +186,29 @@ def test_machines_with_different_models(images, tmp_path):
         assert workers.settings()["model"]
         with pytest.raises(OculoxError, match="the workers opened different models"):
             run(workers, images, tmp_path / "out")
+
+
+def test_from_storage_to_storage(eager_pt, images, s3):
+    s3.put_folder("shop", images, below="images/")
+    command = [sys.executable, "-m", "oculox", "predict", eager_pt, "s3://shop/images"]
+    command += ["--engine", "ray", "--workers", "2", "--output", "s3://shop/found", "--resume"]
+    done = subprocess.run(
+        [*command, "--part-size", "20", "--json"],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    summary = json.loads(done.stdout)
+    assert (summary["images"], summary["unreadable"]) == (41, 1)
+    assert summary["predictions"] == "s3://shop/found/part-*.parquet"
+    parts = [key for key in s3.keys("shop") if key.startswith("found/part-")]
+    assert len(parts) == 3
+    tables = [pq.read_table(io.BytesIO(s3.get("shop", part))) for part in parts]
+    assert [name for table in tables for name in table["image"].to_pylist()] == [
+        f"s3://shop/images/{path.name}" for path in sorted(images.iterdir())
+    ]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

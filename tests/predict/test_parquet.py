@@ -237,6 +237,15 @@ def test_from_an_address_to_an_address(run, images, s3):
     ]
     assert [len(row["scores"]) for row in stored()] == [1, 1, 1, 1, 0, 1, 1, 1]
     assert run(**where, resume=True).kept_parts == 3
+    # The cache of this machine has all of these images.
+    s3.client().put_object(
+        Bucket="bucket", Key="images/5.png", Body=(images / "3b.png").read_bytes()
+    )
+    changed = predict_table(
+        Pipeline(RedBackend()), [f"s3://bucket/images/{n}.png" for n in (5, 6, 9)]
+    )
+    assert [len(scores) for scores in changed["scores"]] == [0, 1, 0]
+    assert changed["error"].to_pylist()[2] == "s3://bucket/images/9.png: no such image"
     with pytest.raises(UsageError, match="pass `resume` to go on"):
         run(**where)
     run(["s3://bucket/images/0.png"], output=where["output"], overwrite=True)

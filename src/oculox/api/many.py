@@ -90,12 +90,12 @@ def _whole(path: str | Path) -> str:
     return str(Path(path).absolute()) if Path(path).exists() else str(path)
 
 
-def _open(model: str | Path, options: Mapping[str, Any]) -> tuple[Pipeline, Mapping[str, Any]]:
+def _open(model: str, options: Mapping[str, Any]) -> tuple[Pipeline, Mapping[str, Any]]:
     """A model, and what its results depend on; not device and batch, which change roundings."""
     detector = Detector(model, **options)
     pipeline = detector.pipeline
     return pipeline, {
-        "model": _identity(detector.path, model),
+        "model": model if detector.path is None else _digest(locate_weights(model)),
         "runtime": pipeline.backend.kind,
         "precision": options.get("precision", "fp32"),
         "imgsz": pipeline.backend.spec.check_size(detector.size_hw),
@@ -104,11 +104,8 @@ def _open(model: str | Path, options: Mapping[str, Any]) -> tuple[Pipeline, Mapp
     }
 
 
-def _identity(path: Path | None, model: str | Path) -> str:
-    """SHA-256 of a model's files; the address of a service."""
-    if path is None:
-        return str(model)
-    path = locate_weights(path)
+def _digest(path: Path) -> str:
+    """SHA-256 of a model's files."""
     # OpenVINO has the weights beside its file; some formats are folders.
     files = [path, path.with_suffix(".bin"), *sorted(path.rglob("*"))]
     digest = hashlib.sha256()

@@ -120,18 +120,20 @@ def predict_parts(
     begun = time.perf_counter()
     done: list[DonePart] = []
     failed: list[FailedPart] = []
+    images = 0
     for part in workers.each(range(made["parts"])):
         if isinstance(part, FailedPart):
             failed.append(part)
         else:
             done.append(part)
+            images += part.images
         if progress is not None:
-            progress(sum(one.images for one in done), made["images"])
+            progress(images, made["images"])
     now = time.perf_counter()
     fresh = sum(part.images for part in done if not part.kept)
     return ManySummary(
         output=output,
-        images=sum(part.images for part in done),
+        images=images,
         unreadable=sum(part.unreadable for part in done),
         detections=sum(part.detections for part in done),
         parts=made["parts"],

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
 from typing import Any, NamedTuple
 
-from oculox.addresses import to_location
+from oculox.addresses import AbsentError, Address, local_copy, to_location
 from oculox.data.image import decode_image, read_file, read_header
 from oculox.errors import DataError
 from oculox.extras import require
 from oculox.predict.pipeline import Pipeline
 from oculox.predict.sources import WEB_PREFIXES, download
 from oculox.types import Detections, ImageArray
+
+_AHEAD, _THREADS = 32, 16
+"""Images of storages that are fetched before they are needed, and at the same time."""
 
 
 def pyarrow(module: str = "") -> Any:
@@ -60,12 +67,23 @@ def predict_table(pipeline: Pipeline, images: Sequence[str]) -> Any:
         AddressError: the storage of an image cannot be reached, or refuses.
     """
     schema = table_schema()
-    results = pipeline.each(images, read=_read, finish=_row)
-    rows = [
-        _empty_row(image, result) if isinstance(result, DataError) else result
-        for image, result in results
-    ]
+    pool = ThreadPoolExecutor(_THREADS)
+    try:
+        results = pipeline.each(_fetched_ahead(images, pool), read=_read, finish=_row)
+        rows = [
+            _empty_row(wanted.name, result) if isinstance(result, DataError) else result
+            for wanted, result in results
+        ]
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
     return pyarrow().Table.from_pylist(rows, schema=schema)
+
+
+class _Wanted(NamedTuple):
+    """An image, and the copy of one that is in a storage."""
+
+    name: str
+    copy: Future[Path] | None
 
 
 class _Loaded(NamedTuple):
@@ -74,7 +92,23 @@ class _Loaded(NamedTuple):
     truncated: bool
 
 
-def _read(name: str) -> _Loaded:
+def _fetched_ahead(names: Iterable[str], pool: Executor) -> Iterator[_Wanted]:
+    ahead: deque[_Wanted] = deque()
+    for name in names:
+        place = None if name.startswith(WEB_PREFIXES) else to_location(name)
+        # Compared with the storage: this machine may have it from long ago.
+        copy = pool.submit(local_copy, place) if isinstance(place, Address) else None
+        ahead.append(_Wanted(name, copy))
+        if len(ahead) > _AHEAD:
+            yield ahead.popleft()
+    yield from ahead
+
+
+def _read(wanted: _Wanted) -> _Loaded:
+    name, copy = wanted
+    if copy is not None:
+        with suppress(AbsentError):  # which is told below
+            copy.result()
     data = download(name) if name.startswith(WEB_PREFIXES) else read_file(to_location(name))
     image = decode_image(data, where=name, allow_truncated=True)
     return _Loaded(name, image, read_header(data).truncated)
