@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from oculox.addresses import AbsentError, Address, local_copy, to_location
-from oculox.data.image import decode_image, read_file, read_header
 from oculox.errors import DataError
 from oculox.extras import require
 from oculox.predict.pipeline import Pipeline
-from oculox.predict.sources import WEB_PREFIXES, download
-from oculox.types import Detections, ImageArray
+from oculox.predict.sources import WEB_PREFIXES, LoadedImage, Source, read_source
+from oculox.types import Detections
 
 _AHEAD, _THREADS = 32, 16
 """Images of storages that are fetched before they are needed, and at the same time."""
@@ -71,7 +70,7 @@ def predict_table(pipeline: Pipeline, images: Sequence[str]) -> Any:
     try:
         results = pipeline.each(_fetched_ahead(images, pool), read=_read, finish=_row)
         rows = [
-            _empty_row(wanted.name, result) if isinstance(result, DataError) else result
+            _empty_row(wanted.source.name, result) if isinstance(result, DataError) else result
             for wanted, result in results
         ]
     finally:
@@ -82,42 +81,37 @@ def predict_table(pipeline: Pipeline, images: Sequence[str]) -> Any:
 class _Wanted(NamedTuple):
     """An image, and the copy of one that is in a storage."""
 
-    name: str
-    copy: Future[Path] | None
-
-
-class _Loaded(NamedTuple):
-    name: str
-    image: ImageArray
-    truncated: bool
+    source: Source
+    copy: Future[Path] | None = None
 
 
 def _fetched_ahead(names: Iterable[str], pool: Executor) -> Iterator[_Wanted]:
     ahead: deque[_Wanted] = deque()
     for name in names:
-        place = None if name.startswith(WEB_PREFIXES) else to_location(name)
-        # Compared with the storage: this machine may have it from long ago.
-        copy = pool.submit(local_copy, place) if isinstance(place, Address) else None
-        ahead.append(_Wanted(name, copy))
+        place = name if name.startswith(WEB_PREFIXES) else to_location(name)
+        if isinstance(place, Path):
+            wanted = _Wanted(Source(kind="image", name=name, path=place))
+        else:
+            # Compared with the storage: this machine may have a copy from long ago.
+            copy = pool.submit(local_copy, place) if isinstance(place, Address) else None
+            wanted = _Wanted(Source(kind="image", name=name, address=place), copy)
+        ahead.append(wanted)
         if len(ahead) > _AHEAD:
             yield ahead.popleft()
     yield from ahead
 
 
-def _read(wanted: _Wanted) -> _Loaded:
-    name, copy = wanted
-    if copy is not None:
+def _read(wanted: _Wanted) -> LoadedImage:
+    if wanted.copy is not None:
         with suppress(AbsentError):  # which is told below
-            copy.result()
-    data = download(name) if name.startswith(WEB_PREFIXES) else read_file(to_location(name))
-    image = decode_image(data, where=name, allow_truncated=True)
-    return _Loaded(name, image, read_header(data).truncated)
+            wanted.copy.result()
+    return read_source(wanted.source)
 
 
-def _row(loaded: _Loaded, found: Detections) -> dict[str, Any]:
+def _row(loaded: LoadedImage, found: Detections) -> dict[str, Any]:
     height, width = loaded.image.shape[:2]
     return {
-        "image": loaded.name,
+        "image": loaded.source.name,
         "width": width,
         "height": height,
         "boxes": list(found.xyxy),
