@@ -52,6 +52,12 @@ QUICK = (
 )
 
 
+def pytest_runtest_setup(item) -> None:
+    """Tests of a GPU need one."""
+    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+        pytest.skip("no CUDA device here")
+
+
 @pytest.fixture
 def set_threads() -> Iterator[Callable[[int], None]]:
     """Gives PyTorch another number of threads, until the test ends."""

@@ -13,30 +13,32 @@ from oculox.distributed.sync_bn import CpuSyncBatchNorm, to_sync_batch_norm
 PROGRAM = """
 import sys, torch, torch.distributed as dist
 from oculox.distributed.sync_bn import to_sync_batch_norm
-folder, rank = sys.argv[1], int(sys.argv[2])
+folder, rank, device = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
 task = torch.load(f"{folder}/task.pt", weights_only=True)
 norm = torch.nn.Sequential(torch.nn.BatchNorm2d(5, eps=1e-3, momentum=0.03))
 norm.load_state_dict(task["state"])
-norm = to_sync_batch_norm(norm, device_type="cpu").train()
+norm = to_sync_batch_norm(norm.to(device), device_type=device).train()
 part = slice(0, 3) if rank == 0 else slice(3, 4)
-x = task["x"][part].clone().requires_grad_()
+x = task["x"][part].to(device, copy=True).requires_grad_()
 out = norm(x)
-(out * task["weights"][part]).sum().backward()
+(out * task["weights"][part].to(device)).sum().backward()
 grads = [p.grad for p in norm.parameters()]
 for grad in grads:
     dist.all_reduce(grad)
 half = norm(x.detach().bfloat16())
 torch.save(
-    {"out": out.detach(), "x_grad": x.grad, "grads": grads, "dtype": str(half.dtype),
-     "state": task["state"] and norm.state_dict()},
+    {"out": out.detach().cpu(), "x_grad": x.grad.cpu(), "grads": [g.cpu() for g in grads],
+     "dtype": str(half.dtype), "state": {k: v.cpu() for k, v in norm.state_dict().items()}},
     f"{folder}/result-{rank}.pt",
 )
 dist.destroy_process_group()
 """
 
 
-def test_two_processes_equal_the_whole_batch(tmp_path):
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_two_processes_equal_the_whole_batch(tmp_path, device):
+    # Both on one GPU: gloo allows that, which NCCL does not.
     torch.manual_seed(0)
     norm = nn.Sequential(nn.BatchNorm2d(5, eps=1e-3, momentum=0.03))
     with torch.no_grad():
@@ -46,9 +48,10 @@ def test_two_processes_equal_the_whole_batch(tmp_path):
     x = torch.randn(4, 5, 6, 7) * 0.1 + 30
     task = {"state": norm.state_dict(), "x": x, "weights": torch.randn(4, 5, 6, 7)}
     torch.save(task, tmp_path / "task.pt")
+    words = (sys.executable, "-W", "error::FutureWarning")
     running = [
         subprocess.Popen(
-            [sys.executable, "-W", "error::FutureWarning", "-c", PROGRAM, str(tmp_path), str(rank)],
+            [*words, "-c", PROGRAM, str(tmp_path), str(rank), device],
             env={**os.environ, "OMP_NUM_THREADS": "1"},
             stderr=subprocess.PIPE,
         )

@@ -63,6 +63,28 @@ def test_the_first_step_of_adamw_moves_every_weight_by_the_rate_against_its_grad
         torch.testing.assert_close(parameter.detach(), expected, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_a_first_step_that_fp16_skips_leaves_nothing_behind(name):
+    config = load_config("yolox-nano", [f"optimizer.name={name}"]).optimizer
+    networks = [nano(), nano()]
+    for parameter, same in zip(*(n.parameters() for n in networks), strict=True):
+        parameter.grad = same.grad = torch.randn_like(parameter)
+    # PyTorch fills memory that nobody wrote with NaN then.
+    torch.use_deterministic_algorithms(True)
+    try:
+        skipping, plain = (build_optimizer(network, config) for network in networks)
+        skipping.found_inf = torch.tensor(1.0)  # as a gradient scaler says it
+        skipping.grad_scale = None
+        skipping.step()
+        del skipping.found_inf, skipping.grad_scale
+        for optimizer in (skipping, plain):
+            optimizer.step()
+    finally:
+        torch.use_deterministic_algorithms(False)
+    for ours, expected in zip(*(n.parameters() for n in networks), strict=True):
+        assert torch.equal(ours, expected)
+
+
 def test_average_follows_the_formula():
     network = nano()
     ema = Ema(network, decay=0.9, ramp=2)

@@ -324,7 +324,8 @@ def train_step(
     set_learning_rate(parts.optimizer, rate)
     images, targets = _prepare_inputs(parts, batch, size_hw=size_hw)
     local = _backward(parts, images, targets, use_l1=use_l1)
-    local = torch.cat((local, local.new_tensor([float(stop)])))
+    # Filled there: a tensor made of Python's numbers would wait for its copy.
+    local = torch.cat((local, local.new_full((1,), float(stop))))
     sums = parts.accelerator.reduce(local, reduction="sum")
     norm = _finish_gradients(parts, sums[4], images=len(images))
     # The one place where a step waits for the device.
@@ -358,8 +359,9 @@ def _prepare_inputs(
     if (height, width) == size_hw:
         return images, targets
     images = F.interpolate(images, size=size_hw, mode="bilinear", align_corners=False)
-    ratio = targets.boxes.new_tensor([size_hw[1] / width, size_hw[0] / height] * 2)
-    return images, targets._replace(boxes=targets.boxes * ratio)
+    x, y = targets.boxes[..., ::2], targets.boxes[..., 1::2]
+    boxes = torch.stack((x * (size_hw[1] / width), y * (size_hw[0] / height)), dim=-1).flatten(-2)
+    return images, targets._replace(boxes=boxes)
 
 
 def _backward(parts: Parts, images: Tensor, targets: Targets, *, use_l1: bool) -> Tensor:

@@ -53,7 +53,12 @@ def build_optimizer(network: nn.Module, config: OptimizerConfig) -> SGD | AdamW:
     if config.name == "adamw":
         return AdamW(groups, lr=config.lr, betas=(config.momentum, 0.999), fused=fused)
     momentum = config.momentum
-    return SGD(groups, lr=config.lr, momentum=momentum, nesterov=momentum > 0, fused=fused)
+    optimizer = SGD(groups, lr=config.lr, momentum=momentum, nesterov=momentum > 0, fused=fused)
+    if momentum:
+        # Left to the first step, they would be memory that nobody wrote where fp16 skips it.
+        for parameter in (p for group in optimizer.param_groups for p in group["params"]):
+            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return optimizer
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
@@ -116,10 +121,9 @@ class Ema:
         decay = ema_decay(self.updates, decay=self._decay, ramp=self._ramp)
         if self._followed is not network:
             self._follow(network)
-        for average, current in self._counters:
-            average.copy_(current)
         averages, currents = [pair[0] for pair in self._floats], [pair[1] for pair in self._floats]
         torch._foreach_lerp_(averages, currents, 1 - decay)
+        torch._foreach_copy_(*([pair[i] for pair in self._counters] for i in (0, 1)))
 
     def _follow(self, network: YOLOX) -> None:
         # Once, not at every step: state_dict takes as long as the update itself.
