@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 BASE_STAMP := $(VENV)/.installed-base
 
-.PHONY: help install demo test test-slow test-oldest mindspore-env test-mindspore test-wheel bench check docs openapi format build clean
+.PHONY: help install demo test test-slow test-oldest mindspore-env test-mindspore test-wheel bench test-gpu bench-gpu check docs openapi format build clean
 
 help:
 	@echo "make demo       train, evaluate and use a detector on the built-in data"
@@ -13,6 +13,8 @@ help:
 	@echo "make test-mindspore  the tests that need MindSpore, in an environment of their own"
 	@echo "make test-wheel the wheel in an environment of its own"
 	@echo "make bench      how time and memory grow with the data: a table and build/bench/*.json"
+	@echo "make test-gpu   the tests that need a CUDA GPU: a table and build/bench/test-gpu.json"
+	@echo "make bench-gpu  training, inference and NMS on a GPU: a table and build/bench/gpu.json"
 	@echo "make check      formatting, lint, types, import order and the site"
 	@echo "make docs       the documentation as a site in build/site"
 	@echo "make openapi    the description of the service in docs/openapi.json"
@@ -83,6 +85,18 @@ test-wheel: install
 
 bench: install
 	$(BIN)/python benchmarks/scale.py --json build/bench/scale.json
+
+# GPU_PYTHON=python3 takes what is installed there already: for machines without a network. Warnings
+# of other versions of packages are no errors, and files without such tests are not imported.
+GPU_PYTHON ?= $(BIN)/python
+ON_GPU = $(if $(filter $(BIN)/python,$(GPU_PYTHON)),install)
+
+test-gpu: $(ON_GPU)
+	PYTHONPATH=src $(GPU_PYTHON) -m pytest -q -m gpu -W default --durations 10 \
+		--outcomes build/bench/test-gpu.json $$(grep -rl --include='test_*.py' 'mark\.gpu' tests)
+
+bench-gpu: $(ON_GPU)
+	PYTHONPATH=src $(GPU_PYTHON) benchmarks/gpu.py --json build/bench/gpu.json
 
 check: install docs
 	$(BIN)/ruff format --check src tests benchmarks docs

@@ -3,12 +3,13 @@
     pip install --no-deps --no-build-isolation yolox==0.3.0 loguru thop tabulate
     python benchmarks/training_step.py yolox-nano --imgsz 416 --batch 8 --official
     python benchmarks/training_step.py yolox-s --imgsz 640 --batch 4 --official --profile
+    python benchmarks/training_step.py yolox-nano --forms channels-last --objects 10 100 1000
 
 Random images and boxes; forward, loss, backward, optimizer and moving average, no loader. All
 forms are built once and take turns for a few steps, in several rounds, so that other work of the
 machine slows all of them equally. A ratio is the median over rounds of the seconds of the
-reference over those of a form in the same round. The reference is the official step with
-``--official``, else our own in contiguous float32. The official package imports torchvision for
+reference over those of a form in the same round. The reference is the first one: the official step
+with ``--official``, else our own in the first form. The official package imports torchvision for
 NMS, which no training step calls: an empty module stands in for it where it is absent.
 """
 
@@ -183,7 +184,7 @@ def main() -> None:
     parser.add_argument("name", help="a recipe")
     parser.add_argument("--imgsz", type=int, default=416)
     parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--objects", type=int, default=10, help="boxes an image")
+    parser.add_argument("--objects", type=int, nargs="+", default=[10], help="boxes an image")
     parser.add_argument("--official", action="store_true", help="time the official code as well")
     parser.add_argument(
         "--forms", default="contiguous,channels-last", help="of " + ", ".join(FORMS)
@@ -197,14 +198,16 @@ def main() -> None:
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     config = load_config(arguments.name)
-    batch = random_batch(arguments.batch, arguments.imgsz, arguments.objects)
     steps: dict[str, Step] = {}
-    if arguments.official:
-        steps[OFFICIAL] = official_step(arguments.name, batch)
-    for form in arguments.forms.split(","):
-        steps[form] = our_step(config, batch, FORMS[form])
+    for objects in arguments.objects:
+        batch = random_batch(arguments.batch, arguments.imgsz, objects)
+        ending = f", {objects} objects" if len(arguments.objects) > 1 else ""
+        if arguments.official:
+            steps[OFFICIAL + ending] = official_step(arguments.name, batch)
+        for form in arguments.forms.split(","):
+            steps[form + ending] = our_step(config, batch, FORMS[form])
     seconds = take_turns(steps, rounds=arguments.rounds, turns=arguments.turns)
-    reference = seconds[OFFICIAL if arguments.official else "contiguous"]
+    reference = next(iter(seconds.values()))
     rows = {
         name: {
             "seconds": statistics.median(times),

@@ -1,6 +1,7 @@
 """Fixtures that every test may use."""
 
 import gc
+import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -186,8 +187,42 @@ def red_pipeline():
     return Pipeline(RedBackend(), batch=3)
 
 
+def pytest_addoption(parser) -> None:
+    """A file for what machines read."""
+    text = "JSON of each test, its outcome, seconds and reason; a table goes beside it"
+    parser.addoption("--outcomes", type=Path, help=text)
+
+
+def write_outcomes(path: Path, stats: dict[str, list]) -> None:
+    """The tests that passed, failed or were skipped."""
+    rows = [
+        {
+            "test": report.nodeid,
+            "outcome": outcome,
+            "seconds": round(report.duration, 2),
+            "reason": report.longrepr[2] if outcome == "skipped" else crash_of(report),
+        }
+        for outcome in ("passed", "failed", "error", "skipped")
+        for report in stats.get(outcome, ())
+    ]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(rows, indent=1) + "\n", "utf-8")
+    lines = [" | ".join(map(str, row.values())) for row in rows]
+    head = ["| test | outcome | seconds | reason |", "| --- | --- | ---: | --- |"]
+    text = "\n".join([*head, *(f"| {line} |" for line in lines)])
+    path.with_suffix(".md").write_text(text + "\n", "utf-8")
+
+
+def crash_of(report) -> str:
+    """The first line of why a test failed; empty for one that passed."""
+    crash = getattr(report.longrepr, "reprcrash", None)
+    return crash.message.splitlines()[0] if crash else ""
+
+
 def pytest_terminal_summary(terminalreporter) -> None:
     """What slow proofs measured, in one table (docs/reliability.md explains it)."""
+    if path := terminalreporter.config.getoption("--outcomes"):
+        write_outcomes(path, terminalreporter.stats)
     rows = [
         (report.nodeid.removeprefix("tests/"), outcome, figures)
         for outcome in ("passed", "failed")

@@ -1,5 +1,6 @@
 """The benchmark programs start, and compare what they should."""
 
+import dataclasses
 import importlib.util
 import runpy
 import subprocess
@@ -7,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from oculox.config.schema import DataConfig
 from oculox.data.coco import load_split
@@ -87,3 +89,34 @@ def test_what_grows_is_measured(scale):
     text = scale.table(counted)
     assert "| 20 images, 1,600 detections |" in text
     assert "2 times: " in text
+
+
+@pytest.fixture
+def gpu():
+    yield from program("gpu")
+
+
+def test_the_program_for_gpus_measures_what_it_can_and_says_the_rest(gpu, tmp_path):
+    device, saved = torch.device("cpu"), []
+
+    def save(rows, left_out):
+        saved[:] = [rows, left_out]
+
+    extent = dataclasses.replace(gpu.QUICK, warm_up=2, steps=1)
+    jobs = list(gpu.list_jobs(gpu.PARTS, tmp_path, device=device, extent=extent))
+    wanted = ("training", "100 boxes", "PyTorch fp32", "PyTorch fp16", "TensorRT fp16")
+    quick = [job for job in jobs if job.part == "training" or job.what.endswith(wanted)]
+    gpu.measure(iter(quick), budget=100, save=save)
+    rows = {row.what.split(", ")[-1]: row for row in saved[0]}
+    assert rows["yolox-nano"].values.keys() == {"batch", "images/s", "waiting %"}
+    assert all(0 < value < 1e9 for row in saved[0] for value in row.values.values())
+    assert "needs an accelerator" in rows["PyTorch fp16"].note
+    assert "needs the package 'tensorrt'" in rows["TensorRT fp16"].note
+    text = gpu.tables(*saved)
+    assert "| yolox-nano, PyTorch fp32 |" in text
+    assert "Left out" not in text
+
+    gpu.measure(iter(quick), budget=-1, save=save)
+    assert saved[0] == []
+    assert "Left out, for lack of time: training: yolox-nano; nms: 100 boxes;" in gpu.tables(*saved)
+    assert {job.part for job in jobs} == set(gpu.PARTS)

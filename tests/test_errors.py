@@ -14,6 +14,8 @@ from oculox.errors import first_line, plural
         (1, "class", "1 class"),
         (2, "class", "2 classes"),
         (3, "box", "3 boxes"),
+        (15, "epoch", "15 epochs"),
+        (2, "batch", "2 batches"),
     ],
 )
 def test_one_is_one(number, noun, text):

@@ -67,5 +67,5 @@ def first_line(error: BaseException) -> str:
 
 def plural(number: int, noun: str) -> str:
     """``1 image``, ``2 images``, ``3 boxes``: for messages that count."""
-    ending = "es" if noun.endswith(("s", "x", "ch", "sh")) else "s"
+    ending = "es" if noun.endswith(("s", "x", "tch", "sh")) else "s"
     return f"{number} {noun}{ending * (number != 1)}"
