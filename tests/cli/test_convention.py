@@ -45,7 +45,7 @@ def options(name):
 
 
 def test_all_commands_are_walked_through():
-    assert len(COMMANDS) == 24
+    assert len(COMMANDS) == 25
     assert {"train", "data check", "weights list"} <= set(COMMANDS)
 
 
@@ -88,6 +88,7 @@ OWN = {
     ("data convert", "--classes"),  # those to write, not a filter
     ("data demo", "--overwrite"),  # of a folder that is an argument
     ("data tile", "--overwrite"),
+    ("data pack", "--overwrite"),
     ("weights convert", "--overwrite"),
     ("export", "--batch"),  # a number or dynamic
     ("export", "--precision"),  # of the file

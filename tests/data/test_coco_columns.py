@@ -35,6 +35,16 @@ def edited(folder: Path, change: Change) -> Path:
     return annotations
 
 
+def placed(tree: dict[str, Any], **changes: Any) -> None:
+    """Put the images into a shard of 3000 bytes."""
+    places = [[0, 512, 100, 7], [0, 1536, 1464, 2**32 - 1], [1, 512, 0, 0]]
+    tree["shard_bytes"] = [3000, 512]
+    for image, place in zip(tree["images"], places, strict=True):
+        image["shard"] = place
+    tree["images"][1] |= {k: v for k, v in changes.items() if k == "shard"}
+    tree |= {k: v for k, v in changes.items() if k != "shard"}
+
+
 def first(tree: dict[str, Any]) -> Any:
     return tree["annotations"][0]
 
@@ -55,6 +65,8 @@ PLAIN: list[Change] = [
     lambda t: first(t).update(iscrowd=None, id=None),
     lambda t: first(t).pop("id"),
     lambda t: first(t).update(id=2),
+    placed,
+    lambda t: t["images"][0].update(shard=[1, 2, 3, 4]),
 ]
 
 
@@ -96,6 +108,16 @@ ODD: list[Change] = [
     lambda t: first(t).update(area="9"),
     lambda t: first(t).update(iscrowd="no"),
     lambda t: t["annotations"].append(3),
+    lambda t: placed(t, shard=[0, 512, 100]),
+    lambda t: placed(t, shard=[0, 1537, 1464, 7]),
+    lambda t: placed(t, shard=[2, 0, 1, 7]),
+    lambda t: placed(t, shard=[-1, 0, 1, 7]),
+    lambda t: placed(t, shard=[0, -1, 1, 7]),
+    lambda t: placed(t, shard=[0, 0, 1, 2**32]),
+    lambda t: placed(t, shard=[0, 0, 1.0, 7]),
+    lambda t: placed(t, shard=["../0", 0, 1, 7]),
+    lambda t: placed(t, shard=None),
+    lambda t: placed(t, shard_bytes="3000"),
 ]
 
 
@@ -136,7 +158,7 @@ def test_a_kept_file_is_read_in_place_of_the_annotations(
     assert kept().stat() == before
     # Written by other means, so that one can tell where it came from.
     stat = path.stat()
-    facts = [1, str(path.resolve()), stat.st_size, stat.st_mtime_ns, coco_columns._checksum(path)]
+    facts = [2, str(path.resolve()), stat.st_size, stat.st_mtime_ns, coco_columns._checksum(path)]
     renamed = dataclasses.replace(columns, class_names=("seen", "again"))
     coco_columns._keep(kept(), facts, renamed)
     again = read_columns(path)

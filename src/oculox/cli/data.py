@@ -1,4 +1,4 @@
-"""``oculox data``: the demo dataset, converters, tiles, the check, statistics and caches."""
+"""``oculox data``: the demo dataset, converters, tiles, shards, checks, statistics and caches."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -166,6 +166,41 @@ def tile(
         print_json(summary.as_dict())
     else:
         show_tiles(summary, limit=show)
+
+
+@app.command()
+def pack(
+    data: o.DataPath,
+    target: Annotated[Path, typer.Argument(metavar="OUTPUT", help="New or empty folder.")],
+    images: o.Images = None,
+    shard_mb: Annotated[
+        float, typer.Option(min=0, help="Most millions of bytes of a shard.")
+    ] = 256,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an earlier dataset of shards there.")
+    ] = False,
+    json: o.Json = False,
+) -> None:
+    """Write a dataset as tar shards with an index.
+
+    Training, evaluation and the check read them as they are: data.root=OUTPUT.
+    """
+    from oculox.datasets.pack import pack_data
+
+    with progress_bar("packing") as progress:
+        packed = pack_data(
+            data, target, images=images, shard_mb=shard_mb, overwrite=overwrite, progress=progress
+        )
+    if json:
+        print_json({"output": str(target), "splits": packed})
+        return
+    for split, one in packed.items():
+        say(
+            f"{one.folder}: {plural(one.images, f'{split} image')}, "
+            f"{plural(one.objects, 'object')}, {plural(one.shards, 'shard')}, "
+            f"{one.bytes / 1e6:.1f} MB; index: {one.index}"
+        )
+    say(f"train on it with data.root={target}")
 
 
 @app.command()

@@ -63,7 +63,7 @@ class FileImages:
             DataError: it cannot be read, or its size is not what the annotations state (its
                 boxes would be wrong).
         """
-        path = self.index.image_path(i)
+        path = self.index.image_file(i)
         shrink = shrink_for(scale)
         image = read_image(path, shrink=shrink)
         height, width = self.index.source_hw(i)
@@ -309,8 +309,8 @@ def _key(index: CocoIndex, shapes_hw: IntArray) -> str:
     digest = hashlib.sha256(
         json.dumps([2, cv2.__version__, str(Path(str(index.image_dir)).resolve())]).encode()
     )
-    digest.update(index.sizes_hw.tobytes() + shapes_hw.tobytes())
-    for i in range(len(index)):
+    digest.update(index.sizes_hw.tobytes() + shapes_hw.tobytes() + index.places.tobytes())
+    for i in range(0 if len(index.places) else len(index)):
         stat = Path(str(index.image_path(i))).stat()
         digest.update(f"{index.file_name(i)}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
     return digest.hexdigest()[:20]

@@ -27,6 +27,8 @@ from oculox.addresses import (
 from oculox.config.schema import DataConfig, SplitConfig
 from oculox.data.coco_columns import CocoColumns, PackedStrings, read_columns
 from oculox.data.coco_scan import CocoScan, GroundTruth, scan_coco
+from oculox.data.image import ImageFile
+from oculox.data.shards import image_file, shard_name
 from oculox.errors import DataError, UsageError
 from oculox.types import FloatArray, ImageId, IntArray
 
@@ -49,6 +51,7 @@ class CocoIndex:
         sizes_hw: int32 (n, 2), height and width of each image as the file states them.
         file_names: n names relative to `image_dir`.
         packed_ids: n image ids, as JSON.
+        places: int64 (n, 4), of images in shards (`oculox.data.shards`); (0, 4) of files.
         all_boxes: float32 (total, 4), xyxy pixels, clipped to their images; no crowd regions.
         all_labels: int64 (total,), contiguous class indices.
         offsets: int64 (n + 1,); image i owns rows ``offsets[i]:offsets[i + 1]``.
@@ -62,6 +65,7 @@ class CocoIndex:
     sizes_hw: npt.NDArray[np.int32]
     file_names: PackedStrings
     packed_ids: PackedStrings
+    places: IntArray
     all_boxes: FloatArray
     all_labels: IntArray
     offsets: IntArray
@@ -88,6 +92,11 @@ class CocoIndex:
     def image_path(self, i: int) -> Location:
         """Path or address of image i."""
         return self.image_dir / self.file_names[i]
+
+    def image_file(self, i: int) -> ImageFile:
+        """Where the bytes of image i are."""
+        place = self.places[i] if len(self.places) else None
+        return image_file(self.image_dir, self.file_names[i], place)
 
     def source_hw(self, i: int) -> tuple[int, int]:
         """Height and width of image i, as the annotations state them."""
@@ -148,6 +157,14 @@ def _check_images(annotations: Location, columns: CocoColumns, images: Location)
     """See that all image files are there."""
     if not images.is_dir():
         raise DataError(f"{images}: no such image folder (for {annotations})")
+    if len(columns.places):
+        missing = missing_files(map(shard_name, np.unique(columns.places[:, 0])), images)
+        if missing:
+            raise DataError(
+                f"{annotations}: {len(missing)} of its shards are missing from {images}: "
+                f"{', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''}"
+            )
+        return
     missing = missing_files(columns.file_names, images)
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
@@ -204,6 +221,7 @@ def _index(annotations: Location, columns: CocoColumns, images: Location) -> Coc
         sizes_hw=_frozen(columns.sizes_hw),
         file_names=columns.file_names,
         packed_ids=columns.packed_ids,
+        places=_frozen(columns.places),
         all_boxes=_frozen(boxes[rows]),
         all_labels=_frozen(truth.labels[rows]),
         offsets=_frozen(offsets),

@@ -23,6 +23,7 @@ from safetensors.numpy import load, save
 
 from oculox.data.coco_scan import CocoScan, GroundTruth, image_size, paused_gc
 from oculox.data.faults import stays_inside
+from oculox.data.shards import PLACE, SIZES, is_place
 from oculox.errors import OculoxError
 from oculox.files import cache_folder, write_atomically
 from oculox.types import ImageId, IntArray
@@ -30,7 +31,7 @@ from oculox.types import ImageId, IntArray
 KEPT_FROM = 16 << 20
 """Bytes of the smallest annotation file whose columns are kept; smaller ones are read at once."""
 
-_FORMAT = 1
+_FORMAT = 2
 """Of the kept files; another one makes them read anew."""
 _CHUNK = 1 << 20
 _LONGEST = 1e100
@@ -83,6 +84,7 @@ class CocoColumns:
         sizes_hw: int32 (n, 2), height and width of each image as the file states them.
         file_names: of the n images.
         packed_ids: n image ids, as JSON.
+        places: int64 (n, 4), of images in shards (`oculox.data.shards`); (0, 4) of files.
         truth: the objects.
     """
 
@@ -91,6 +93,7 @@ class CocoColumns:
     sizes_hw: npt.NDArray[np.int32]
     file_names: PackedStrings
     packed_ids: PackedStrings
+    places: IntArray
     truth: GroundTruth
 
     @classmethod
@@ -102,6 +105,7 @@ class CocoColumns:
             sizes_hw=scan.sizes_hw,
             file_names=PackedStrings.pack([image["file_name"] for image in scan.images]),
             packed_ids=_packed_ids([image["id"] for image in scan.images]),
+            places=_places([image[PLACE] for image in scan.images if SIZES in scan.tree]),
             truth=scan.truth,
         )
 
@@ -116,6 +120,7 @@ class _Image(msgspec.Struct, gc=False):
     file_name: str
     height: int | float
     width: int | float
+    shard: tuple[int, int, int, int] | None = None
 
 
 class _Object(msgspec.Struct, gc=False):
@@ -130,6 +135,7 @@ class _File(msgspec.Struct, gc=False):
     images: list[_Image]
     annotations: list[_Object]
     categories: list[_Category]
+    shard_bytes: list[int] | None = None
 
 
 def read_columns(annotations: Path) -> CocoColumns | None:
@@ -180,6 +186,8 @@ def _decode(content: bytes) -> CocoColumns | None:
         return None
     names = [image.file_name for image in file.images]
     sizes = [image_size(image.height, image.width) for image in file.images]
+    shards = file.shard_bytes
+    places = [image.shard for image in file.images if shards is not None]
     if np.abs(truth.xywh).max(initial=0) > _LONGEST:
         return None
     unstated = np.isnan(truth.areas)
@@ -189,6 +197,7 @@ def _decode(content: bytes) -> CocoColumns | None:
         and 0 < len(position) == len(names)
         and (0, 0) not in sizes
         and all(map(stays_inside, names))
+        and all(is_place(place, shards or ()) for place in places)
         and np.abs(truth.areas).max(initial=0) < 1e300
     )
     if not plain:
@@ -199,12 +208,17 @@ def _decode(content: bytes) -> CocoColumns | None:
         sizes_hw=np.array(sizes, np.int32).reshape(-1, 2),
         file_names=PackedStrings.pack(names),
         packed_ids=_packed_ids(list(position)),
+        places=_places(places),
         truth=truth,
     )
 
 
 def _packed_ids(ids: Sequence[ImageId]) -> PackedStrings:
     return PackedStrings.pack([json.dumps(number) for number in ids])
+
+
+def _places(rows: Sequence[Any]) -> IntArray:
+    return np.array(rows, np.int64).reshape(-1, 4)
 
 
 def _checksum(path: Path) -> int:
@@ -227,6 +241,7 @@ def _keep(path: Path, facts: Sequence[Any], columns: CocoColumns) -> None:
         {
             "head": np.frombuffer(json.dumps(head).encode(), np.uint8),
             "sizes_hw": columns.sizes_hw,
+            "places": columns.places,
             **{f"file_names.{k}": v for k, v in vars(columns.file_names).items()},
             **{f"packed_ids.{k}": v for k, v in vars(columns.packed_ids).items()},
             **{f"truth.{k}": v for k, v in vars(columns.truth).items()},
@@ -260,5 +275,6 @@ def _load_kept(path: Path, facts: Sequence[Any]) -> CocoColumns | None:
         sizes_hw=arrays["sizes_hw"],
         file_names=PackedStrings(**part("file_names.")),
         packed_ids=PackedStrings(**part("packed_ids.")),
+        places=arrays["places"],
         truth=GroundTruth(**part("truth.")),
     )

@@ -18,6 +18,8 @@ import numpy.typing as npt
 
 from oculox.addresses import Location, on_disk
 from oculox.data.faults import Fault, Severity, stays_inside
+from oculox.data.image import ImageFile
+from oculox.data.shards import PLACE, SIZES, image_file, is_place
 from oculox.errors import DataError
 from oculox.types import ImageId, IntArray
 
@@ -82,6 +84,11 @@ class CocoScan:
         """The file's id of each class."""
         return tuple(c["id"] for c in self.categories)
 
+    def image_file(self, row: int, folder: Path) -> ImageFile:
+        """Where the bytes of ``images[row]`` are; the file names count from `folder`."""
+        entry = self.images[row]
+        return image_file(folder, entry["file_name"], entry[PLACE] if SIZES in self.tree else None)
+
     def object_fault(
         self, row: int, code: str, message: str, *, severity: Severity = "error"
     ) -> Fault:
@@ -144,7 +151,8 @@ def scan_tree(tree: Entry, annotations: Location) -> CocoScan:
     """Scan what is in a COCO file; `annotations` is its name."""
     faults = _Faults(annotations.name)
     categories = _categories(tree["categories"], faults)
-    images, sizes_hw = _images(tree["images"], faults)
+    shards = _shard_sizes(tree, faults)
+    images, sizes_hw = _images(tree["images"], shards, faults)
     objects, truth = _objects(tree["annotations"], images, categories, faults)
     return CocoScan(
         annotations=annotations,
@@ -196,7 +204,19 @@ def _categories(entries: Sequence[Any], faults: _Faults) -> list[Entry]:
     return [kept[i] for i in ids]
 
 
-def _images(entries: Sequence[Any], faults: _Faults) -> tuple[list[Entry], npt.NDArray[np.int32]]:
+def _shard_sizes(tree: Entry, faults: _Faults) -> Sequence[int] | None:
+    """Bytes of the shards that images are in; None where they are files."""
+    sizes = tree.get(SIZES)
+    if SIZES in tree and not (type(sizes) is list and all(type(v) is int for v in sizes)):
+        message = f"'{SIZES}' must be a list of whole numbers, got {_short(sizes)}"
+        faults.add("shards-malformed", message)
+        return ()
+    return sizes
+
+
+def _images(
+    entries: Sequence[Any], shards: Sequence[int] | None, faults: _Faults
+) -> tuple[list[Entry], npt.NDArray[np.int32]]:
     """Valid images in order and their sizes; of entries with the same id the first is kept."""
     kept: dict[ImageId, Entry] = {}
     sizes: list[tuple[int, int]] = []
@@ -217,6 +237,12 @@ def _images(entries: Sequence[Any], faults: _Faults) -> tuple[list[Entry], npt.N
         elif number in kept:
             message = f"image id {number!r} occurs twice, first for {kept[number]['file_name']}"
             faults.add("image-id-duplicate", message, file=name, image_id=number)
+        elif shards is not None and not is_place(entry.get(PLACE), shards):
+            message = (
+                f"'{PLACE}' must be [shard, offset, bytes, CRC-32] within the {len(shards)} shards "
+                f"of '{SIZES}', got {_short(entry.get(PLACE))}"
+            )
+            faults.add("shard-place", message, file=name, image_id=number)
         else:
             kept[number] = entry
             sizes.append(image_size(entry.get("height"), entry.get("width")))

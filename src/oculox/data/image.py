@@ -5,12 +5,12 @@ full labels silently teaches the network the wrong thing. Prediction alone takes
 """
 
 import re
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import cv2
 import numpy as np
 
-from oculox.addresses import AbsentError, Location
+from oculox.addresses import AbsentError
 from oculox.errors import DataError
 from oculox.types import ImageArray
 
@@ -51,11 +51,22 @@ def shrink_for(scale: float) -> int:
     return max(shrink for shrink in _SHRINKS if shrink == 1 or shrink * scale <= 1)
 
 
-def read_image(path: Location, *, shrink: int = 1) -> ImageArray:
+class ImageFile(Protocol):
+    """Where the bytes of an image file are: a path is one, so is `oculox.data.shards.ShardImage`.
+
+    Its text names the image in messages.
+    """
+
+    def read_bytes(self) -> bytes:
+        """All of them; OSError or DataError where they cannot be read."""
+        ...
+
+
+def read_image(path: ImageFile, *, shrink: int = 1) -> ImageArray:
     """Read an image file.
 
     Args:
-        path: JPEG, PNG, BMP, WebP, TIFF, GIF, PPM, PGM, JPEG 2000 or AVIF.
+        path: a JPEG, PNG, BMP, WebP, TIFF, GIF, PPM, PGM, JPEG 2000 or AVIF.
         shrink: 1, or 2, 4 or 8 for a copy of a half, a quarter or an eighth of its height and
             width (rounded), of area averages: a JPEG is decoded at that size, which is faster.
 
@@ -69,7 +80,7 @@ def read_image(path: Location, *, shrink: int = 1) -> ImageArray:
     return decode_image(read_file(path), where=str(path), shrink=shrink)
 
 
-def read_file(path: Location) -> bytes:
+def read_file(path: ImageFile) -> bytes:
     """The bytes of an image file, for `decode_image`.
 
     OpenCV's own reader prints warnings about missing files, fails on some path encodings and

@@ -6,16 +6,17 @@ import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from io import SEEK_END, BytesIO
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 import cv2
 
-from oculox.addresses import Address, on_disk
+from oculox.addresses import Address
 from oculox.data.cache import FileImages
 from oculox.data.coco import CocoIndex
 from oculox.data.faults import BadImages
-from oculox.data.image import read_header
+from oculox.data.image import ImageFile, read_header
 from oculox.errors import DataError
 
 _ENDS = 1 << 16
@@ -106,18 +107,21 @@ def _look_at_all(indexes: Sequence[CocoIndex], sender: Connection) -> None:
             if parent is not None and not parent.is_alive():
                 return
             try:
-                if decode or not _looks_whole(on_disk(index.image_path(i)), index.source_hw(i)):
+                if decode or not _looks_whole(index.image_file(i), index.source_hw(i)):
                     files(i)
             except DataError as error:
                 sender.send((split, str(error)))
 
 
-def _looks_whole(path: Path, stated_hw: tuple[int, int]) -> bool:
-    """Whether the ends of a file say that it is whole and has those sides, in either order."""
+def _looks_whole(path: ImageFile, stated_hw: tuple[int, int]) -> bool:
+    """Whether the ends of a file say that it is whole and has those sides, in either order.
+
+    Of an image in a shard all bytes are read, as they have a checksum.
+    """
     try:
-        with path.open("rb") as file:
+        with path.open("rb") if isinstance(path, Path) else BytesIO(path.read_bytes()) as file:
             head = file.read(_ENDS)
-            file.seek(max(len(head), path.stat().st_size - _ENDS))
+            file.seek(max(len(head), file.seek(0, SEEK_END) - _ENDS))
             header = read_header(head + file.read())
     except OSError:
         return False

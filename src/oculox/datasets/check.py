@@ -6,7 +6,7 @@ the images as well, and says what can be used; a clean copy or a conversion is m
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, Literal
@@ -19,6 +19,8 @@ from oculox.addresses import Location
 from oculox.data.coco import Split, missing_files
 from oculox.data.coco_scan import CocoScan
 from oculox.data.faults import Fault, check_boxes, count_faults
+from oculox.data.image import ImageFile
+from oculox.data.shards import ShardImage
 from oculox.datasets.image_facts import ImageFacts, absent_image, look_at
 from oculox.datasets.stats import SplitStats, split_stats
 from oculox.types import ImageSize, Progress, counted, height_width
@@ -48,6 +50,10 @@ class CheckedSplit:
     usable: npt.NDArray[np.bool_]
     digests: Mapping[str, str]
     faults: tuple[Fault, ...]
+
+    def image_file(self, row: int) -> ImageFile:
+        """Where the bytes of ``coco.images[row]`` are."""
+        return self.coco.image_file(row, self.image_dir)
 
     @property
     def image_rows(self) -> list[int]:
@@ -153,7 +159,8 @@ def check_split(
 ) -> CheckedSplit:
     """What can be used of one split, and what is wrong with the rest."""
     files = [image["file_name"] for image in coco.images]
-    facts = _examine(image_dir, files, depth=depth, on_image=on_image)
+    found = {name: coco.image_file(row, image_dir) for row, name in enumerate(files)}
+    facts = _examine(image_dir, found, depth=depth, on_image=on_image)
     faults = list(coco.faults)
     sizes = np.zeros_like(coco.sizes_hw)
     for row, (image, fact) in enumerate(zip(coco.images, map(facts.get, files), strict=True)):
@@ -179,21 +186,22 @@ def check_split(
 
 def _examine(
     folder: Location,
-    names: Sequence[str],
+    images: Mapping[str, ImageFile],
     *,
     depth: Depth,
     on_image: Callable[[], None],
 ) -> dict[str, ImageFacts]:
     """Facts of images of a folder, by name."""
-    unique = list(dict.fromkeys(names))
     if depth == "exists":
-        return {name: absent_image(folder / name) for name in missing_files(unique, folder)}
+        shards = {n: i.shard.name for n, i in images.items() if isinstance(i, ShardImage)}
+        absent = set(missing_files({shards.get(name, name): None for name in images}, folder))
+        return {n: absent_image(i) for n, i in images.items() if shards.get(n, n) in absent}
     facts: dict[str, ImageFacts] = {}
     look = partial(look_at, decode=depth == "decode")
     # Reading and decoding leave the interpreter's lock, so threads are enough.
     with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-        looked = pool.map(look, (folder / name for name in unique))
-        for name, found in zip(unique, looked, strict=True):
+        looked = pool.map(look, images.values())
+        for name, found in zip(images, looked, strict=True):
             facts[name] = found
             on_image()
     return facts

@@ -6,10 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from oculox.addresses import on_disk
+from oculox.data.shards import PLACE, SIZES
 from oculox.datasets.check import CheckedSplit, CheckReport
+from oculox.datasets.image_facts import place_image
 from oculox.errors import DataError
-from oculox.files import FileMode, new_folder, place_file
+from oculox.files import FileMode, new_folder
 from oculox.types import ImageId
 
 
@@ -75,9 +76,12 @@ def write_clean(
         (scratch / "annotations").mkdir()
         for name, checked in splits.items():
             coco, summaries[name] = _clean_coco(checked)
-            for image in coco["images"]:
-                source = on_disk(checked.image_dir / image["file_name"])
-                place_file(source, scratch / f"{name}2017" / image["file_name"], mode=mode)
+            files = {
+                checked.coco.images[row]["file_name"]: checked.image_file(row)
+                for row in checked.image_rows
+            }
+            for file_name, source in files.items():
+                place_image(source, scratch / f"{name}2017" / file_name, mode=mode)
                 on_image()
             path = scratch / "annotations" / f"instances_{name}2017.json"
             path.write_text(json.dumps(coco), encoding="utf-8")
@@ -88,12 +92,14 @@ def _clean_coco(checked: CheckedSplit) -> tuple[dict[str, Any], CleanSummary]:
     """The usable part of a split as a COCO tree, and what was done to get it."""
     coco, tree = checked.coco, checked.coco.tree
     clipped = renumbered = resized = 0
+    of_shards = (SIZES, PLACE) if SIZES in tree else ()  # the copy is of files
     first: dict[str, ImageId] = {}  # image id of each file
     images = []
     for row in checked.image_rows:
         entry, (height, width) = coco.images[row], checked.sizes_hw[row].tolist()
         if first.setdefault(entry["file_name"], entry["id"]) == entry["id"]:
-            images.append({**entry, "height": height, "width": width})
+            kept = {key: value for key, value in entry.items() if key not in of_shards}
+            images.append({**kept, "height": height, "width": width})
             resized += (entry.get("height"), entry.get("width")) != (height, width)
     ids: set[ImageId] = set()
     # Above all ids of the source, so that no new id is that of an annotation left out.
@@ -120,7 +126,7 @@ def _clean_coco(checked: CheckedSplit) -> tuple[dict[str, Any], CleanSummary]:
         resized=resized,
     )
     return {
-        **tree,
+        **{key: value for key, value in tree.items() if key not in of_shards},
         "categories": coco.categories,
         "images": images,
         "annotations": objects,

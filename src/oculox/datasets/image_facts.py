@@ -2,10 +2,12 @@
 
 import dataclasses
 import hashlib
+from pathlib import Path
 
-from oculox.addresses import AbsentError, Location
-from oculox.data.image import decode_image, image_size
-from oculox.errors import DataError
+from oculox.addresses import AbsentError
+from oculox.data.image import ImageFile, decode_image, image_size
+from oculox.errors import DataError, UsageError
+from oculox.files import FileMode, place_file
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,12 +25,30 @@ class ImageFacts:
     digest: str | None = None
 
 
-def absent_image(path: Location) -> ImageFacts:
+def absent_image(path: ImageFile) -> ImageFacts:
     """Facts of a file that is not there."""
     return ImageFacts(("image-missing", f"no such image: {path}"))
 
 
-def look_at(path: Location, *, decode: bool = False) -> ImageFacts:
+def place_image(image: ImageFile, target: Path, *, mode: FileMode) -> None:
+    """Copy an image byte by byte, or link to it; folders are made as needed.
+
+    Raises:
+        UsageError: a link to an image in a shard or at an address.
+        DataError: the shard is damaged.
+    """
+    if isinstance(image, Path):
+        place_file(image, target, mode=mode)
+        return
+    if mode == "symlink":
+        raise UsageError(
+            f"{image}: it is no file of this machine, so it cannot be linked to; set `mode` to copy"
+        )
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_bytes(image.read_bytes())
+
+
+def look_at(path: ImageFile, *, decode: bool = False) -> ImageFacts:
     """Facts of one image file; a damaged or absent one is a fact, not an error.
 
     Args:
@@ -38,16 +58,15 @@ def look_at(path: Location, *, decode: bool = False) -> ImageFacts:
     """
     try:
         data = path.read_bytes()
+        if decode:
+            height, width = decode_image(data, where=str(path)).shape[:2]
+        else:
+            height, width = image_size(data, where=str(path))
     except (FileNotFoundError, IsADirectoryError, AbsentError):
         return absent_image(path)
     except OSError as error:
         message = f"{path}: cannot be read ({error.strerror or error})"
         return ImageFacts(("image-unreadable", message))
-    try:
-        if decode:
-            height, width = decode_image(data, where=str(path)).shape[:2]
-        else:
-            height, width = image_size(data, where=str(path))
     except DataError as error:
         return ImageFacts(("image-unreadable", str(error).removeprefix(f"{path}: ")))
     return ImageFacts(

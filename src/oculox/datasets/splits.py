@@ -176,12 +176,14 @@ def _scan(
 
     Images have their names for ids, and objects their places in the label files.
     """
-    parents = {p: p.resolve() for p in {image.source.parent for image in images}}
+    # Both formats have their images in files.
+    sources = [cast("Path", image.source) for image in images]
+    parents = {p: p.resolve() for p in {path.parent for path in sources}}
     folder = Path(os.path.commonpath(parents.values())) if parents else source.parent
     tree = coco_tree(classes, images)
     places = (f"{image.name}: {place}" for image in images for place in image.places)
-    for entry, image in zip(tree["images"], images, strict=True):
-        path = parents[image.source.parent] / image.source.name
+    for entry, image, source_path in zip(tree["images"], images, sources, strict=True):
+        path = parents[source_path.parent] / source_path.name
         entry |= {"id": image.name, "file_name": path.relative_to(folder).as_posix()}
     for entry, place in zip(tree["annotations"], places, strict=True):
         entry |= {"id": place, "image_id": images[entry["image_id"] - 1].name}

@@ -15,8 +15,9 @@ from oculox.data.tiles import Tiling, Window
 from oculox.datasets.formats.coco import read_coco, write_annotations
 from oculox.datasets.formats.convert import ConvertSummary
 from oculox.datasets.formats.dataset import ImageReader, LabelledImage
+from oculox.datasets.image_facts import place_image
 from oculox.errors import DataError, UsageError
-from oculox.files import move_entries, place_file, require_own, scratch_beside
+from oculox.files import move_entries, require_own, scratch_beside
 from oculox.types import FloatArray, ImageArray, Progress, counted
 
 _MARK = "Oculox tiles of another dataset"
@@ -91,7 +92,7 @@ def tile_data(
                     pixels = read_image(image.source) if len(windows) > 1 else None
                 except DataError as error:
                     message = str(error).removeprefix(f"{image.source}: ")
-                    reader.fault("image-unreadable", image.source, message)
+                    reader.fault("image-unreadable", str(image.source), message)
                     continue
                 unseen[split] += int((~np.any([rows for rows, _ in labelled], axis=0)).sum())
                 for window, (rows, boxes) in zip(windows, labelled, strict=True):
@@ -161,7 +162,7 @@ def _tile(
 def _write(image: LabelledImage, pixels: ImageArray | None, window: Window, path: Path) -> None:
     """Write a tile of decoded pixels; without them it is the whole image, which is copied."""
     if pixels is None:
-        place_file(image.source, path, mode="copy")
+        place_image(image.source, path, mode="copy")
         return
     left, top, right, bottom = window
     options = [cv2.IMWRITE_JPEG_QUALITY, 95] if path.suffix.lower() in _JPEG else []

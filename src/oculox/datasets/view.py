@@ -17,9 +17,8 @@ from urllib.parse import quote
 import cv2
 import numpy as np
 
-from oculox.addresses import on_disk
 from oculox.data.faults import Fault
-from oculox.data.image import read_image
+from oculox.data.image import ImageFile, read_image
 from oculox.datasets.check import CheckedSplit, CheckReport
 from oculox.errors import DataError
 from oculox.files import write_text
@@ -62,7 +61,7 @@ def write_view(
         general += rest
         rows = _rows(one.checked, classes)
         names = [image["file_name"] for image in one.checked.coco.images]
-        paths = [on_disk(one.checked.image_dir / name) for name in names]
+        paths = [one.checked.image_file(row) for row in range(len(names))]
         with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
             thumbs = pool.map(partial(_thumbnail, side=side), paths)
             for row, (name, path, thumb) in enumerate(zip(names, paths, thumbs, strict=True)):
@@ -74,7 +73,7 @@ def write_view(
                     {
                         "name": name,
                         "split": split,
-                        "path": quote(Path(os.path.relpath(path.absolute(), base)).as_posix()),
+                        "path": _link(path, base),
                         "width": width,
                         "height": height,
                         "thumb": thumb,
@@ -131,7 +130,14 @@ def _rows(checked: CheckedSplit, classes: list[str]) -> dict[int, list[list[floa
     return rows
 
 
-def _thumbnail(path: Path, *, side: int) -> str:
+def _link(image: ImageFile, base: Path) -> str:
+    """Address of an image file from the page's folder; empty for one in a shard."""
+    if not isinstance(image, Path):
+        return ""
+    return quote(Path(os.path.relpath(image.absolute(), base)).as_posix())
+
+
+def _thumbnail(path: ImageFile, *, side: int) -> str:
     """A small WebP in base64; empty where the image cannot be read."""
     try:
         image = read_image(path)

@@ -220,7 +220,7 @@ def sample_jpegs(data: CocoIndex | None, count: int) -> list[bytes]:
     """
     if data is not None:
         try:
-            return [data.image_path(i % len(data)).read_bytes() for i in range(count)]
+            return [data.image_file(i % len(data)).read_bytes() for i in range(count)]
         except OSError as error:
             raise DataError(f"{data.image_dir}: an image cannot be read ({error})") from error
     encoded = []

@@ -1,13 +1,13 @@
 """Images that show a quantiser which activations to expect."""
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
 from oculox.addresses import Address, Location, list_files
 from oculox.config.schema import DataConfig
-from oculox.data.image import IMAGE_SUFFIXES, read_image
+from oculox.data.image import IMAGE_SUFFIXES, ImageFile, read_image
 from oculox.data.preprocess import preprocess, to_floats
 from oculox.datasets.splits import load_splits, recognise
 from oculox.errors import DataError
@@ -15,7 +15,7 @@ from oculox.exporting.job import Job
 from oculox.runtime.exported import Array
 
 
-def find_calibration(source: Location, *, limit: int) -> tuple[Location, ...]:
+def find_calibration(source: Location, *, limit: int) -> tuple[ImageFile, ...]:
     """The images to calibrate on, spread evenly over all there are.
 
     Args:
@@ -72,10 +72,10 @@ class CalibrationFeeds:
         return self.job.metadata.spec.batch or 1
 
 
-def _images(source: Location) -> list[Location]:
+def _images(source: Location) -> Sequence[ImageFile]:
     if recognise(source) is not None:
         (index,) = load_splits(DataConfig(root=source), "train")
-        return [index.image_path(i) for i in range(len(index))]
+        return [index.image_file(i) for i in range(len(index))]
     if not source.is_dir():
         raise DataError(f"{source}: no such folder of images or dataset")
     found: Iterable[Location] = (

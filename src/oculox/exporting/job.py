@@ -5,7 +5,7 @@ import dataclasses
 import torch
 from torch import Tensor
 
-from oculox.addresses import Location
+from oculox.data.image import ImageFile
 from oculox.errors import UsageError
 from oculox.exporting.graph import DetectionGraph, for_export
 from oculox.models.yolox import YOLOX
@@ -82,7 +82,7 @@ class Job:
 
     network: YOLOX
     metadata: ExportMetadata
-    calibration: tuple[Location, ...]
+    calibration: tuple[ImageFile, ...]
     opset: int
 
     def graph(self, *, half: bool = False) -> DetectionGraph:
@@ -114,7 +114,7 @@ class Job:
 
 
 def make_job(
-    weights: Weights, options: ExportOptions, *, calibration: tuple[Location, ...] = ()
+    weights: Weights, options: ExportOptions, *, calibration: tuple[ImageFile, ...] = ()
 ) -> Job:
     """Put a job together.
 

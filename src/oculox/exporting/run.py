@@ -6,6 +6,7 @@ from pathlib import Path
 
 from oculox.addresses import Location
 from oculox.data.coco import CocoIndex
+from oculox.data.image import ImageFile
 from oculox.errors import ExportError
 from oculox.evaluation.evaluate import OFFICIAL_SETTINGS, evaluate
 from oculox.exporting.calibration import find_calibration
@@ -104,7 +105,7 @@ def export_model(
     target = find_target(options)
     say = progress or (lambda _: None)
     with scratch_beside(output) as scratch:
-        calibration: tuple[Location, ...] = ()
+        calibration: tuple[ImageFile, ...] = ()
         if options.calibration is not None:
             calibration = find_calibration(options.calibration, limit=options.calibration_images)
         job = make_job(weights, options, calibration=calibration)

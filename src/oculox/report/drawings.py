@@ -72,7 +72,7 @@ def draw_image(models: Sequence[Diagnosis], i: int, *, conf: float = CONFUSION_C
         DataError: the image cannot be read.
     """
     index = models[0].index
-    image = read_image(index.image_path(i))
+    image = read_image(index.image_file(i))
     scale = min(1.0, _SIDE / max(image.shape[:2]))
     size = [max(1, round(side * scale)) for side in image.shape[1::-1]]
     small = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)

@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from oculox.addresses import on_disk
 from oculox.data.coco import find_splits
 from oculox.data.coco_scan import scan_coco
 from oculox.datasets.check import CheckedSplit, check_split
 from oculox.datasets.formats.dataset import ImageReader, LabelledData, LabelledImage, OnImage
+from oculox.datasets.image_facts import place_image
 from oculox.errors import DataError
-from oculox.files import FileMode, place_file
+from oculox.files import FileMode
 
 
 def read_coco(
@@ -73,7 +73,7 @@ def _images(
         height, width = checked.sizes_hw[i].tolist()
         images.append(
             LabelledImage(
-                source=on_disk(checked.image_dir / name),
+                source=checked.image_file(i),
                 name=reader.free_name(name.replace("\\", "/")),
                 hw=(height, width),
                 boxes=checked.boxes[mine].astype(np.float32),
@@ -92,7 +92,7 @@ def write_coco(data: LabelledData, folder: Path, *, mode: FileMode) -> None:
     """
     for split, images in data.splits.items():
         for image in images:
-            place_file(image.source, folder / f"{split}2017" / image.name, mode=mode)
+            place_image(image.source, folder / f"{split}2017" / image.name, mode=mode)
         write_annotations(images, folder, split=split, classes=data.classes)
 
 

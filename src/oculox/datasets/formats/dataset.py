@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from oculox.data.faults import Fault, Severity, check_boxes
+from oculox.data.image import ImageFile
 from oculox.datasets.image_facts import look_at
 from oculox.types import FloatArray, IntArray
 
@@ -33,7 +34,7 @@ class LabelledImage:
         places: where each object stands in its label file, such as ``line 3``; empty for COCO.
     """
 
-    source: Path
+    source: ImageFile
     name: str
     hw: tuple[int, int]
     boxes: FloatArray

@@ -22,8 +22,9 @@ from oculox.datasets.formats.dataset import (
     OnImage,
     labelled,
 )
+from oculox.datasets.image_facts import place_image
 from oculox.errors import DataError
-from oculox.files import FileMode, place_file
+from oculox.files import FileMode
 
 _ALIASES = {"train": "train", "val": "val", "valid": "val", "test": "test"}
 
@@ -234,7 +235,7 @@ def write_yolo(data: LabelledData, folder: Path, *, mode: FileMode) -> None:
     """
     for split, images in data.splits.items():
         for image in images:
-            place_file(image.source, folder / "images" / split / image.name, mode=mode)
+            place_image(image.source, folder / "images" / split / image.name, mode=mode)
             labels = (folder / "labels" / split / image.name).with_suffix(".txt")
             labels.parent.mkdir(parents=True, exist_ok=True)
             labels.write_text("".join(yolo_lines(image)), encoding="utf-8")
