@@ -12,6 +12,7 @@ import torch
 
 from oculox.config.schema import DataConfig
 from oculox.data.coco import load_split
+from oculox.datasets.pack import pack_data
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 
@@ -33,6 +34,11 @@ def finetune():
 @pytest.fixture
 def scale():
     yield from program("scale")
+
+
+@pytest.fixture
+def shards():
+    yield from program("shards")
 
 
 def program(name):
@@ -120,3 +126,14 @@ def test_the_program_for_gpus_measures_what_it_can_and_says_the_rest(gpu, tmp_pa
     assert saved[0] == []
     assert "Left out, for lack of time: training: yolox-nano; nms: 100 boxes;" in gpu.tables(*saved)
     assert {job.part for job in jobs} == set(gpu.PARTS)
+
+
+def test_files_and_shards_take_turns(shards, tiny_data, tmp_path):
+    pack_data(tiny_data, tmp_path / "shards")
+    roots = {"files": tiny_data, "shards": tmp_path / "shards"}
+    rows = list(shards.measure(roots, split="val", rounds=1))
+    assert [(row.source, row.state) for row in rows[:4]] == [
+        (source, state) for source in roots for state in ("cold", "warm")
+    ]
+    assert [row.what for row in rows] == ["read"] * 4 + ["train"] * 4
+    assert all(row.median > 0 for row in rows)
