@@ -198,17 +198,24 @@ def test_torchrun_restarts_a_run(quick, tmp_path):
     assert steps_in(output) == list(range(1, 40))
 
 
-def two_nodes(*words):
-    """The same command under two agents that find each other on this machine."""
+def agent(*words, port, nodes=2, more=()):
+    """One of several agents that find each other on this machine."""
+    together = ("--nnodes", nodes, "--nproc-per-node", 1, "--rdzv-backend", "c10d")
+    address = ("--rdzv-endpoint", f"127.0.0.1:{port}", "--rdzv-id", "two")
+    local = ("--local-addr", "127.0.0.1")
+    return begin(*TORCHRUN, *together, *address, *local, *more, "-m", "oculox", *words)
+
+
+def free_port():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    together = ("--nnodes", 2, "--nproc-per-node", 1, "--rdzv-backend", "c10d")
-    address = ("--rdzv-endpoint", f"127.0.0.1:{port}", "--rdzv-id", "two")
-    nodes = [
-        begin(*TORCHRUN, *together, *address, "--local-addr", "127.0.0.1", "-m", "oculox", *words)
-        for _ in range(2)
-    ]
+        return free.getsockname()[1]
+
+
+def two_nodes(*words):
+    """The same command under two agents."""
+    port = free_port()
+    nodes = [agent(*words, port=port) for _ in range(2)]
     ended = [finish(node) for node in nodes]
     assert [code for code, *_ in ended] == [0, 0], ended
     [out] = [out for _, out, _ in ended if out.strip()]
@@ -233,3 +240,47 @@ def test_two_nodes_are_one(quick, tmp_path):
     found = evaluate(output / "best.pt", data, workers=0, device="cpu")
     assert together["metrics"] == pytest.approx(found.metrics.as_dict(), abs=1e-6)
     shutil.rmtree(output)
+
+
+def wait_for_port(port, process):
+    limit = time.monotonic() + 60
+    while time.monotonic() < limit and process.poll() is None:
+        with socket.socket() as caller:
+            if caller.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.05)
+    raise AssertionError(("nobody listens", process.poll()))
+
+
+def test_a_lost_node_is_done_without(quick, tmp_path, record_property):
+    """``--nnodes 1:2``: one machine with all its processes is gone, the other goes on alone."""
+    output, port = tmp_path / "run", free_port()
+    words = ("train", "yolox-nano", *quick, "train.aug_epochs=15", "train.eval_interval=0")
+    conf = "last_call_timeout=20,keep_alive_interval=2,keep_alive_max_attempt=3"
+    more = ("--max-restarts", 3, "--rdzv-conf", conf)
+    options = {"port": port, "nodes": "1:2", "more": more}
+    stays = agent(*words, "--output", output, **options)
+    wait_for_port(port, stays)
+    lost = agent(*words, "--output", output, **options)
+    try:
+        wait_for_step(output, 7, stays)
+        assert "2 processes" in (output / "log.txt").read_text()
+        workers_of(lost, 1)
+        began = time.monotonic()
+        os.killpg(lost.pid, signal.SIGKILL)
+        for child in workers_of(stays, 1).values():
+            psutil.wait_procs([child], timeout=200)
+        wait_for_step(output, steps_in(output)[-1] + 1, stays)
+        seconds = time.monotonic() - began
+        code, _, err = finish(stays)
+    finally:
+        for process in (stays, lost):
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+    assert code == 0, err
+    assert "resumed after epoch" in (output / "log.txt").read_text()
+    steps = steps_in(output)
+    assert steps == list(range(1, len(steps) + 1))
+    assert len(steps) > 40
+    record_property("reliability", f"the other went on after {seconds:.0f} s")
