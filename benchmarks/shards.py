@@ -1,30 +1,39 @@
-"""How fast training samples are read from files and from shards.
+"""How fast training samples are read from files and from shards, here and from S3.
 
 The dataset is packed into a temporary folder. Files and shards then take turns in one process:
-first with nothing of them in memory ("cold"), then again ("warm"). `read` reads the bytes of all
-images in random order, `train` makes training samples with mosaic and mixup.
+first with nothing of them in memory, and nothing of an address in the cache ("cold"), then again
+("warm"). `read` reads the bytes of all images in random order, `train` makes training samples with
+mosaic and mixup. With --s3 both are served by an S3 server on this machine too, so no network is
+between; it needs the packages s3fs and moto[server].
 
-    python benchmarks/shards.py coco --json shards.json
+    python benchmarks/shards.py coco --s3 --json shards.json
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
+import shutil
+import socket
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from oculox.addresses import Address, attempt, upload
 from oculox.config.load import load_config
 from oculox.config.schema import DataConfig
-from oculox.data.coco import CocoIndex, Split
+from oculox.data.coco import CocoIndex
 from oculox.data.image import read_file
 from oculox.data.loader import build_train_loader
 from oculox.datasets.pack import pack_data
@@ -42,10 +51,11 @@ class Row(NamedTuple):
     rounds: Sequence[float]
 
 
-def forget(root: Path) -> None:
-    """Drop what the system keeps of the files in memory."""
-    for path in root.rglob("*"):
-        if path.is_file():
+def forget(index: CocoIndex, *, cache: Path) -> None:
+    """Drop what the system keeps of the images in memory, and the cache of addresses."""
+    shutil.rmtree(cache, ignore_errors=True)
+    if isinstance(index.image_dir, Path):
+        for path in index.image_dir.rglob("*.*"):
             descriptor = os.open(path, os.O_RDONLY)
             os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
             os.close(descriptor)
@@ -69,14 +79,41 @@ def train_on(index: CocoIndex) -> float:
     return samples / (time.perf_counter() - started)
 
 
-def measure(roots: dict[str, Path], *, split: Split, rounds: int) -> Iterator[Row]:
+@contextmanager
+def served(folder: Path, cache: Path) -> Iterator[Address]:
+    """The address of a copy of a folder on an S3 server; its cache is empty."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    keys = dict.fromkeys(("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"), "benchmark")
+    os.environ |= keys | {
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "OCULOX_CACHE": str(cache),
+    }
+    words = ["-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    with subprocess.Popen(
+        [sys.executable, *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as server:
+        try:
+            bucket = Address("s3://benchmark")
+            attempt(bucket, lambda system, path: system.mkdir(path))
+            for path in folder.iterdir():
+                upload(path, bucket / path.name)
+            yield bucket
+        finally:
+            server.kill()
+
+
+def measure(
+    indexes: dict[str, CocoIndex], forget: Callable[[CocoIndex], None], *, rounds: int
+) -> Iterator[Row]:
     """Each kind of work on each source, cold and warm, in turns."""
-    indexes = {name: load_splits(DataConfig(root=root), split)[0] for name, root in roots.items()}
     for what, work in (("read", read_all), ("train", train_on)):
         found: dict[tuple[str, str], list[float]] = {}
         for _ in range(rounds):
             for name, index in indexes.items():
-                forget(roots[name])
+                forget(index)
                 for state in ("cold", "warm"):
                     found.setdefault((name, state), []).append(work(index))
         for (name, state), rates in found.items():
@@ -89,15 +126,29 @@ def main() -> None:
     parser.add_argument("data", type=Path, help="dataset of files, in any format")
     parser.add_argument("--split", default="train", choices=("train", "val"))
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--s3", action="store_true", help="read from an S3 server here as well")
     parser.add_argument("--json", type=Path, help="file for the numbers")
     arguments = parser.parse_args()
     if sys.platform != "linux":
         parser.error("files are dropped from memory with posix_fadvise: this needs Linux")
-    with tempfile.TemporaryDirectory(dir=arguments.data.absolute().parent) as scratch:
-        shards = Path(scratch) / "shards"
-        pack_data(arguments.data, shards)
-        roots = {"files": arguments.data, "shards": shards}
-        rows = list(measure(roots, split=arguments.split, rounds=arguments.rounds))
+    with ExitStack() as stack:
+        # Beside the data: a folder for temporary files may be in memory.
+        beside = tempfile.TemporaryDirectory(dir=arguments.data.absolute().parent)
+        scratch = Path(stack.enter_context(beside))
+        packed = pack_data(arguments.data, scratch / "shards")[arguments.split]
+        roots = {"files": arguments.data, "shards": scratch / "shards"}
+        indexes = {
+            name: load_splits(DataConfig(root=root), arguments.split)[0]
+            for name, root in roots.items()
+        }
+        if arguments.s3:
+            bucket = stack.enter_context(served(packed.folder, scratch / "cache"))
+            for path in (indexes["files"].image_path(i) for i in range(packed.images)):
+                upload(path, bucket / path.name)
+            for name in roots:
+                indexes[f"{name} in S3"] = dataclasses.replace(indexes[name], image_dir=bucket)
+        drop = partial(forget, cache=scratch / "cache")
+        rows = list(measure(indexes, drop, rounds=arguments.rounds))
     print("| | source | | a second | rounds |\n| --- | --- | --- | ---: | --- |")
     for row in rows:
         rates = ", ".join(f"{rate:.1f}" for rate in row.rounds)

@@ -130,10 +130,15 @@ def test_the_program_for_gpus_measures_what_it_can_and_says_the_rest(gpu, tmp_pa
 
 def test_files_and_shards_take_turns(shards, tiny_data, tmp_path):
     pack_data(tiny_data, tmp_path / "shards")
-    roots = {"files": tiny_data, "shards": tmp_path / "shards"}
-    rows = list(shards.measure(roots, split="val", rounds=1))
+    indexes = {
+        name: load_split(DataConfig(root=root), "val")
+        for name, root in (("files", tiny_data), ("shards", tmp_path / "shards"))
+    }
+    forgotten = []
+    rows = list(shards.measure(indexes, forgotten.append, rounds=1))
     assert [(row.source, row.state) for row in rows[:4]] == [
-        (source, state) for source in roots for state in ("cold", "warm")
+        (source, state) for source in indexes for state in ("cold", "warm")
     ]
+    assert forgotten == [*indexes.values()] * 2
     assert [row.what for row in rows] == ["read"] * 4 + ["train"] * 4
     assert all(row.median > 0 for row in rows)

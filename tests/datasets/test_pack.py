@@ -1,5 +1,6 @@
 """`oculox data pack`: datasets in tar shards are read as their files are."""
 
+import dataclasses
 import json
 import os
 import pickle
@@ -15,9 +16,11 @@ import torch
 from test_formats import image, voc, voc_list, voc_object
 from typer.testing import CliRunner
 
+from oculox.addresses import AbsentError, Address
 from oculox.cli.data import app
 from oculox.config.schema import AugmentConfig, DataConfig, InputConfig
 from oculox.data.cache import FileImages, build_images
+from oculox.data.coco import load_coco
 from oculox.data.faults import BadImages
 from oculox.data.image_watch import watch_images
 from oculox.data.loader import EvalLoader, TrainLoader
@@ -179,7 +182,7 @@ def test_shards_can_be_made_files_again(tiny_data, shards, tmp_path):
             assert not len(again.places)
             for i in range(len(plain)):
                 assert again.image_path(i).read_bytes() == plain.image_path(i).read_bytes()
-    with pytest.raises(UsageError, match="cannot be linked to"):
+    with pytest.raises(UsageError, match="only files of this machine can be linked to"):
         convert(shards, tmp_path / "links", source_format="coco", mode="symlink")
 
 
@@ -297,6 +300,29 @@ def test_damage_is_found_ahead_of_training(copy):
     [line] = lines
     assert line.startswith("training image left out: ")
     assert f"{index.file_name(5)}: the bytes at {place[1]} are not those" in line
+
+
+def test_shards_at_an_address_are_fetched_once(shards, s3):
+    s3.put_folder("shards", shards / "train2017")
+    here = load(shards)
+    away = dataclasses.replace(here, image_dir=Address("s3://shards"))
+    for _ in range(2):
+        for i in range(len(here)):
+            np.testing.assert_array_equal(FileImages(away)(i), FileImages(here)(i))
+    fetched = [path for method, path in s3.requests if method == "GET" and path.endswith(".tar")]
+    assert sorted(fetched) == sorted(
+        {f"/shards/{p.name}" for p in (shards / "train2017").iterdir()}
+    )
+    missing = dataclasses.replace(here, image_dir=Address("s3://shards/none"))
+    with pytest.raises(AbsentError, match=r"shard-000000\.tar: there is no such file"):
+        missing.image_file(0).read_bytes()
+
+
+def test_shards_larger_than_the_cache_are_refused(shards, s3, monkeypatch):
+    s3.put("few", {"train2017/shard-000000.tar": b""})
+    monkeypatch.setenv("OCULOX_CACHE_GB", "0.00001")
+    with pytest.raises(DataError, match="set OCULOX_CACHE_GB to more"):
+        load_coco(shards / "annotations/instances_train2017.json", Address("s3://few/train2017"))
 
 
 def test_a_target_in_use_is_left_alone(tiny_data, tmp_path):

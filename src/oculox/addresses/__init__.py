@@ -9,7 +9,14 @@ Credentials are those that each storage's own tools find.
 """
 
 from oculox.addresses.address import Address, Location, as_text, is_address, to_location
-from oculox.addresses.cache import fetch_ahead, forget_changed, local_copy, local_folder, on_disk
+from oculox.addresses.cache import (
+    cache_limit,
+    fetch_ahead,
+    forget_changed,
+    local_copy,
+    local_folder,
+    on_disk,
+)
 from oculox.addresses.faults import AbsentError, AddressError
 from oculox.addresses.sending import local_output, mirrored
 from oculox.addresses.storage import (
@@ -30,6 +37,7 @@ __all__ = [
     "Location",
     "as_text",
     "attempt",
+    "cache_limit",
     "fetch_ahead",
     "forget_changed",
     "is_address",

@@ -123,7 +123,7 @@ def forget_changed(files: Iterable[Found]) -> None:
 
 def _fetch(file: Found, part: Path, *, in_cache: bool) -> None:
     """Write the content to `part`, whose time of change becomes the stamp of that content."""
-    if in_cache and (file.size or 0) > _cache_limit():
+    if in_cache and (file.size or 0) > cache_limit():
         raise AddressError(f"{file.address}: {(file.size or 0) / 1e9:.1f} GB; {_too_small()}")
     download(file.address, part, size=file.size)
     os.utime(part, (time.time(), file.stamp))
@@ -166,7 +166,7 @@ def _make_room(size: int) -> None:
 
     The count is kept in a file; it may be too high, and is corrected by each removal.
     """
-    root, limit = _root(), _cache_limit()
+    root, limit = _root(), cache_limit()
     with hold_lock(root / "locks" / "size") as file:
         total = int(file.read() or b"0") + size
         if total > limit:
@@ -192,7 +192,8 @@ def _remove_oldest(root: Path, *, room: int) -> int:
     return total
 
 
-def _cache_limit() -> int:
+def cache_limit() -> int:
+    """Bytes that the cache may hold."""
     return int(positive_number(SIZE_VARIABLE, _CACHE_GB) * 1e9)
 
 

@@ -28,7 +28,7 @@ from oculox.config.schema import DataConfig, SplitConfig
 from oculox.data.coco_columns import CocoColumns, PackedStrings, read_columns
 from oculox.data.coco_scan import CocoScan, GroundTruth, scan_coco
 from oculox.data.image import ImageFile
-from oculox.data.shards import image_file, shard_name
+from oculox.data.shards import image_file, require_room, shard_name
 from oculox.errors import DataError, UsageError
 from oculox.types import FloatArray, ImageId, IntArray
 
@@ -158,6 +158,7 @@ def _check_images(annotations: Location, columns: CocoColumns, images: Location)
     if not images.is_dir():
         raise DataError(f"{images}: no such image folder (for {annotations})")
     if len(columns.places):
+        require_room(images, columns.places)
         missing = missing_files(map(shard_name, np.unique(columns.places[:, 0])), images)
         if missing:
             raise DataError(

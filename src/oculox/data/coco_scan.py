@@ -84,7 +84,7 @@ class CocoScan:
         """The file's id of each class."""
         return tuple(c["id"] for c in self.categories)
 
-    def image_file(self, row: int, folder: Path) -> ImageFile:
+    def image_file(self, row: int, folder: Location) -> ImageFile:
         """Where the bytes of ``images[row]`` are; the file names count from `folder`."""
         entry = self.images[row]
         return image_file(folder, entry["file_name"], entry[PLACE] if SIZES in self.tree else None)

@@ -15,8 +15,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from oculox.addresses import Address, Location, cache_limit, local_copy
 from oculox.data.image import ImageFile
 from oculox.errors import DataError
+from oculox.types import IntArray
 
 SIZES = "shard_bytes"
 """Key of a COCO file: the size of each shard in bytes."""
@@ -47,7 +49,8 @@ class ShardImage:
     """An image in a shard.
 
     The shard is opened for each read: that costs microseconds, and leaves no open files to count,
-    to lock between threads or to share with processes.
+    to lock between threads or to share with processes. One at an address is kept whole in the cache
+    of this machine, where it is fetched once.
 
     Attributes:
         shard: the tar file.
@@ -57,7 +60,7 @@ class ShardImage:
         crc32: of the bytes.
     """
 
-    shard: Path
+    shard: Location
     name: str
     offset: int
     size: int
@@ -73,8 +76,11 @@ class ShardImage:
         Raises:
             OSError: the shard cannot be read.
             DataError: it ends too early, or its bytes are others.
+            AddressError: it cannot be fetched.
         """
-        with self.shard.open("rb") as file:
+        shard = self.shard
+        path = local_copy(shard, check=False) if isinstance(shard, Address) else shard
+        with path.open("rb") as file:
             # Before reading: a wrong size would take the memory.
             if os.fstat(file.fileno()).st_size < self.offset + self.size:
                 raise DataError(f"{self}: the shard ends before the image does; fetch it again")
@@ -88,12 +94,32 @@ class ShardImage:
         return data
 
 
-def image_file(folder: Path, name: str, place: Sequence[int] | None) -> ImageFile:
+def image_file(folder: Location, name: str, place: Sequence[int] | None) -> ImageFile:
     """An image of a dataset: a file in a folder, or a part of a shard there."""
     if place is None:
         return folder / name
     number, offset, size, crc32 = map(int, place)
     return ShardImage(folder / shard_name(number), name, offset, size, crc32)
+
+
+def require_room(folder: Location, places: IntArray) -> None:
+    """Refuse shards at an address that the cache of this machine cannot hold all at once.
+
+    Samples take images from any shard, so each would be fetched again and again.
+
+    Args:
+        folder: where the shards are.
+        places: int64 (n, 4), of the images.
+
+    Raises:
+        DataError: they are larger than the cache.
+    """
+    size = int(places[:, 2].sum())
+    if isinstance(folder, Address) and size > cache_limit():
+        raise DataError(
+            f"{folder}: the shards have {size / 1e9:.1f} GB, and the cache of this machine holds "
+            f"{cache_limit() / 1e9:.1f}; set OCULOX_CACHE_GB to more, or fetch them to a disk"
+        )
 
 
 class ShardWriter:

@@ -42,7 +42,7 @@ def place_image(image: ImageFile, target: Path, *, mode: FileMode) -> None:
         return
     if mode == "symlink":
         raise UsageError(
-            f"{image}: it is no file of this machine, so it cannot be linked to; set `mode` to copy"
+            f"{image}: only files of this machine can be linked to; set `mode` to copy"
         )
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_bytes(image.read_bytes())

@@ -5,6 +5,7 @@ import dataclasses
 import torch
 from torch import Tensor
 
+from oculox.addresses import Location
 from oculox.data.image import ImageFile
 from oculox.errors import UsageError
 from oculox.exporting.graph import DetectionGraph, for_export
