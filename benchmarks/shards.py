@@ -12,7 +12,6 @@ between; it needs the packages s3fs and moto[server].
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import os
 import shutil
@@ -30,7 +29,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from oculox.addresses import Address, attempt, upload
+from oculox.addresses import Address, attempt, on_disk, upload
 from oculox.config.load import load_config
 from oculox.config.schema import DataConfig
 from oculox.data.coco import CocoIndex
@@ -80,8 +79,8 @@ def train_on(index: CocoIndex) -> float:
 
 
 @contextmanager
-def served(folder: Path, cache: Path) -> Iterator[Address]:
-    """The address of a copy of a folder on an S3 server; its cache is empty."""
+def served(indexes: dict[str, CocoIndex], cache: Path) -> Iterator[Address]:
+    """The address of a bucket on an S3 server, with a copy of each split below its name."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -98,8 +97,11 @@ def served(folder: Path, cache: Path) -> Iterator[Address]:
         try:
             bucket = Address("s3://benchmark")
             attempt(bucket, lambda system, path: system.mkdir(path))
-            for path in folder.iterdir():
-                upload(path, bucket / path.name)
+            for name, index in indexes.items():
+                root = on_disk(index.annotations).parents[1]
+                stored = {f"{index.image_dir.name}/{index.stored_in(i)}" for i in range(len(index))}
+                for file in (f"annotations/{index.annotations.name}", *stored):
+                    upload(root / file, bucket / name / file)
             yield bucket
         finally:
             server.kill()
@@ -123,7 +125,7 @@ def measure(
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("data", type=Path, help="dataset of files, in any format")
+    parser.add_argument("data", type=Path, help="folder of a COCO dataset, of files")
     parser.add_argument("--split", default="train", choices=("train", "val"))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--s3", action="store_true", help="read from an S3 server here as well")
@@ -135,18 +137,17 @@ def main() -> None:
         # Beside the data: a folder for temporary files may be in memory.
         beside = tempfile.TemporaryDirectory(dir=arguments.data.absolute().parent)
         scratch = Path(stack.enter_context(beside))
-        packed = pack_data(arguments.data, scratch / "shards")[arguments.split]
+        pack_data(arguments.data, scratch / "shards")
         roots = {"files": arguments.data, "shards": scratch / "shards"}
         indexes = {
             name: load_splits(DataConfig(root=root), arguments.split)[0]
             for name, root in roots.items()
         }
         if arguments.s3:
-            bucket = stack.enter_context(served(packed.folder, scratch / "cache"))
-            for path in (indexes["files"].image_path(i) for i in range(packed.images)):
-                upload(path, bucket / path.name)
+            bucket = stack.enter_context(served(indexes, scratch / "cache"))
             for name in roots:
-                indexes[f"{name} in S3"] = dataclasses.replace(indexes[name], image_dir=bucket)
+                root = bucket / name
+                indexes[f"{name} in S3"] = load_splits(DataConfig(root=root), arguments.split)[0]
         drop = partial(forget, cache=scratch / "cache")
         rows = list(measure(indexes, drop, rounds=arguments.rounds))
     print("| | source | | a second | rounds |\n| --- | --- | --- | ---: | --- |")

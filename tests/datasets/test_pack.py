@@ -1,6 +1,5 @@
 """`oculox data pack`: datasets in tar shards are read as their files are."""
 
-import dataclasses
 import json
 import os
 import pickle
@@ -16,7 +15,7 @@ import torch
 from test_formats import image, voc, voc_list, voc_object
 from typer.testing import CliRunner
 
-from oculox.addresses import AbsentError, Address
+from oculox.addresses import Address
 from oculox.cli.data import app
 from oculox.config.schema import AugmentConfig, DataConfig, InputConfig
 from oculox.data.cache import FileImages, build_images
@@ -302,27 +301,44 @@ def test_damage_is_found_ahead_of_training(copy):
     assert f"{index.file_name(5)}: the bytes at {place[1]} are not those" in line
 
 
-def test_shards_at_an_address_are_fetched_once(shards, s3):
-    s3.put_folder("shards", shards / "train2017")
-    here = load(shards)
-    away = dataclasses.replace(here, image_dir=Address("s3://shards"))
-    for _ in range(2):
-        for i in range(len(here)):
-            np.testing.assert_array_equal(FileImages(away)(i), FileImages(here)(i))
+def test_training_and_evaluation_from_an_address_fetch_each_shard_once(shards, s3):
+    s3.put_folder("shards", shards)
+    here, away = load(shards), load(Address("s3://shards"))
+    for workers in (0, 2):
+        assert_same(train_batches(away, workers=workers), train_batches(here))
+    batches = (
+        list(EvalLoader(load(root, "val"), input_config=INPUT, batch=4))
+        for root in (Address("s3://shards"), shards)
+    )
+    assert_same(*batches)
     fetched = [path for method, path in s3.requests if method == "GET" and path.endswith(".tar")]
     assert sorted(fetched) == sorted(
-        {f"/shards/{p.name}" for p in (shards / "train2017").iterdir()}
+        f"/shards/{p.relative_to(shards).as_posix()}" for p in shards.rglob("*.tar")
     )
-    missing = dataclasses.replace(here, image_dir=Address("s3://shards/none"))
-    with pytest.raises(AbsentError, match=r"shard-000000\.tar: there is no such file"):
-        missing.image_file(0).read_bytes()
+    assert check_data("s3://shards", split="val").ok
+
+
+def test_a_shard_that_is_damaged_on_its_way_is_a_bad_image(shards, s3):
+    s3.put_folder("damaged", shards)
+    place = load(shards).places[5].tolist()
+    key = f"train2017/shard-{place[0]:06d}.tar"
+    content = bytearray(s3.get("damaged", key))
+    content[place[1]] ^= 1
+    s3.client().put_object(Bucket="damaged", Key=key, Body=bytes(content))
+    index = load(Address("s3://damaged"))
+    with pytest.raises(DataError, match=r"s3://damaged/train2017/shard-\d+\.tar: .*CRC-32 differs"):
+        FileImages(index)(5)
+    s3.client().delete_object(Bucket="damaged", Key=key)
+    with pytest.raises(DataError, match=r"1 of its shards are missing from s3://damaged/train2017"):
+        load(Address("s3://damaged"))
 
 
 def test_shards_larger_than_the_cache_are_refused(shards, s3, monkeypatch):
-    s3.put("few", {"train2017/shard-000000.tar": b""})
+    s3.put_folder("large", shards)
+    load(Address("s3://large"))
     monkeypatch.setenv("OCULOX_CACHE_GB", "0.00001")
     with pytest.raises(DataError, match="set OCULOX_CACHE_GB to more"):
-        load_coco(shards / "annotations/instances_train2017.json", Address("s3://few/train2017"))
+        load_coco(shards / "annotations/instances_train2017.json", Address("s3://large/train2017"))
 
 
 def test_a_target_in_use_is_left_alone(tiny_data, tmp_path):

@@ -93,6 +93,10 @@ class CocoIndex:
         """Path or address of image i."""
         return self.image_dir / self.file_names[i]
 
+    def stored_in(self, i: int) -> str:
+        """Name of the file in the image folder that holds image i: its own, or a shard."""
+        return shard_name(self.places[i, 0]) if len(self.places) else self.file_names[i]
+
     def image_file(self, i: int) -> ImageFile:
         """Where the bytes of image i are."""
         place = self.places[i] if len(self.places) else None

@@ -303,7 +303,7 @@ def _fetch_eval(index: CocoIndex, keys: list[SampleKey]) -> None:
 def _fetch(index: CocoIndex, numbers: Iterable[int]) -> None:
     """Begin to fetch images that are at an address."""
     if isinstance(folder := index.image_dir, Address):
-        fetch_ahead(folder / index.file_name(i) for i in numbers)
+        fetch_ahead({folder / index.stored_in(i) for i in numbers})
 
 
 def _train_sample(train_set: TrainSet, key: SampleKey) -> Sample:
