@@ -123,7 +123,11 @@ class Ema:
             self._follow(network)
         averages, currents = [pair[0] for pair in self._floats], [pair[1] for pair in self._floats]
         torch._foreach_lerp_(averages, currents, 1 - decay)
-        torch._foreach_copy_(*([pair[i] for pair in self._counters] for i in (0, 1)))
+        averages, currents = (
+            [pair[0] for pair in self._counters],
+            [pair[1] for pair in self._counters],
+        )
+        torch._foreach_copy_(averages, currents)
 
     def _follow(self, network: YOLOX) -> None:
         # Once, not at every step: state_dict takes as long as the update itself.
