@@ -92,7 +92,7 @@ def assert_trains(words, *, output):
     assert words[:3] == ["-m", "oculox", "train"]
     command = typer.main.get_command(app).commands["train"]
     values = command.make_context("train", list(words[3:])).params
-    assert values["output"] == Path(output)
+    assert str(values["output"]) == str(output)
     load_config(values["recipe"], values["overrides"])
 
 
