@@ -5,10 +5,10 @@ import torch
 from oculox.config.schema import InputConfig, ModelConfig
 from oculox.data.preprocess import to_float_array, to_floats
 from oculox.distributed.devices import own_device
-from oculox.errors import UsageError
+from oculox.errors import CheckpointError, UsageError
 from oculox.postprocess import DetectSettings
 from oculox.runtime.backend import fixed_batches
-from oculox.runtime.onnx_backend import choose_providers
+from oculox.runtime.onnx_backend import choose_providers, open_onnx
 from oculox.types import ModelSpec
 
 
@@ -151,6 +151,25 @@ def test_each_process_of_a_machine_gives_onnx_runtime_a_gpu_of_its_own(monkeypat
 def test_devices_that_onnx_runtime_does_not_have(usable, device, message):
     with pytest.raises(UsageError, match=message):
         choose_providers(usable, device)
+
+
+@pytest.mark.filterwarnings("ignore:Specified provider")
+def test_onnx_runtime_does_not_fall_back_to_the_cpu_unasked(tmp_path, monkeypatch):
+    runtime = pytest.importorskip("onnxruntime")
+    helper = pytest.importorskip("onnx").helper
+    sides = [helper.make_tensor_value_info(name, 1, [1]) for name in "xy"]
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", sides[:1], sides[1:])
+    opset = [helper.make_opsetid("", 17)]
+    path = tmp_path / "model.onnx"
+    path.write_bytes(
+        helper.make_model(graph, opset_imports=opset, ir_version=8).SerializeToString()
+    )
+    # A build with CUDA on a machine where it does not start.
+    monkeypatch.setattr(runtime, "get_available_providers", lambda: [CUDA, CPU])
+    with pytest.raises(UsageError, match=r"device 'cuda': .* could not start it"):
+        open_onnx(path, device="cuda", threads=1)
+    with pytest.raises(CheckpointError, match="holds no metadata"):
+        open_onnx(path, device="auto", threads=1)
 
 
 @pytest.mark.parametrize("pixel_max", [1, 255])

@@ -184,7 +184,8 @@ def test_finds_what_is_in_a_real_image(shared, precision):
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
-def test_accelerator_agrees_with_the_processor(precision):
+def test_accelerator_agrees_with_the_processor(precision, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)  # of float32's 23 bits 10
     network = make_network(SHAPES[1]).eval()
     on_cpu = TorchBackend.from_network(network, SPEC).predict(IMAGES)
     dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[precision]

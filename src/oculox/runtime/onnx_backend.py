@@ -22,7 +22,7 @@ def open_onnx(path: Path, *, device: str, threads: int | None) -> Opened:
 
     Raises:
         MissingExtraError: when onnxruntime is not installed.
-        UsageError: when this build of ONNX Runtime has no such device.
+        UsageError: when this build of ONNX Runtime has no such device, or cannot start it.
         CheckpointError: when the file is missing, damaged or was not exported by Oculox.
     """
     runtime = require("onnxruntime", extra="onnx", purpose="running an ONNX file")
@@ -43,6 +43,11 @@ def open_onnx(path: Path, *, device: str, threads: int | None) -> Opened:
         raise CheckpointError(
             f"{path}: damaged, or not an ONNX file ({first_line(error)})"
         ) from None
+    if device.startswith("cuda") and "CUDAExecutionProvider" not in session.get_providers():
+        raise UsageError(
+            f"device {device!r}: ONNX Runtime has CUDA but could not start it, and would use the "
+            "CPU; its message above says why, such as another version of CUDA or cuDNN"
+        )
     text = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
     metadata = ExportMetadata.from_json(text, where=str(path))
 
