@@ -241,15 +241,14 @@ class LargestTensor(TorchDispatchMode):
 
 def test_nothing_depends_on_values_and_memory_is_bounded():
     # Tensors on "meta" have shapes but no values: whatever waits for the device, or take a
-    # shape from data, fails there. 300 objects in each of 16 images of 640 pixels:
+    # shape from data, fails there. 1,000 objects in each of 16 images of 640 pixels:
     options = {"batch": 16, "size": (640, 640), "classes": 80, "device": "meta"}
-    raw, targets = make_raw(**options), make_targets(slots=300, **options)
+    raw, targets = make_raw(**options), make_targets(slots=1000, **options)
     predictions = raw.classes.numel()
     with LargestTensor() as largest:
         terms = Criterion(num_classes=80, strides=STRIDES)(raw, targets, use_l1=True)
         (terms.box + terms.objectness + terms.classes + terms.l1).backward()
-    one_image = 300 * 27 * 300
-    assert largest.elements <= max(predictions, PAIRS_AT_ONCE, one_image)
+    assert largest.elements <= max(predictions, PAIRS_AT_ONCE)
     assert raw.deltas.grad.shape == raw.deltas.shape
 
 

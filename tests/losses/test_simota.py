@@ -177,9 +177,13 @@ def test_cells_outside_its_region_when_there_are_too_few_inside():
     assert away.sum() >= 5
 
 
-@pytest.mark.parametrize("group", [1, 10**9])
-def test_groups_of_images_do_not_matter(monkeypatch, group):
+@pytest.mark.parametrize("group", [1, 250, 10**9])
+def test_groups_of_images_and_objects_do_not_matter(monkeypatch, group):
     cases = [make_case(seed, objects=4) for seed in range(5)]
+    # Of the same cost and overlap: the first one gets the cell.
+    for case in cases:
+        case.object_boxes[3], case.labels[3] = case.object_boxes[0], case.labels[0]
+    alone = [run_assign(case) for case in cases]
     monkeypatch.setattr(simota, "PAIRS_AT_ONCE", group)
     together = assign(
         torch.stack([c.boxes for c in cases]),
@@ -193,9 +197,13 @@ def test_groups_of_images_do_not_matter(monkeypatch, group):
         cells=cases[0].cells,
         level_sizes=cases[0].level_sizes,
     )
-    for i, case in enumerate(cases):
-        valid = together.valid[i]
-        assert together.cells[i][valid].tolist() == list(run_assign(case))
+    for i, expected in enumerate(alone):
+        cells, objects, iou = (
+            values[i][together.valid[i]].tolist()
+            for values in (together.cells, together.objects, together.iou)
+        )
+        assert dict(zip(cells, zip(objects, iou, strict=True), strict=True)) == expected
+        assert expected
 
 
 def test_no_object_reaches_a_cell():

@@ -2,11 +2,11 @@
 
 The same result as the official `yolo_head.py` (`get_assignments`, `simota_matching`), worked out
 for whole groups of images at once with shapes that depend only on sizes. Nothing waits for the
-device, no loop runs over objects, and no (objects, cells, classes) tensor is made.
+device, no loop runs over single objects, and no (objects, cells, classes) tensor is made.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -22,10 +22,11 @@ OUTSIDE_PENALTY = 1e6
 MIN_LOG = -100.0
 """Bound of the logarithms of a cross entropy, as in PyTorch's own."""
 PAIRS_AT_ONCE = 2**21
-"""Most (object, candidate) pairs worked on together, where one image does not have more.
+"""Most (object, candidate) pairs worked on together.
 
-Images are taken in groups of that size, so that memory does not grow with the batch: about ten
-tensors of 8 MiB are alive. Larger groups are slower on a CPU, whose caches they leave.
+Images, and the objects of one image, are taken in groups of that size, so that memory grows with
+neither: about ten tensors of 8 MiB are alive. Larger groups are slower on a CPU, whose caches they
+leave.
 """
 
 
@@ -156,27 +157,37 @@ def _match(
 
     Returns bool (B, K) positive, int64 (B, K) object and float32 (B, K) IoU with it.
     """
-    iou = pairwise_iou_cxcywh(targets.boxes, boxes).masked_fill_(~valid[:, None], 0)
-    cost = _class_cost(objectness, classes, targets.labels)
-    cost -= (iou + 1e-8).log_().mul_(IOU_WEIGHT)
-    away = torch.maximum(
-        *((centers[:, None, :, axis] - targets.boxes[..., None, axis]).abs_() for axis in (0, 1))
-    )
-    cost += torch.where(away < radii[:, None], 0.0, OUTSIDE_PENALTY)
-    # A NaN is chosen last, but can be chosen: it must reach the loss, where training stops.
-    cost.nan_to_num_(nan=1e30).masked_fill_(~(valid[:, None] & targets.mask[..., None]), math.inf)
+    class_cost = _class_costs(objectness, classes)
+    rows = max(1, PAIRS_AT_ONCE // valid.numel())
+    parts = []
+    for first in range(0, targets.mask.shape[1], rows):
+        some = Targets(*(values[:, first : first + rows] for values in targets))
+        iou = pairwise_iou_cxcywh(some.boxes, boxes).masked_fill_(~valid[:, None], 0)
+        cost = class_cost(some.labels)
+        cost -= (iou + 1e-8).log_().mul_(IOU_WEIGHT)
+        away = torch.maximum(
+            *((centers[:, None, :, axis] - some.boxes[..., None, axis]).abs_() for axis in (0, 1))
+        )
+        cost += torch.where(away < radii[:, None], 0.0, OUTSIDE_PENALTY)
+        # A NaN is chosen last, but can be chosen: it must reach the loss, where training stops.
+        cost.nan_to_num_(nan=1e30).masked_fill_(~(valid[:, None] & some.mask[..., None]), math.inf)
 
-    # An object takes as many cells as its best IoUs sum to, at least one (dynamic k).
-    count = iou.topk(candidates_k).values.sum(-1).int().clamp(1, candidates_k)
-    cheapest = cost.topk(candidates_k, largest=False)
-    ranks = torch.arange(candidates_k, device=cost.device)
-    taken = (ranks < count[..., None]) & (cheapest.values != math.inf)
-    takers, taker = _takers(cheapest.indices, taken, candidates=cost.shape[-1])
+        # An object takes as many cells as its best IoUs sum to, at least one (dynamic k).
+        count = iou.topk(candidates_k).values.sum(-1).int().clamp(1, candidates_k)
+        cheapest = cost.topk(candidates_k, largest=False)
+        ranks = torch.arange(candidates_k, device=cost.device)
+        taken = (ranks < count[..., None]) & (cheapest.values != math.inf)
+        lowest = cost.argmin(1, keepdim=True)
+        parts.append((cheapest.indices, taken, lowest + first, cost.gather(1, lowest)))
+    indices, taken, lowest, costs = (torch.cat(x, dim=1) for x in zip(*parts, strict=True))
+    takers, taker = _takers(indices, taken, candidates=boxes.shape[1])
 
     # A cell that several objects took goes to the object with the lowest cost for it.
-    matched = torch.where(takers > 1, cost.argmin(1), taker)
-    matched_iou = iou.gather(1, matched[:, None]).squeeze(1)
-    return takers > 0, matched, matched_iou
+    best = lowest.gather(1, costs.argmin(1, keepdim=True)).squeeze(1)
+    matched = torch.where(takers > 1, best, taker)
+    own = take_rows(targets.boxes, matched)
+    matched_iou = pairwise_iou_cxcywh(own[..., None, :], boxes[..., None, :])[..., 0, 0]
+    return takers > 0, matched, matched_iou.masked_fill_(~valid, 0)
 
 
 def _takers(indices: Tensor, taken: Tensor, *, candidates: int) -> tuple[Tensor, Tensor]:
@@ -194,8 +205,8 @@ def _takers(indices: Tensor, taken: Tensor, *, candidates: int) -> tuple[Tensor,
     return takers[:, :candidates], taker[:, :candidates]
 
 
-def _class_cost(objectness: Tensor, classes: Tensor, labels: Tensor) -> Tensor:
-    """Cross entropy, summed over classes, of every cell's scores with every object's class.
+def _class_costs(objectness: Tensor, classes: Tensor) -> Callable[[Tensor], Tensor]:
+    """Cross entropy, summed over classes, of every cell's scores with an object's class.
 
     The score of a class is sqrt(class probability * objectness). The sum over classes of
     -log(1 - score) is the cell's own; only the term of the object's class depends on the pair.
@@ -203,14 +214,14 @@ def _class_cost(objectness: Tensor, classes: Tensor, labels: Tensor) -> Tensor:
     Args:
         objectness: (B, K) logits.
         classes: (B, K, C) logits.
-        labels: int64 (B, M).
 
     Returns:
-        float32 (B, M, K).
+        The costs of objects: int64 (B, M), their labels -> float32 (B, M, K).
     """
     score = (classes.sigmoid() * objectness.sigmoid()[..., None]).sqrt_()
     absent = (-score).log1p_().clamp_(min=MIN_LOG)
     present = score.log_().clamp_(min=MIN_LOG)
     difference = (absent - present).transpose(1, 2).contiguous()
-    images = torch.arange(len(labels), device=labels.device)[:, None]
-    return difference[images, labels] - absent.sum(-1)[:, None]
+    alone = absent.sum(-1)[:, None]
+    images = torch.arange(len(classes), device=classes.device)[:, None]
+    return lambda labels: difference[images, labels] - alone

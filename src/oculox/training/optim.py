@@ -121,13 +121,9 @@ class Ema:
         decay = ema_decay(self.updates, decay=self._decay, ramp=self._ramp)
         if self._followed is not network:
             self._follow(network)
+        torch._foreach_copy_([own for own, _ in self._counters], [new for _, new in self._counters])
         averages, currents = [pair[0] for pair in self._floats], [pair[1] for pair in self._floats]
         torch._foreach_lerp_(averages, currents, 1 - decay)
-        averages, currents = (
-            [pair[0] for pair in self._counters],
-            [pair[1] for pair in self._counters],
-        )
-        torch._foreach_copy_(averages, currents)
 
     def _follow(self, network: YOLOX) -> None:
         # Once, not at every step: state_dict takes as long as the update itself.
