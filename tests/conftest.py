@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import cv2
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from filelock import FileLock
 
 from oculox.config import load_config
@@ -106,6 +107,13 @@ def kept_conversions(make_once) -> Path:
 @pytest.fixture(autouse=True)
 def _no_user_cache(kept_conversions, monkeypatch) -> None:
     monkeypatch.setenv("OCULOX_CACHE", str(kept_conversions))
+
+
+@pytest.fixture(autouse=True)
+def _no_accelerator_left() -> Iterator[None]:
+    """Accelerate allows a process one precision as long as its state is there."""
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture(scope="session")
