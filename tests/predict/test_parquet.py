@@ -190,6 +190,16 @@ def test_an_occupied_folder(run, images, tmp_path):
         run(part_size=0, resume=True)
 
 
+def test_a_run_that_was_killed_while_it_listed_the_images(run, tmp_path):
+    (tmp_path / "out" / "._images.parquet-x7f").mkdir(parents=True)
+    (tmp_path / "out" / "_images.parquet").write_bytes(b"half")
+    assert run(resume=True).images == 8
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "mine.txt").touch()
+    with pytest.raises(UsageError, match="already holds files"):
+        run(resume=True, output=tmp_path / "other")
+
+
 @pytest.mark.parametrize("text", ["", "{}", "[]", '{"images": "many", "parts": 1}'])
 def test_a_damaged_manifest(run, tmp_path, text):
     run()

@@ -15,7 +15,7 @@ from typing import Any
 
 from oculox.addresses import AbsentError, Location, attempt, list_files
 from oculox.errors import OculoxError, UsageError
-from oculox.files import require_free, scratch_beside
+from oculox.files import scratch_beside
 from oculox.predict.parquet import IMAGES, DonePart, FailedPart, Workers, write_file
 from oculox.predict.sources import list_images
 from oculox.predict.table import pyarrow
@@ -150,14 +150,20 @@ def _require_free(output: Location) -> None:
             f"{output} holds the parts of another run; pass `resume` to go on with it, `overwrite` "
             "to replace it, or name a new folder"
         )
-    if isinstance(output, Path):
-        require_free(output)
-    elif next(_files(output), None) is not None:
+    # A run that was killed while it listed the images has left the list, or a part of it.
+    begun = (IMAGES, f".{IMAGES}", f".{MANIFEST}")
+    if any(not file.name.startswith(begun) for file in _files(output)):
         raise UsageError(f"{output} already holds files; name a new or empty folder")
 
 
 def _files(folder: Location) -> Iterator[Location]:
-    """What is in a folder, where there is one."""
+    """What is in a folder, where there is one.
+
+    Raises:
+        UsageError: it is a file.
+    """
+    if isinstance(folder, Path) and folder.is_file():
+        raise UsageError(f"{folder}: the output must be a folder, this is a file")
     try:
         if isinstance(folder, Path):
             yield from folder.iterdir()
