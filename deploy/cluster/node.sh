@@ -3,7 +3,8 @@
 #
 #   node.sh OUTPUT RECIPE [SETTING...]
 #
-# Starts the run, or goes on with the one in OUTPUT, which is a folder that all machines share.
+# Starts the run, or goes on with the one in OUTPUT: a folder that all machines share or, for one
+# machine, an address such as s3://bucket/runs/coco.
 # torchrun reads from the environment how many machines and devices there are and where they meet:
 # PET_NNODES, PET_NPROC_PER_NODE, PET_RDZV_ENDPOINT (host:port), PET_RDZV_ID and PET_MAX_RESTARTS.
 set -euo pipefail
@@ -14,7 +15,25 @@ export PET_RDZV_BACKEND=${PET_RDZV_BACKEND:-c10d} PET_MAX_RESTARTS=${PET_MAX_RES
 # Older versions of PyTorch know the second name only.
 export PET_SIGNALS_TO_HANDLE=SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1
 export TORCHELASTIC_SIGNALS_TO_HANDLE=$PET_SIGNALS_TO_HANDLE
-if [ -e "$output/last.pt" ]; then
+begun=
+case $output in
+*://*)
+  if [ "${PET_NNODES:-1}" != 1 ]; then
+    echo "error: OUTPUT must be a folder that all machines share, got the address $output" >&2
+    exit 2
+  fi
+  begun=$(python -c '
+import sys
+from oculox.addresses import Address
+from oculox.errors import OculoxError
+try:
+    print("yes" if (Address(sys.argv[1]) / "last.pt").exists() else "")
+except OculoxError as error:
+    sys.exit(f"error: {error}")' "$output")
+  ;;
+*) [ ! -e "$output/last.pt" ] || begun=yes ;;
+esac
+if [ -n "$begun" ]; then
   exec torchrun -m oculox train --resume "$output"
 fi
 exec torchrun -m oculox train "$recipe" "$@" --output "$output"

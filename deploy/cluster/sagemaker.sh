@@ -9,6 +9,12 @@
 set -euo pipefail
 root=${SAGEMAKER_ROOT:-/opt/ml}
 output=${OUTPUT:-$root/checkpoints/run}
+case $output in
+*://*)
+  echo "error: OUTPUT must be a folder, got the address $output; checkpoints go to S3 anyway" >&2
+  exit 2
+  ;;
+esac
 read -r first PET_NNODES < <(python -c '
 import json, sys
 hosts = sorted(json.load(open(sys.argv[1]))["hosts"])

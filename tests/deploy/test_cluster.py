@@ -125,6 +125,27 @@ def test_a_node_starts_a_run_or_goes_on_with_it(stand_ins, tmp_path):
     assert words == ["-m", "oculox", "train", "--resume", str(output)]
 
 
+def test_a_node_goes_on_with_a_run_at_an_address(stand_ins, s3):
+    path, calls = stand_ins
+    s3.put("bucket-node", {"run/last.pt": b""})
+    (path / "python").symlink_to(sys.executable)
+    for name in ("run", "new"):
+        there = f"s3://bucket-node/{name}"
+        ended = run(
+            FOLDER / "node.sh", there, *WORDS, path=path, PYTHONPATH=os.pathsep.join(sys.path)
+        )
+        assert ended.returncode == 0, ended.stderr
+        [(words, _)] = calls_of(calls)
+        if name == "run":
+            assert words == ["-m", "oculox", "train", "--resume", there]
+        else:
+            assert_trains(words, output=there)
+        next(calls.iterdir()).unlink()
+    ended = run(FOLDER / "node.sh", there, *WORDS, path=path, PET_NNODES="2")
+    assert (ended.returncode, next(calls.iterdir(), None)) == (2, None)
+    assert "OUTPUT must be a folder that all machines share" in ended.stderr
+
+
 SLURM = {
     "SLURM_JOB_NODELIST": "node[1-2]",
     "SLURM_NNODES": "2",
@@ -189,6 +210,8 @@ def test_sagemaker_takes_its_hosts_and_leaves_the_model(stand_ins, tmp_path):
     refused = run(*command, path=path, SAGEMAKER_ROOT=str(root))
     assert refused.returncode == 2
     assert "2 instances need a folder in common" in refused.stderr
+    refused = run(*command, path=path, SAGEMAKER_ROOT=str(root), OUTPUT="s3://bucket/run")
+    assert (refused.returncode, "must be a folder" in refused.stderr) == (2, True)
     shared = tmp_path / "fsx"
     shared.mkdir()
     (shared / "best.pt").touch()
