@@ -42,6 +42,13 @@ class Address:
         return Address(f"{self._before_query.rstrip('/')}/{below}{self._query}")
 
     @property
+    def gives_access(self) -> bool:
+        """Whether it may hold a secret, as signed links do: it has a query or a password."""
+        return self.scheme in WEB_SCHEMES and (
+            "?" in self.text or "@" in urlsplit(self.text).netloc
+        )
+
+    @property
     def scheme(self) -> str:
         """Such as ``s3``, in lower case."""
         return self.text.partition("://")[0].lower()

@@ -42,9 +42,15 @@ def _square(value: object) -> object:
 
 
 def _location(value: object) -> Location:
-    if isinstance(value, str | Path | Address):
-        return to_location(value)
-    raise ValueError("expected a path or an address")
+    if not isinstance(value, str | Path | Address):
+        raise ValueError("expected a path or an address")
+    place = to_location(value)
+    if isinstance(place, Address) and place.gives_access:
+        raise ValueError(
+            f"{place} may give access, and a configuration is saved with the run and its weights; "
+            "fetch the file, or name an address without query and password"
+        )
+    return place
 
 
 Place = Annotated[Location, PlainValidator(_location), PlainSerializer(as_text)]
