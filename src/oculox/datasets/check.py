@@ -98,8 +98,8 @@ class CheckReport:
         """Plain values, for JSON: ok, counts by code, and each split's faults and statistics."""
         splits = {
             name: {
-                "image_dir": report.checked.image_dir,
-                "annotations": report.checked.coco.annotations,
+                "image_dir": str(report.checked.image_dir),
+                "annotations": str(report.checked.coco.annotations),
                 "faults": report.faults,
                 "stats": report.stats,
             }
