@@ -5,12 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO
 
 from oculox.addresses.address import Address, Location
 from oculox.addresses.faults import AddressError
@@ -23,6 +21,7 @@ from oculox.addresses.storage import (
     positive_number,
     stamp_of,
 )
+from oculox.errors import OculoxError
 from oculox.files import cache_folder, hold_lock, write_atomically
 
 SIZE_VARIABLE = "OCULOX_CACHE_GB"
@@ -131,8 +130,17 @@ def _fetch(file: Found, part: Path, *, in_cache: bool) -> None:
         _make_room(part.stat().st_size)
 
 
-def _one_at_a_time(copy: Path) -> AbstractContextManager[BinaryIO]:
-    return hold_lock(_root() / "locks" / f"{digest(str(copy)) % _LOCKS:02x}")
+@contextlib.contextmanager
+def _one_at_a_time(copy: Path) -> Iterator[None]:
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(hold_lock(_root() / "locks" / f"{digest(str(copy)) % _LOCKS:02x}"))
+        except OSError as error:
+            raise OculoxError(
+                f"{_root()}: the cache cannot be written ({error.strerror}); set OCULOX_CACHE to a "
+                "folder where files can be made and locked"
+            ) from None
+        yield
 
 
 def _root() -> Path:

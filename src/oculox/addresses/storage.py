@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import hashlib
 import itertools
 import math
@@ -17,7 +18,7 @@ from urllib.parse import urlsplit
 
 from oculox.addresses.address import S3_SCHEMES, WEB_SCHEMES, Address
 from oculox.addresses.faults import AbsentError, explain, is_of_library
-from oculox.errors import UsageError, first_line
+from oculox.errors import OculoxError, UsageError, first_line
 from oculox.extras import require
 
 PATIENCE_VARIABLE = "OCULOX_PATIENCE"
@@ -241,10 +242,19 @@ def download(address: Address, target: Path, *, size: int | None) -> None:
 
     Raises:
         AddressError: it cannot be fetched.
+        OculoxError: the disk is full.
     """
 
     def get(system: Any, path: str) -> None:
-        system.get_file(path, str(target), callback=_until(_limit(size)))
+        try:
+            system.get_file(path, str(target), callback=_until(_limit(size)))
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise OculoxError(
+                f"{address}: cannot be kept in {target.parent} ({error.strerror}); make room, or "
+                "set OCULOX_CACHE to a folder on another disk"
+            ) from None
         arrived = target.stat().st_size
         if size is not None and arrived != size:
             raise OSError(f"{arrived} bytes arrived, of {size}")
