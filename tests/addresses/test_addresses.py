@@ -1,6 +1,7 @@
 """Addresses against a real S3 server: reading, the cache, listing, sending, and faults."""
 
 import os
+import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,12 +17,14 @@ from oculox.addresses import (
     is_address,
     list_files,
     local_copy,
+    local_output,
     mirrored,
     sending,
     to_location,
     upload,
 )
-from oculox.errors import MissingExtraError, UsageError
+from oculox.addresses.storage import download
+from oculox.errors import MissingExtraError, OculoxError, UsageError
 from s3_server import Fault
 
 
@@ -233,7 +236,7 @@ def test_a_folder_is_sent_while_it_changes(s3, tmp_path, monkeypatch):
     (tmp_path / "last.pt").write_bytes(b"1")
     (tmp_path / "a.log").write_bytes(b"1")
     there = Address("s3://bucket-mirror/run")
-    with mirrored(tmp_path, there, last="last.pt", sent=False, tell=told.append):
+    with mirrored(tmp_path, there, last="last.pt", sent={}, tell=told.append):
         wait_for(lambda: "run/last.pt" in s3.keys("bucket-mirror"))
         # What goes with a checkpoint is there before it.
         sent = [path for method, path in s3.requests if method == "PUT" and "run/" in path]
@@ -255,7 +258,60 @@ def test_an_error_goes_before_that_of_sending(s3, tmp_path):
     told = []
     with (
         pytest.raises(ZeroDivisionError),
-        mirrored(tmp_path, Address("s3://bucket-none/a"), last="", sent=False, tell=told.append),
+        mirrored(tmp_path, Address("s3://bucket-none/a"), last="", sent={}, tell=told.append),
     ):
         raise ZeroDivisionError
     assert f"the files are in {tmp_path}" in told[-1]
+
+
+def test_what_cannot_be_sent_at_the_end_stays(s3, tmp_path, monkeypatch):
+    monkeypatch.setenv("OCULOX_PATIENCE", "0.1")
+    s3.put("bucket-end", {})
+    s3.faults.append(Fault("denied", methods=("PUT",)))
+    with (
+        pytest.raises(AddressError, match=r"access is denied.*the files are in ") as caught,
+        local_output(Address("s3://bucket-end/found")) as folder,
+    ):
+        (folder / "predictions.json").write_text("[]")
+    kept = Path(str(caught.value).rpartition("the files are in ")[2])
+    assert (kept / "predictions.json").read_text() == "[]"
+    shutil.rmtree(kept.parent)
+
+
+def test_a_folder_that_is_gone_is_an_error_of_sending(s3, tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    with (
+        pytest.raises(AddressError, match="the files are in"),
+        mirrored(folder, Address("s3://bucket-a/run"), last="", sent={}, tell=print),
+    ):
+        folder.rmdir()
+
+
+def test_what_was_sent_at_the_end_of_an_error_does_not_stay(s3, tmp_path):
+    s3.put("bucket-stop", {})
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "last.pt").write_bytes(b"1")
+    with (
+        pytest.raises(ZeroDivisionError),
+        mirrored(folder, Address("s3://bucket-stop/run"), last="last.pt", sent={}, tell=print),
+    ):
+        raise ZeroDivisionError
+    assert s3.get("bucket-stop", "run/last.pt") == b"1"
+    assert not folder.exists()
+
+
+def test_a_full_disk_is_said_at_once(s3):
+    s3.put("bucket-full", {"a.bin": bytes(200)})
+    with pytest.raises(OculoxError, match=r"No space left on device.*OCULOX_CACHE"):
+        download(Address("s3://bucket-full/a.bin"), Path("/dev/full"), size=200)
+    assert s3.requests.count(("GET", "/bucket-full/a.bin")) == 1
+
+
+def test_a_cache_that_cannot_be_written(s3, tmp_path, monkeypatch):
+    s3.put("bucket-lock", {"a.bin": b"a"})
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("OCULOX_CACHE", str(tmp_path / "file"))
+    with pytest.raises(OculoxError, match=r"cannot be written.*OCULOX_CACHE"):
+        local_copy(Address("s3://bucket-lock/a.bin"))

@@ -15,7 +15,8 @@ from oculox import train
 from oculox.addresses import Address
 from oculox.cli.main import main
 from oculox.config import config_to_yaml, load_config
-from oculox.errors import UsageError
+from oculox.errors import ConfigError, UsageError
+from oculox.training.remote import run_place
 from oculox.weights.checkpoint import load_training_state
 from s3_server import Fault
 
@@ -73,6 +74,8 @@ def test_eval_and_check_of_stored_data(s3, stored, capsys):
     assert main(["eval", f"s3://{stored}/models/eager.pt", *words]) == 0
     assert json.loads(capsys.readouterr().out)["metrics"]
     assert main(["data", "check", data, "--json"]) == 0
+    checked = json.loads(capsys.readouterr().out)["splits"]["val"]
+    assert checked["image_dir"] == f"{data}/val2017"
     # What evaluation and check need of the images is fetched once.
     fetched = [path for method, path in s3.requests if method == "GET" and ".jpg" in path]
     assert len(fetched) == len(set(fetched)) == 16
@@ -92,6 +95,26 @@ def test_a_run_from_and_to_storage(s3, stored, quick, tmp_path):
     with pytest.raises(UsageError, match="holds another run"):
         train("yolox-nano", *quick, output=run)
     assert train(resume=run).steps == done.steps  # finished: nothing is trained again
+    train("train.epochs=2", "train.max_steps=2", resume=run)
+    assert "epochs: 2\n" in s3.get(stored, "runs/mine/config.yaml").decode()
+    assert not list((tmp_path / "address-cache" / "runs").rglob("*.pt"))
+
+
+def test_a_run_that_ended_before_its_first_checkpoint_is_begun_again(s3):
+    bucket = f"bucket-{os.urandom(4).hex()}"
+    s3.put(bucket, {"run/config.yaml": config_to_yaml(load_config("yolox-nano")).encode()})
+    s3.client().put_object(Bucket=bucket, Key="mine/config.yaml", Body=b"model: {depth: 0.5}")
+    run = Address(f"s3://{bucket}/run")
+    assert run_place(run, None).remote == run
+    with pytest.raises(UsageError, match="holds another run"):
+        run_place(Address(f"s3://{bucket}/mine"), None)
+
+
+def test_a_signed_link_is_not_for_a_configuration():
+    with pytest.raises(ConfigError, match=r"a.json\?\.\.\. may give access") as caught:
+        load_config("yolox-nano", ["data.train.annotations=https://me:pass@host/a.json?key=secret"])
+    assert "secret" not in str(caught.value)
+    assert "pass" not in str(caught.value).replace("password", "")
 
 
 def test_a_run_that_cannot_be_sent_stays_here(s3, stored, quick, monkeypatch, capsys, tmp_path):

@@ -18,7 +18,7 @@ from oculox.addresses.cache import (
     on_disk,
 )
 from oculox.addresses.faults import AbsentError, AddressError
-from oculox.addresses.sending import local_output, mirrored
+from oculox.addresses.sending import FileState, file_states, local_output, mirrored
 from oculox.addresses.storage import (
     Found,
     attempt,
@@ -33,12 +33,14 @@ __all__ = [
     "AbsentError",
     "Address",
     "AddressError",
+    "FileState",
     "Found",
     "Location",
     "as_text",
     "attempt",
     "cache_limit",
     "fetch_ahead",
+    "file_states",
     "forget_changed",
     "is_address",
     "list_files",

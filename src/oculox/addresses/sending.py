@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from oculox.addresses.address import Address, Location
+from oculox.addresses.faults import AddressError
 from oculox.addresses.storage import remove, upload
 from oculox.errors import OculoxError, UsageError
 
 _SECONDS = 5.0
 """Between looks at what has changed."""
 
-_State = tuple[int, int, int]
+FileState = tuple[int, int, int]
+"""What tells whether a file has changed: its number, size and time."""
 
 
 @contextmanager
@@ -30,7 +33,7 @@ def local_output(output: Location, *, overwrite: bool = False) -> Iterator[Path]
 
     Raises:
         UsageError: the address holds something.
-        AddressError: something cannot be sent.
+        AddressError: something cannot be sent; the files stay here, and the message says where.
     """
     if isinstance(output, Path):
         yield output
@@ -39,33 +42,45 @@ def local_output(output: Location, *, overwrite: bool = False) -> Iterator[Path]
         raise UsageError(
             f"{output} already holds files; name another `output`, or pass `overwrite`"
         )
-    with tempfile.TemporaryDirectory(prefix="oculox-") as scratch:
-        folder = Path(scratch) / (output.name or "output")
+    with contextlib.ExitStack() as stack:
+        scratch = Path(tempfile.mkdtemp(prefix="oculox-"))
+        stack.callback(shutil.rmtree, scratch, ignore_errors=True)
+        folder = scratch / (output.name or "output")
         folder.mkdir()
         yield folder
-        _send_changes(folder, output, {}, last="")
+        try:
+            _send_all(folder, output, {})
+        except AddressError:
+            stack.pop_all()
+            raise
 
 
 @contextmanager
 def mirrored(
-    folder: Path, address: Address, *, last: str, sent: bool, tell: Callable[[str], None]
+    folder: Path,
+    address: Address,
+    *,
+    last: str,
+    sent: Mapping[str, FileState],
+    tell: Callable[[str], None],
 ) -> Iterator[None]:
     """Send the files of a folder in the background whenever they change, and at the end.
 
-    What is sent is what the folder held at one moment. What goes away here goes away there.
+    What is sent is what the folder held at one moment. What goes away here goes away there. When
+    all is sent the folder here is removed.
 
     Args:
         folder: files appear in it whole, or only grow.
         address: of the folder there.
         last: name of the file that is sent after those that it was written after.
-        sent: whether what the folder holds now has come from there.
+        sent: the states of the files that have come from there.
         tell: gets a line where sending fails; it goes on, and is tried again.
 
     Raises:
         AddressError: at the end, something cannot be sent; the folder stays as it is. An error of
             the block itself goes first.
     """
-    known = _states(folder) if sent else {}
+    known = dict(sent)
     over = threading.Event()
 
     def work() -> None:
@@ -83,39 +98,60 @@ def mirrored(
         over.set()
         thread.join()
         try:
-            _send_changes(folder, address, known, last=last)
-        except OculoxError as error:
-            tell(f"not sent: {error}; the files are in {folder}")
+            _send_all(folder, address, known, last=last)
+        except AddressError as error:
+            tell(f"not sent: {error}")
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
         raise
     over.set()
     thread.join()
+    _send_all(folder, address, known, last=last)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _send_all(
+    folder: Path, address: Address, sent: dict[str, FileState], *, last: str = ""
+) -> None:
+    """Send for the last time what is not in `sent`.
+
+    Raises:
+        AddressError: something cannot be sent; it says where the files are.
+    """
     try:
-        _send_changes(folder, address, known, last=last)
-    except OculoxError as error:
-        raise type(error)(f"{error}; the files are in {folder}") from None
+        _send_changes(folder, address, sent, last=last)
+    except (OculoxError, OSError) as error:
+        raise AddressError(f"{error}; the files are in {folder}") from None
 
 
-def _states(folder: Path) -> dict[str, _State]:
-    """What tells whether a file has changed: its number, size and time, by name."""
+def file_states(folder: Path) -> dict[str, FileState]:
+    """The state of each file in a folder and below it, by name; without hidden ones."""
     states = {}
     for path in folder.rglob("*"):
         name = path.relative_to(folder)
         with contextlib.suppress(FileNotFoundError):
             if path.is_file() and not any(part.startswith(".") for part in name.parts):
-                stat = path.stat()
-                states[name.as_posix()] = (stat.st_ino, stat.st_size, stat.st_mtime_ns)
+                states[name.as_posix()] = _state(path)
     return states
 
 
-def _send_changes(folder: Path, address: Address, sent: dict[str, _State], *, last: str) -> None:
+def _state(file: Path) -> FileState:
+    stat = file.stat()
+    return stat.st_ino, stat.st_size, stat.st_mtime_ns
+
+
+def _send_changes(folder: Path, address: Address, sent: dict[str, FileState], *, last: str) -> None:
     """Send what is not in `sent` as it is now, and note it there."""
     with tempfile.TemporaryDirectory(dir=folder, prefix=".sending-") as scratch:
-        states = _states(folder)
+        # Second names keep this moment's content while new files take the place of these. That of
+        # `last` comes first: what it was written after is then there, or newer.
+        pinned = {last: _pin(folder / last, Path(scratch) / "last")} if last else {}
+        states = file_states(folder)
+        if last in states and (file := pinned[last]) is not None:
+            states[last] = _state(file)
         changed = {name: state for name, state in states.items() if sent.get(name) != state}
-        # Second names keep this moment's content while new files take the place of these.
-        pinned = {
-            name: _pin(folder / name, Path(scratch) / str(i)) for i, name in enumerate(changed)
-        }
+        for i, name in enumerate(changed.keys() - pinned.keys()):
+            pinned[name] = _pin(folder / name, Path(scratch) / str(i))
         for name in sorted(changed, key=lambda name: (name == last, name)):
             if (file := pinned[name]) is not None:
                 upload(file, address / name)

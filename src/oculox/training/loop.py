@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import math
+import shutil
 import time
 from collections.abc import Callable, Iterable
 from contextlib import closing
@@ -18,6 +19,7 @@ from oculox.addresses import Location
 from oculox.config import Config
 from oculox.data.preprocess import to_floats
 from oculox.distributed.devices import open_accelerator, processes_of, settled_precision
+from oculox.distributed.launch import is_launched
 from oculox.distributed.sync_bn import share_buffers
 from oculox.errors import TrainingError, plural
 from oculox.evaluation.evaluate import evaluate_loader
@@ -98,7 +100,8 @@ def run_training(
     """
     resume = place.resume
     if resume is not None and (summary := finished_run(config, resume)) is not None:
-        place.clear(resume)
+        if place.remote is not None and not is_launched():  # others would be reading it
+            shutil.rmtree(resume, ignore_errors=True)
         return dataclasses.replace(summary, output=place.shown(resume))
     train = config.train
     precision = settled_precision(train.precision, train.device)
@@ -175,10 +178,7 @@ def _run(
             report=RunReport(run, folder, trackers, tell=log.message),
             callback=callback,
         )
-        summary = _train(run, progress, tools)
-    if accelerator.is_main_process:
-        place.clear(folder)
-    return summary
+        return _train(run, progress, tools)
 
 
 def _train(run: Run, progress: TrainProgress, tools: _Tools) -> TrainSummary:

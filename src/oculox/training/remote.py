@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
-import shutil
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from rich.console import Console
 
-from oculox.addresses import Address, Location, local_folder, mirrored, stamp_at
+from oculox.addresses import (
+    Address,
+    FileState,
+    Location,
+    file_states,
+    local_folder,
+    mirrored,
+    stamp_at,
+)
 from oculox.errors import UsageError
 from oculox.files import cache_folder, free_path, hold_lock
 from oculox.training.checkpoints import LAST, is_state
-from oculox.training.run_folder import CONFIG, is_held
+from oculox.training.run_folder import check_free, is_held
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,14 +33,16 @@ class RunPlace:
         output: folder of a new run here; None for the default one, or a resumed run.
         resume: folder of a run to go on with here, or a checkpoint in it.
         remote: the address of the run's folder; None where it has none.
+        sent: the files of the run that have come from there, as they came.
     """
 
     output: Path | None
     resume: Path | None
     remote: Address | None = None
+    sent: Mapping[str, FileState] = dataclasses.field(default_factory=dict)
 
     def sending(self, folder: Path, *, enabled: bool) -> AbstractContextManager[None]:
-        """Sends the run's folder meanwhile, and all of it at the end; see `mirrored`."""
+        """Sends the run's folder meanwhile and at the end, and removes it; see `mirrored`."""
         if self.remote is None or not enabled:
             return nullcontext()
         # The log of the run closes before the end.
@@ -42,20 +51,13 @@ class RunPlace:
             folder,
             self.remote,
             last=LAST,
-            sent=self.resume is not None,
+            sent=self.sent,
             tell=lambda text: console.print(text, markup=False, soft_wrap=True),
         )
 
     def shown(self, folder: Path) -> Location:
         """The folder of the run for people: its address where it has one."""
         return self.remote or folder
-
-    def clear(self, folder: Path) -> None:
-        """Remove the folder here, when everything is at the address."""
-        if self.remote is not None:
-            shutil.rmtree(folder, ignore_errors=True)
-            with contextlib.suppress(OSError):
-                folder.parent.rmdir()
 
 
 def run_place(output: Location | None, resume: Location | None) -> RunPlace:
@@ -71,12 +73,7 @@ def run_place(output: Location | None, resume: Location | None) -> RunPlace:
             raise UsageError("a resumed run has its own folder: leave out `output`")
         return _fetch_run(resume)
     if isinstance(output, Address):
-        for name in (CONFIG, LAST):
-            if (output / name).is_file():
-                raise UsageError(
-                    f"{output}: holds another run; choose another `output`, or go on with it: "
-                    f"`resume` {output}"
-                )
+        check_free(output)
         return RunPlace(free_path(_folder_of(output)), None, output)
     return RunPlace(output, resume)
 
@@ -92,7 +89,8 @@ def _fetch_run(resume: Address) -> RunPlace:
             # Of a run that was killed, or whose files could not be sent: it may be ahead.
             folder.rename(free_path(folder))
         local_folder(remote, folder)
-    return RunPlace(None, folder / resume.name if is_state(resume) else folder, remote)
+    here = folder / resume.name if is_state(resume) else folder
+    return RunPlace(None, here, remote, file_states(folder))
 
 
 def _folder_of(remote: Address) -> Path:

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 
 from pydantic_core import to_jsonable_python
 
-from oculox.addresses import AbsentError, Location
+from oculox.addresses import AbsentError, Location, as_text, on_disk
 from oculox.config import Config, config_to_yaml, known_keys, load_config
 from oculox.distributed.devices import processes_of
 from oculox.errors import CheckpointError, ConfigError, OculoxError, TrainingError, UsageError
@@ -190,7 +190,7 @@ def settle_config(
     return config
 
 
-def check_free(folder: Path) -> None:
+def check_free(folder: Location) -> None:
     """Refuse the folder of another run; one that holds other things is fine.
 
     So is a run that ended before its first checkpoint: there is nothing of it to lose.
@@ -199,7 +199,8 @@ def check_free(folder: Path) -> None:
         UsageError: it holds a run.
     """
     if (folder / LAST).exists() or (folder / CONFIG).exists():
-        if _is_without_steps(folder) and not is_held(folder):
+        held = isinstance(folder, Path) and is_held(folder)
+        if _is_without_steps(folder) and not held:
             return
         raise UsageError(
             f"{folder}: holds another run; choose another `output`, or go on with it: "
@@ -207,16 +208,17 @@ def check_free(folder: Path) -> None:
         )
 
 
-def _is_without_steps(folder: Path) -> bool:
+def _is_without_steps(folder: Location) -> bool:
     """Whether the files are those of a run that has saved no step, and not other files."""
     path = folder / CONFIG
     try:
         if (folder / LAST).exists():
-            return bool(load_training_state(folder / LAST)[1]["progress"]["step"] == 0)
+            last = on_disk(folder / LAST)
+            return bool(load_training_state(last)[1]["progress"]["step"] == 0)
         if has_state(folder):
             return False
         # A run's own file is complete; one that a person wrote is not, or has other words.
-        return path.read_text("utf-8") == config_to_yaml(load_config(path))
+        return path.read_text("utf-8") == config_to_yaml(load_config(as_text(path)))
     except (OSError, UnicodeDecodeError, KeyError, OculoxError):
         return False
 
@@ -230,10 +232,13 @@ def hold_folder(folder: Path, *, enabled: bool) -> Iterator[None]:
     Raises:
         UsageError: another process trains there.
     """
+    if not enabled:  # on other machines the folder may not be there
+        yield
+        return
     with (folder / CONFIG).open("rb") as file:
         # The processes of a run that was killed need a second or two to end.
         patience = time.monotonic() + 3
-        while enabled and not _lock(file):
+        while not _lock(file):
             if time.monotonic() > patience:
                 raise UsageError(
                     f"{folder}: another process is training this run; wait for its end"
