@@ -59,6 +59,9 @@ def test_paths_stay_paths():
     assert to_location("s3://b/a") == Address("s3://b/a")
     with pytest.raises(UsageError, match="an address is given as text"):
         to_location(Path("s3://bucket/a"))
+    for text in ("s3://bucket/a/..", "s3://bucket/./a", "https://host/a/../b?key=1"):
+        with pytest.raises(UsageError, match=r"without '\.' and '\.\.'"):
+            to_location(text)
 
 
 def test_a_file_is_fetched_once_and_again_when_it_changed(s3):

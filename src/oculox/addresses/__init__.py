@@ -16,6 +16,7 @@ from oculox.addresses.cache import (
     local_copy,
     local_folder,
     on_disk,
+    open_cached,
 )
 from oculox.addresses.faults import AbsentError, AddressError
 from oculox.addresses.sending import FileState, file_states, local_output, mirrored
@@ -50,6 +51,7 @@ __all__ = [
     "local_output",
     "mirrored",
     "on_disk",
+    "open_cached",
     "open_filesystem",
     "stamp_at",
     "to_location",

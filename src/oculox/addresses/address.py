@@ -99,9 +99,10 @@ class Address:
         Raises:
             AddressError: it cannot be fetched.
         """
-        from oculox.addresses.cache import read_cached
+        from oculox.addresses.cache import open_cached
 
-        return read_cached(self)
+        with open_cached(self) as file:
+            return file.read()
 
     def read_text(self, encoding: str = "utf-8") -> str:
         """The content as it is now at the address.
@@ -150,12 +151,18 @@ def to_location(value: str | Path | Address) -> Location:
     """What a text means: an address, else a path.
 
     Raises:
-        UsageError: it is a path that was made of an address, and has lost a slash.
+        UsageError: it is a path that was made of an address, and has lost a slash; or an address
+            with ``.`` or ``..`` among its folders, which storages take for names.
     """
     if isinstance(value, Address):
         return value
     if isinstance(value, str):
-        return Address(value) if is_address(value) else Path(value)
+        if not is_address(value):
+            return Path(value)
+        address = Address(value)
+        if {".", ".."} & set(address._before_query.split("/")):
+            raise UsageError(f"{address}: expected an address without '.' and '..' between slashes")
+        return address
     if re.match(r"(s3a?|obs|gc?s|az|abfss?|hf|https?):/", value.as_posix()):
         raise UsageError(f"{value}: an address is given as text, since Path() changes it")
     return value

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import BinaryIO
 
 from oculox.addresses.address import Address, Location
 from oculox.addresses.faults import AddressError
@@ -102,11 +103,15 @@ def local_folder(folder: Address, target: Path | None = None) -> Path:
     return target
 
 
-def read_cached(address: Address) -> bytes:
-    """See `Address.read_bytes`."""
+def open_cached(address: Address) -> BinaryIO:
+    """The content, from the cache where that has it, whatever it is now at the address.
+
+    Raises:
+        AddressError: it cannot be fetched.
+    """
     for _ in range(5):
         try:
-            return local_copy(address, check=False).read_bytes()
+            return local_copy(address, check=False).open("rb")
         except FileNotFoundError:  # other processes needed the room, just now
             continue
     raise AddressError(f"{address}: {_too_small()}")

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from oculox.addresses import Address, Location, cache_limit, local_copy
+from oculox.addresses import Address, Location, cache_limit, open_cached
 from oculox.data.image import ImageFile
 from oculox.errors import DataError
 from oculox.types import IntArray
@@ -79,8 +79,7 @@ class ShardImage:
             AddressError: it cannot be fetched.
         """
         shard = self.shard
-        path = local_copy(shard, check=False) if isinstance(shard, Address) else shard
-        with path.open("rb") as file:
+        with open_cached(shard) if isinstance(shard, Address) else shard.open("rb") as file:
             # Before reading: a wrong size would take the memory.
             if os.fstat(file.fileno()).st_size < self.offset + self.size:
                 raise DataError(f"{self}: the shard ends before the image does; fetch it again")
