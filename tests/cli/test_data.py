@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import Result
+from PIL import Image
 from typer.testing import CliRunner
 
 from oculox.cli.data import app
@@ -61,15 +62,30 @@ def test_check_names_faults_and_fix_repairs(demo: Path, tmp_path: Path) -> None:
     assert result.exit_code == 1
     assert "box-outside (1)" in result.output
     assert "nowhere.jpg (image 8): no such image" in result.output
-    assert "not usable: 2 errors" in result.output
+    assert "faulty: 2 errors; --fix OUT writes a copy without" in result.output
     fixed = run(*options, "--fix", tmp_path / "clean")
     assert fixed.exit_code == 0, fixed.output
     assert "7 images" in fixed.output
+    assert "--fix" not in fixed.output
     assert "images dropped: 1" in fixed.output
     assert run("check", tmp_path / "clean").exit_code == 0
     piped = run(*options, "--json", "--fix", tmp_path / "other")
     assert json.loads(piped.stdout)["counts"]["box-outside"] == 1
     assert (tmp_path / "other/annotations").is_dir()
+
+
+def test_fix_says_that_faulty_lines_of_labels_are_not_in_the_copy(tmp_path: Path) -> None:
+    for split, lines in (("train", "0 0.5 0.5 0.2 0.5\n0 x"), ("val", "0 0.5 0.5 0.2 0.5")):
+        for folder in ("images", "labels"):
+            (tmp_path / "y" / folder / split).mkdir(parents=True)
+        Image.new("RGB", (64, 48)).save(tmp_path / f"y/images/{split}/{split}.png")
+        (tmp_path / f"y/labels/{split}/{split}.txt").write_text(lines)
+    (tmp_path / "y/classes.txt").write_text("cat\n")
+    result = run("check", tmp_path / "y", "--fix", tmp_path / "clean")
+    assert result.exit_code == 0, result.output
+    said = " ".join(result.output.split())
+    assert "train: 1 image, 1 object; without what is faulty" in said
+    assert "val: 1 image, 1 object; nothing to change" in said
 
 
 def test_show_limits_the_listing(demo: Path, tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ def predict(
     sources: Annotated[
         list[str],
         typer.Argument(
-            metavar="SOURCE...",
+            metavar="SOURCE",
             help="Images, folders, patterns, videos, addresses, a camera's number or '-' (stdin).",
         ),
     ],

@@ -29,7 +29,7 @@ Recipe = Annotated[
 ]
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[KEY=VALUE]...", help="Settings, such as data.root=my_data."),
+    typer.Argument(metavar="KEY=VALUE", help="Settings, such as data.root=my_data."),
 ]
 
 
@@ -38,7 +38,7 @@ def train(
     recipe: Annotated[
         str | None,
         typer.Argument(
-            metavar="[RECIPE]", help="A recipe or a YAML file.", autocompletion=_complete_recipe
+            metavar="RECIPE", help="A recipe or a YAML file.", autocompletion=_complete_recipe
         ),
     ] = None,
     overrides: Overrides = None,
