@@ -1,3 +1,4 @@
+import dataclasses
 import json
 from pathlib import Path
 
@@ -6,6 +7,8 @@ from click.testing import Result
 from PIL import Image
 from typer.testing import CliRunner
 
+from oculox.addresses import Address
+from oculox.api import check_data
 from oculox.cli.data import app
 from oculox.config.schema import DataConfig, InputConfig
 from oculox.data.cache import build_images
@@ -49,6 +52,15 @@ def test_check_of_a_faultless_dataset(demo: Path) -> None:
     assert tree["splits"]["train"]["stats"]["images"] == 8
     one = run("check", demo, "--split", "val", "--no-deep", "--json")
     assert list(json.loads(one.stdout)["splits"]) == ["val"]
+
+
+def test_check_at_an_address_prints_texts(demo: Path) -> None:
+    report = check_data(demo, split="val")
+    place = Address("s3://bucket/val2017")
+    checked = dataclasses.replace(report.splits["val"].checked, image_dir=place)
+    split = dataclasses.replace(report.splits["val"], checked=checked)
+    values = dataclasses.replace(report, splits={"val": split}).as_dict()
+    assert values["splits"]["val"]["image_dir"] == "s3://bucket/val2017"
 
 
 def test_check_names_faults_and_fix_repairs(demo: Path, tmp_path: Path) -> None:
@@ -134,6 +146,8 @@ def test_stats(demo: Path) -> None:
         (("check", "{demo}", "--fix", "{demo}"), UsageError, "already holds files"),
         (("check", "{demo}", "--fix", "x", "--no-deep"), UsageError, "--no-deep"),
         (("check", "{demo}", "--images", "{demo}"), UsageError, "JSON file"),
+        (("pack", "{demo}", "s3://b/x"), UsageError, "s3:/b/x: expected a path on this machine"),
+        (("view", "{demo}", "--output", "s3://b/x.html"), UsageError, "not an address"),
         (("check", "{demo}", "--split", "test"), DataError, "no test split"),
         (("stats", "/nowhere"), DataError, "not a folder"),
         (("demo", "x", "--train", "0"), UsageError, "at least 1"),

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from oculox.errors import UsageError
+from oculox.files import require_local
 
 S3_SCHEMES = ("s3", "s3a", "obs")
 WEB_SCHEMES = ("http", "https")
@@ -156,6 +156,4 @@ def to_location(value: str | Path | Address) -> Location:
         return value
     if isinstance(value, str):
         return Address(value) if is_address(value) else Path(value)
-    if re.match(r"(s3a?|obs|gc?s|az|abfss?|hf|https?):/", value.as_posix()):
-        raise UsageError(f"{value}: an address is given as text, since Path() changes it")
-    return value
+    return require_local(value)
