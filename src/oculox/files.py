@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import secrets
 import shutil
 import sys
@@ -92,8 +93,10 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         write: writes the whole content to the path it is given, in the same folder.
 
     Raises:
+        UsageError: `path` was made of an address.
         OculoxError: when the disk is full or the folder cannot be written; `path` is unchanged.
     """
+    require_local(path)
     temporary: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -161,6 +164,20 @@ def free_path(wanted: Path, *, suffix: str = "") -> Path:
     return path
 
 
+def require_local(path: Path) -> Path:
+    """The path, unless it was made of an address and has lost a slash.
+
+    Raises:
+        UsageError: it was.
+    """
+    if re.match(r"(s3a?|obs|gc?s|az|abfss?|hf|https?):/", path.as_posix()):
+        raise UsageError(
+            f"{path}: expected a path on this machine, not an address; where an address can stand, "
+            "Python takes it as text, since Path() changes it"
+        )
+    return path
+
+
 def require_free(target: Path, *, replaceable: bool = False) -> None:
     """Refuse a target that is a file or a folder with something in it; nothing is created.
 
@@ -171,7 +188,7 @@ def require_free(target: Path, *, replaceable: bool = False) -> None:
     Raises:
         UsageError: it is.
     """
-    if target.exists() and not target.is_dir():
+    if require_local(target).exists() and not target.is_dir():
         raise UsageError(f"{target}: the output must be a folder, this is a file")
     if target.is_dir() and any(target.iterdir()):
         choice = ", or pass `overwrite`" if replaceable else ""
@@ -229,9 +246,10 @@ def scratch_beside(target: Path) -> Iterator[Path]:
     Folders that were made for it and stay empty, because the block failed, are removed too.
 
     Raises:
+        UsageError: `target` was made of an address.
         OculoxError: the disk refuses, here or inside the block.
     """
-    target = target.expanduser().absolute()
+    target = require_local(target).expanduser().absolute()
     made = [folder for folder in target.parents if not folder.exists()]
     try:
         target.parent.mkdir(parents=True, exist_ok=True)

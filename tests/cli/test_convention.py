@@ -117,6 +117,9 @@ def test_words_that_mean_the_same(name):
     assert not [option for option in found if re.fullmatch("-[a-zA-Z]", option)]
     for option in ("--overwrite", "--nms", "--recursive"):
         assert option not in found or found[option].is_flag
+    # click writes the brackets and dots of its usage line itself.
+    arguments = [param for param in COMMANDS[name].params if param.param_type_name == "argument"]
+    assert not [param for param in arguments if set(param.metavar or "") & set("[].")]
     if "--imgsz" in found:
         assert found["--imgsz"].metavar == "S|H,W"
     if "--devices" in found:

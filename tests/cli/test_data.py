@@ -1,10 +1,14 @@
+import dataclasses
 import json
 from pathlib import Path
 
 import pytest
 from click.testing import Result
+from PIL import Image
 from typer.testing import CliRunner
 
+from oculox.addresses import Address
+from oculox.api import check_data
 from oculox.cli.data import app
 from oculox.config.schema import DataConfig, InputConfig
 from oculox.data.cache import build_images
@@ -50,6 +54,15 @@ def test_check_of_a_faultless_dataset(demo: Path) -> None:
     assert list(json.loads(one.stdout)["splits"]) == ["val"]
 
 
+def test_check_at_an_address_prints_texts(demo: Path) -> None:
+    report = check_data(demo, split="val")
+    place = Address("s3://bucket/val2017")
+    checked = dataclasses.replace(report.splits["val"].checked, image_dir=place)
+    split = dataclasses.replace(report.splits["val"], checked=checked)
+    values = dataclasses.replace(report, splits={"val": split}).as_dict()
+    assert values["splits"]["val"]["image_dir"] == "s3://bucket/val2017"
+
+
 def test_check_names_faults_and_fix_repairs(demo: Path, tmp_path: Path) -> None:
     path = tmp_path / "bad.json"
     tree = json.loads((demo / "annotations/instances_train2017.json").read_text())
@@ -61,15 +74,30 @@ def test_check_names_faults_and_fix_repairs(demo: Path, tmp_path: Path) -> None:
     assert result.exit_code == 1
     assert "box-outside (1)" in result.output
     assert "nowhere.jpg (image 8): no such image" in result.output
-    assert "not usable: 2 errors" in result.output
+    assert "faulty: 2 errors; --fix OUT writes a copy without" in result.output
     fixed = run(*options, "--fix", tmp_path / "clean")
     assert fixed.exit_code == 0, fixed.output
     assert "7 images" in fixed.output
+    assert "--fix" not in fixed.output
     assert "images dropped: 1" in fixed.output
     assert run("check", tmp_path / "clean").exit_code == 0
     piped = run(*options, "--json", "--fix", tmp_path / "other")
     assert json.loads(piped.stdout)["counts"]["box-outside"] == 1
     assert (tmp_path / "other/annotations").is_dir()
+
+
+def test_fix_says_that_faulty_lines_of_labels_are_not_in_the_copy(tmp_path: Path) -> None:
+    for split, lines in (("train", "0 0.5 0.5 0.2 0.5\n0 x"), ("val", "0 0.5 0.5 0.2 0.5")):
+        for folder in ("images", "labels"):
+            (tmp_path / "y" / folder / split).mkdir(parents=True)
+        Image.new("RGB", (64, 48)).save(tmp_path / f"y/images/{split}/{split}.png")
+        (tmp_path / f"y/labels/{split}/{split}.txt").write_text(lines)
+    (tmp_path / "y/classes.txt").write_text("cat\n")
+    result = run("check", tmp_path / "y", "--fix", tmp_path / "clean")
+    assert result.exit_code == 0, result.output
+    said = " ".join(result.output.split())
+    assert "train: 1 image, 1 object; without what is faulty" in said
+    assert "val: 1 image, 1 object; nothing to change" in said
 
 
 def test_show_limits_the_listing(demo: Path, tmp_path: Path) -> None:
@@ -118,6 +146,8 @@ def test_stats(demo: Path) -> None:
         (("check", "{demo}", "--fix", "{demo}"), UsageError, "already holds files"),
         (("check", "{demo}", "--fix", "x", "--no-deep"), UsageError, "--no-deep"),
         (("check", "{demo}", "--images", "{demo}"), UsageError, "JSON file"),
+        (("pack", "{demo}", "s3://b/x"), UsageError, "s3:/b/x: expected a path on this machine"),
+        (("view", "{demo}", "--output", "s3://b/x.html"), UsageError, "not an address"),
         (("check", "{demo}", "--split", "test"), DataError, "no test split"),
         (("stats", "/nowhere"), DataError, "not a folder"),
         (("demo", "x", "--train", "0"), UsageError, "at least 1"),

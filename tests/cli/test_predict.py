@@ -62,6 +62,8 @@ def test_for_people(predict, images, tmp_path):
         assert (name, float(score)) == (found["name"], round(found["score"], 3))
         assert [float(side) for side in box] == pytest.approx(found["box"], abs=0.06)
     assert re.fullmatch(r"1 image, \d+ detections", count), "one image alone has no speed"
+    none = predict(images[0], "--overwrite", "--conf", 1)
+    assert "1 image, 0 detections with a score of 1.0 or more (--conf)" in none.out
     several = predict(*images, "--overwrite")
     assert re.search(
         r"^4 images, \d+ detections; median ms per image: decode \d", several.out, re.M

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import resource
 import shutil
 import signal
@@ -50,9 +51,11 @@ def test_summary_as_json(train, tmp_path):
 
 
 def test_summary_for_people(train, tmp_path):
-    out = train(tmp_path / "run", *ONE_STEP).out
+    outcome = train(tmp_path / "run", *ONE_STEP)
+    out = outcome.out
     assert f"next             oculox predict {tmp_path / 'run/best.pt'} YOUR_IMAGES" in out
-    assert "best AP" in out
+    assert re.search(r"best AP .* in epoch 1; 1 step done, ", out), out
+    assert "; stops after 1 step (train.max_steps); output in " in outcome.err
 
 
 @pytest.mark.parametrize("words", [(), ("--devices", 2)])

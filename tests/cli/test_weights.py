@@ -76,6 +76,7 @@ def test_get_from_a_mirror(
     err = capsys.readouterr().err
     assert "not the published yolox-nano" in err
     assert "the file was deleted" in err
+    assert "weights of your own are named by their path" in err
     assert not [path for path in tmp_path.rglob("cache/*") if path.is_file()]
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from oculox.errors import UsageError
+from oculox.files import require_local
 
 S3_SCHEMES = ("s3", "s3a", "obs")
 WEB_SCHEMES = ("http", "https")
@@ -163,6 +164,4 @@ def to_location(value: str | Path | Address) -> Location:
         if {".", ".."} & set(address._before_query.split("/")):
             raise UsageError(f"{address}: expected an address without '.' and '..' between slashes")
         return address
-    if re.match(r"(s3a?|obs|gc?s|az|abfss?|hf|https?):/", value.as_posix()):
-        raise UsageError(f"{value}: an address is given as text, since Path() changes it")
-    return value
+    return require_local(value)

@@ -56,8 +56,8 @@ def explain(
         ), False
     if kind in _NO_KEYS:
         return AddressError(
-            f"{address}: no credentials were found ({first_line(error)}); docs/cloud.md says "
-            "where they are looked for"
+            f"{address}: no credentials were found ({first_line(error)}); set those of the "
+            "storage, such as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (docs/cloud.md lists all)"
         ), False
     if code == "NoSuchBucket":
         return AbsentError(f"{address}: there is no bucket '{bucket}'"), False

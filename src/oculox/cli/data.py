@@ -239,7 +239,7 @@ def check(
     if json:
         print_json(found.as_dict())
     else:
-        show_check(found, limit=show)
+        show_check(found, limit=show, fixed=fix is not None)
     ok = found.ok
     if fix is not None:
         from oculox.types import counted
@@ -247,7 +247,7 @@ def check(
         with progress_bar("copying") as progress:
             summaries = write_clean(found, fix, mode=mode, on_image=counted(progress))
         again = api.check_data(fix, deep=False)
-        show_clean(fix, summaries, again, on_error_stream=json)
+        show_clean(fix, found, summaries, again, on_error_stream=json)
         ok = again.ok
     if not ok:
         raise typer.Exit(1)

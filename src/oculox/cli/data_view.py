@@ -19,8 +19,14 @@ from oculox.errors import plural
 _COLORS: dict[Severity, str] = {"error": "red", "warning": "yellow", "info": "cyan"}
 
 
-def show_check(report: CheckReport, *, limit: int) -> None:
-    """The check's findings: counts of each split, faults by kind, and the result."""
+def show_check(report: CheckReport, *, limit: int, fixed: bool) -> None:
+    """The check's findings: counts of each split, faults by kind, and the result.
+
+    Args:
+        report: of `check_data`.
+        limit: faults listed of each kind.
+        fixed: whether a clean copy is written next; else the result tells of it.
+    """
     console = Console()
     for name, checked in report.splits.items():
         stats = checked.stats
@@ -39,8 +45,9 @@ def show_check(report: CheckReport, *, limit: int) -> None:
         for severity in _COLORS
         if (n := sum(f.severity == severity for f in report.faults))
     ]
-    result = "[green]usable[/green]" if report.ok else "[red]not usable[/red]"
-    _say(console, f"{result}: {', '.join(tally) if tally else 'nothing wrong'}")
+    result = "[green]usable[/green]" if report.ok else "[red]faulty[/red]"
+    advice = "" if report.ok or fixed else "; --fix OUT writes a copy without the faults"
+    _say(console, f"{result}: {', '.join(tally) if tally else 'nothing wrong'}{advice}")
 
 
 def _show_faults(console: Console, faults: Sequence[Fault], *, limit: int) -> None:
@@ -77,12 +84,16 @@ def show_tiles(summary: TileSummary, *, limit: int) -> None:
 
 def show_clean(
     target: Path,
-    summaries: Mapping[str, CleanSummary],
+    report: CheckReport,
+    summaries: Mapping[Split, CleanSummary],
     again: CheckReport,
     *,
     on_error_stream: bool,
 ) -> None:
-    """What the clean copy holds and what was done to get it."""
+    """What the clean copy holds and what was done to get it.
+
+    Faulty lines of label files are not among the entries that a summary counts.
+    """
     console = Console(stderr=on_error_stream)
     for split, s in summaries.items():
         done = {
@@ -93,12 +104,14 @@ def show_clean(
             "entries of one file joined": s.merged,
             "sizes corrected": s.resized,
         }
+        faulty = any(fault.severity == "error" for fault in report.splits[split].faults)
+        unchanged = "without what is faulty" if faulty else "nothing to change"
         changes = ", ".join(f"{what}: {n}" for what, n in done.items() if n)
         _say(
             console,
             f"{escape(str(target))} {split}: "
             f"{plural(s.images, 'image')}, {plural(s.objects, 'object')}; "
-            f"{changes or 'nothing to change'}",
+            f"{changes or unchanged}",
         )
     if not again.ok:
         errors = [f for f in again.faults if f.severity == "error"]
@@ -141,7 +154,7 @@ def _class_table(console: Console, found: Mapping[Split, SplitStats]) -> None:
     table.add_column("class")
     for split in found:
         table.add_column(f"{split} objects", justify="right")
-        table.add_column("images", justify="right")
+        table.add_column(f"{split} images", justify="right")
     names = dict.fromkeys(name for stats in found.values() for name in stats.per_class)
     for name in names:
         cells = []

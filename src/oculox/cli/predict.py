@@ -29,7 +29,7 @@ def predict(
     sources: Annotated[
         list[str],
         typer.Argument(
-            metavar="SOURCE...",
+            metavar="SOURCE",
             help="Images, folders, patterns, videos, addresses, a camera's number or '-' (stdin).",
         ),
     ],
@@ -150,7 +150,7 @@ def predict(
     if json:
         print_json({**_as_dict(summary), "backend": _backend(detector)})
     else:
-        _say(summary)
+        _say(summary, conf=conf)
     if not summary.ok:
         raise typer.Exit(1)
 
@@ -181,7 +181,7 @@ def _finish_many(summary: ManySummary, *, json: bool) -> None:
         raise typer.Exit(1)
 
 
-def _say(summary: PredictSummary) -> None:
+def _say(summary: PredictSummary, *, conf: float) -> None:
     lines = (
         str(summary.found[0]).splitlines()
         if len(summary.found) == 1
@@ -197,7 +197,8 @@ def _say(summary: PredictSummary) -> None:
     # Of one image alone the time is that of warming up, which is no speed.
     stages = milliseconds({stage: ms.median for stage, ms in summary.speed.items()})
     speed = f"; median ms per image: {stages}" if stages else ""
-    say(f"{counts}{plural(summary.detections, 'detection')}{speed}")
+    score = "" if summary.detections else f" with a score of {conf} or more (--conf)"
+    say(f"{counts}{plural(summary.detections, 'detection')}{score}{speed}")
     say(f"images and {summary.predictions.name} in {summary.output}")
     for video in summary.videos:
         files = ", ".join(str(path) for path in (video.video, video.predictions) if path)

@@ -8,6 +8,7 @@ import typer
 
 from oculox.cli import options as o
 from oculox.cli.console import note, print_json, say
+from oculox.errors import plural
 
 if TYPE_CHECKING:
     from oculox.training.run_folder import TrainSummary
@@ -29,7 +30,7 @@ Recipe = Annotated[
 ]
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[KEY=VALUE]...", help="Settings, such as data.root=my_data."),
+    typer.Argument(metavar="KEY=VALUE", help="Settings, such as data.root=my_data."),
 ]
 
 
@@ -38,7 +39,7 @@ def train(
     recipe: Annotated[
         str | None,
         typer.Argument(
-            metavar="[RECIPE]", help="A recipe or a YAML file.", autocompletion=_complete_recipe
+            metavar="RECIPE", help="A recipe or a YAML file.", autocompletion=_complete_recipe
         ),
     ] = None,
     overrides: Overrides = None,
@@ -107,11 +108,11 @@ def _say_summary(summary: TrainSummary) -> None:
         say(metrics_table(summary.metrics))
         say()
     best = (
-        f"best AP {summary.best_ap:.4f} after epoch {summary.best_epoch} of {summary.epochs}"
+        f"best AP {summary.best_ap:.4f} in epoch {summary.best_epoch}"
         if summary.best_ap >= 0
         else "no AP (the validation split has no objects): best.pt holds the newest weights"
     )
-    say(f"{best}, {summary.seconds / 60:.1f} minutes")
+    say(f"{best}; {plural(summary.steps, 'step')} done, {summary.seconds / 60:.1f} minutes")
     say(f"best checkpoint  {summary.best}")
     written = {"log": "log.jsonl", "curves": "curves.png", "report": "report.html"}
     for title, name in written.items():

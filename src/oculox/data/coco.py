@@ -328,7 +328,8 @@ def find_split(data: DataConfig, split: Split) -> tuple[Location, Location]:
         )
     place = _Places()
     if not (root.is_dir() if isinstance(root, Path) else place.names(root)):
-        raise DataError(f"data.root: {root} is not a folder")
+        why = "" if isinstance(root, Path) else ": no such bucket, or nothing in it below that name"
+        raise DataError(f"data.root: {root} is not a folder{why}")
     layouts = [(root / i if i else root, root / a) for i, a in _layouts(split)]
     for candidate_images, candidate_annotations in layouts:
         pair = images or candidate_images, annotations or candidate_annotations

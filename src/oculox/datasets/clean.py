@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from oculox.data.coco import Split
 from oculox.data.shards import PLACE, SIZES
 from oculox.datasets.check import CheckedSplit, CheckReport
 from oculox.datasets.image_facts import place_image
@@ -45,7 +46,7 @@ def write_clean(
     *,
     mode: FileMode = "copy",
     on_image: Callable[[], None] = lambda: None,
-) -> dict[str, CleanSummary]:
+) -> dict[Split, CleanSummary]:
     """Write what can be used of a checked dataset to a new folder; the source is not touched.
 
     Faulty images and annotations are left out, boxes are clipped, sizes corrected, duplicate
@@ -71,7 +72,7 @@ def write_clean(
                 f"{checked.coco.annotations}: the {name} split has no usable image or no "
                 "category; no clean copy can be made of it"
             )
-    summaries: dict[str, CleanSummary] = {}
+    summaries: dict[Split, CleanSummary] = {}
     with new_folder(target) as scratch:
         (scratch / "annotations").mkdir()
         for name, checked in splits.items():

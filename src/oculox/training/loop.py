@@ -476,12 +476,14 @@ def _announce(run: Run, progress: TrainProgress, folder: Location, log: RunLog) 
     config, accelerator = run.config, run.parts.accelerator
     count, device = accelerator.num_processes, accelerator.device
     where = f"{count} processes ({device.type})" if count > 1 else str(device)
+    steps = config.train.max_steps
+    limit = f"stops after {plural(steps, 'step')} (train.max_steps); " if steps else ""
     log.message(
         f"training {config.model.name} (recipe={config.recipe}) on {where} in "
         f"{config.train.precision}: {run.plan.aug} + {plural(run.plan.tail, 'epoch')} of "
         f"{plural(run.train_loader.steps_per_epoch, 'step')} of "
         f"{plural(config.train.images_per_step, 'image')}, "
-        f"peak learning rate {run.rate.peak:.3g}; output in {folder}"
+        f"peak learning rate {run.rate.peak:.3g}; {limit}output in {folder}"
     )
     for note in run.notes:
         log.message(note)

@@ -259,7 +259,8 @@ def _verify(path: Path, expected: list[str | None], *, where: str, entry: Publis
         if not found.startswith(digits):
             raise CheckpointError(
                 f"{where}: not the published {entry.name}: its SHA-256 should start with "
-                f"{digits}, is {found}; the file was deleted"
+                f"{digits}, is {found}; the file was deleted. Fetch it again; weights of "
+                "your own are named by their path, outside of the cache"
             )
     return found
 
