@@ -26,6 +26,7 @@ from oculox.addresses.storage import (
     list_files,
     list_names,
     open_filesystem,
+    remove,
     stamp_at,
     upload,
 )
@@ -53,6 +54,7 @@ __all__ = [
     "on_disk",
     "open_cached",
     "open_filesystem",
+    "remove",
     "stamp_at",
     "to_location",
     "upload",

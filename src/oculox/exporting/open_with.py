@@ -30,7 +30,14 @@ from oculox.errors import ExportError, OculoxError, UsageError
 from oculox.exporting.job import ExportOptions, make_job
 from oculox.exporting.parity import sample_inputs
 from oculox.exporting.targets import find_target
-from oculox.files import cache_folder, make_folder, move_entries, scratch_beside, write_json
+from oculox.files import (
+    cache_folder,
+    file_sha256,
+    make_folder,
+    move_entries,
+    scratch_beside,
+    write_json,
+)
 from oculox.postprocess import DetectSettings
 from oculox.runtime.backend import Backend
 from oculox.runtime.open_model import format_of, open_model
@@ -256,7 +263,7 @@ def _convert(path: Path, options: ExportOptions, folder: Path) -> Path:
     with scratch_beside(folder / name) as scratch:
         target.convert(make_job(load_weights(path), options), scratch / name)
         made = [file for file in scratch.rglob("*") if file.is_file()]
-        hashes = {file.relative_to(scratch).as_posix(): _sha256(file) for file in made}
+        hashes = {file.relative_to(scratch).as_posix(): file_sha256(file) for file in made}
         move_entries(scratch, folder)
     write_json(folder / _CONTENTS, {"model": name, "sha256": hashes})
     return folder / name
@@ -266,7 +273,7 @@ def kept_model(folder: Path) -> Path | None:
     """The converted model in a folder; None where it is not there or not as it was written."""
     try:
         contents = json.loads((folder / _CONTENTS).read_text("utf-8"))
-        whole = all(_sha256(folder / name) == sha for name, sha in contents["sha256"].items())
+        whole = all(file_sha256(folder / name) == sha for name, sha in contents["sha256"].items())
         return folder / contents["model"] if whole else None
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return None
@@ -283,13 +290,8 @@ def _conversion_key(path: Path, options: ExportOptions) -> str:
 
 def _hash(path: Path, **more: Any) -> str:
     """Of a file's bytes, this version and further values."""
-    values = {"kept": _KEPT_VERSION, "oculox": __version__, "file": _sha256(path), **more}
+    values = {"kept": _KEPT_VERSION, "oculox": __version__, "file": file_sha256(path), **more}
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:32]
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _tell(line: str) -> None:

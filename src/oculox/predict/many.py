@@ -13,7 +13,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from oculox.addresses import AbsentError, Location, attempt, list_files
+from oculox.addresses import AbsentError, Location, list_files, remove
 from oculox.errors import OculoxError, UsageError
 from oculox.files import scratch_beside
 from oculox.predict.parquet import IMAGES, DonePart, FailedPart, Workers, write_file
@@ -177,7 +177,7 @@ def _remove(file: Location) -> None:
     if isinstance(file, Path):
         file.unlink(missing_ok=True)
     else:
-        attempt(file, lambda system, path: system.rm_file(path))
+        remove(file)
 
 
 @contextmanager

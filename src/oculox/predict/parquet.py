@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from oculox.addresses import AbsentError, Location, local_copy, upload
+from oculox.addresses import AbsentError, Location, on_disk, upload
 from oculox.files import write_atomically
 from oculox.predict.pipeline import Pipeline
 from oculox.predict.table import predict_table, pyarrow
@@ -104,7 +104,7 @@ class PartWorker:
             OculoxError: it cannot be written.
         """
         pq = pyarrow(".parquet")
-        with _at_hand(self._output / IMAGES).open("rb") as listing:
+        with on_disk(self._output / IMAGES).open("rb") as listing:
             images = pq.ParquetFile(listing).read_row_group(number)["image"].to_pylist()
         target = self._output / f"part-{number:06}.parquet"
         if (kept := _read_counts(target, images=len(images))) is not None:
@@ -125,7 +125,7 @@ def _read_counts(part: Location, *, images: int) -> dict[str, int] | None:
     The metadata is at the end of the file, so of a file that was cut none is left.
     """
     try:
-        found = pyarrow(".parquet").read_metadata(_at_hand(part))
+        found = pyarrow(".parquet").read_metadata(on_disk(part))
         counts: dict[str, int] = json.loads(found.metadata[_COUNTS])
     except (AbsentError, OSError, ValueError, KeyError, TypeError):
         return None
@@ -149,7 +149,3 @@ def write_file(target: Location, write: Callable[[Path], object]) -> None:
         file = Path(folder) / target.name
         write(file)
         upload(file, target)
-
-
-def _at_hand(file: Location) -> Path:
-    return file if isinstance(file, Path) else local_copy(file)

@@ -20,6 +20,7 @@ from oculox.errors import DataError, plural
 from oculox.evaluation.coco_metrics import CONFUSION_CONF
 from oculox.evaluation.evaluate import Evaluation
 from oculox.evaluation.metrics import CocoMetrics
+from oculox.files import file_sha256
 from oculox.postprocess import DetectSettings
 from oculox.report import figures
 from oculox.report.diagnosis import Diagnosis, diagnose
@@ -150,7 +151,7 @@ def model_settings(
     if path is not None:
         values["model"] = str(path)
         if path.is_file():
-            values["SHA-256 of the model"] = _file_digest(on_disk(path))
+            values["SHA-256 of the model"] = file_sha256(on_disk(path))
     return values
 
 
@@ -160,12 +161,6 @@ def _data_digest(index: CocoIndex) -> str:
     for array in (index.file_names.data, index.sizes_hw, index.all_boxes, index.all_labels):
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()
-
-
-def _file_digest(path: Path) -> str:
-    """SHA-256 in hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def metric_name(name: str) -> str:

@@ -8,7 +8,6 @@ Proxies and certificates are those of `requests` (``HTTPS_PROXY``, ``REQUESTS_CA
 
 import contextlib
 import dataclasses
-import hashlib
 import os
 import shutil
 import sys
@@ -20,7 +19,7 @@ from urllib.request import url2pathname
 from oculox.addresses import Address, Location, local_copy, local_folder, to_location
 from oculox.distributed.launch import is_main_process
 from oculox.errors import CheckpointError, OculoxError, UsageError
-from oculox.files import cache_folder, scratch_beside, write_text
+from oculox.files import cache_folder, file_sha256, scratch_beside, write_text
 from oculox.version import __version__
 from oculox.weights.catalogue import PublishedWeights, find_published, published_weights
 
@@ -253,8 +252,7 @@ def _verify_cached(path: Path, entry: PublishedWeights) -> str:
 
 def _verify(path: Path, expected: list[str | None], *, where: str, entry: PublishedWeights) -> str:
     """The SHA-256 of a file, which must start with each of the expected ones."""
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
+    found = file_sha256(path)
     for digits in filter(None, expected):
         if not found.startswith(digits):
             raise CheckpointError(
