@@ -113,14 +113,7 @@ class RayWorkers:
     def settings(self) -> Mapping[str, Any]:
         """See `Workers.settings`; the same for all workers."""
         while self._settings is None:
-            if self._ray.wait(list(self._busy), timeout=_PATIENCE)[0]:
-                self._next()
-            else:
-                warnings.warn(
-                    f"Ray: no worker has opened the model for {_PATIENCE} seconds; one needs "
-                    f"{self._share}, and the cluster has {self._ray.available_resources()} left",
-                    stacklevel=2,
-                )
+            self._next()
         return self._settings
 
     def each(self, parts: Iterable[int]) -> Iterator[DonePart | FailedPart]:
@@ -136,8 +129,14 @@ class RayWorkers:
 
     def _next(self) -> DonePart | FailedPart | None:
         """Wait until a worker is done with something; None where that is no part."""
-        [call], _ = self._ray.wait(list(self._busy))
-        actor, part = self._busy.pop(call)
+        while not (done := self._ray.wait(list(self._busy), timeout=_PATIENCE)[0]):
+            if all(part is None for _, part in self._busy.values()):
+                warnings.warn(
+                    f"Ray: no worker has opened the model for {_PATIENCE} seconds; one needs "
+                    f"{self._share}, and the cluster has {self._ray.available_resources()} left",
+                    stacklevel=2,
+                )
+        actor, part = self._busy.pop(call := done[0])
         try:
             result: Any = self._ray.get(call)
         except self._ray.exceptions.RayTaskError as error:
