@@ -1,10 +1,13 @@
+import http.server
 import io
+import threading
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from oculox.addresses import Address
 from oculox.errors import UsageError
 from oculox.predict.inputs import as_bgr, images_in, load_image
 
@@ -99,3 +102,22 @@ def test_what_is_several_images():
 def test_wrong_colour_order():
     with pytest.raises(UsageError, match="'hsv'"):
         as_bgr(RGB, color="hsv")
+
+
+def test_a_signed_address_is_fetched_with_its_query(monkeypatch):
+    file = io.BytesIO()
+    Image.fromarray(RGB).save(file, "png")
+
+    class Signed(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200 if self.path.endswith("?key=1") else 403)
+            self.end_headers()
+            self.wfile.write(file.getvalue())
+
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with http.server.HTTPServer(("127.0.0.1", 0), Signed) as server:
+        thread = threading.Thread(target=server.handle_request)
+        thread.start()
+        image = load_image(Address(f"http://127.0.0.1:{server.server_port}/a.png?key=1"))
+        thread.join()
+    assert np.array_equal(image, BGR)

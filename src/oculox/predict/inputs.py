@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from oculox.addresses import Address, Location, on_disk, to_location
+from oculox.addresses import Address, Location, as_text, on_disk, to_location
 from oculox.data.image import decode_image, read_image
 from oculox.errors import UsageError
 from oculox.predict.sources import VIDEO_SUFFIXES, WEB_PREFIXES, download
@@ -51,8 +51,9 @@ def load_image(
         UsageError: it is a folder, a pattern, a video or no image.
     """
     if isinstance(image, str | Location):
-        if str(image).startswith(WEB_PREFIXES):
-            return decode_image(download(str(image)), where=str(image))
+        text = image if isinstance(image, str) else as_text(image)
+        if text.startswith(WEB_PREFIXES):
+            return decode_image(download(text), where=str(image))
         path = to_location(image)
         if isinstance(path, Address):
             return read_image(on_disk(path))
