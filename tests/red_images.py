@@ -55,6 +55,16 @@ def red_image(height=48, width=120, box=(40, 12, 80, 36)):
     return image
 
 
+def save_red_images(folder, count, *, step, bad):
+    """`count` images with a red block, in each `step` pixels further right, and a bad file."""
+    digits = len(str(count - 1))
+    for i in range(count):
+        image = red_image(box=(step * i, 12, step * i + 20, 30))
+        save_image(folder / f"{i:0{digits}}.png", image)
+    (folder / bad).write_bytes(b"no image")
+    return folder
+
+
 def save_image(path, image):
     """Write an image in the format of its suffix; its folders are made."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -17,7 +17,7 @@ from oculox.errors import CheckpointError, OculoxError, UsageError
 from oculox.predict.many import predict_parts
 from oculox.predict.on_ray import TRIES, ray_workers
 from oculox.predict.pipeline import Pipeline
-from red_images import RedBackend, red_image, save_image
+from red_images import RedBackend, red_image, save_image, save_red_images
 
 pytestmark = pytest.mark.slow
 
@@ -44,11 +44,7 @@ def _local_ray():
 @pytest.fixture
 def images(tmp_path):
     """Forty images and one that is none."""
-    folder = tmp_path / "images"
-    for i in range(40):
-        save_image(folder / f"{i:02}.png", red_image(box=(2 * i, 12, 2 * i + 20, 30)))
-    (folder / "20b.png").write_bytes(b"no image")
-    return folder
+    return save_red_images(tmp_path / "images", 40, step=2, bad="20b.png")
 
 
 def workers_of_ray():

@@ -18,7 +18,7 @@ from oculox.predict.parquet import PartWorker
 from oculox.predict.pipeline import Pipeline
 from oculox.predict.sources import list_images
 from oculox.predict.table import predict_table, table_schema
-from red_images import RedBackend, red_image, save_image
+from red_images import RedBackend, red_image, save_image, save_red_images
 
 pa = pytest.importorskip("pyarrow", reason="the extra `parquet` is not installed")
 pq = pytest.importorskip("pyarrow.parquet", reason="the extra `parquet` is not installed")
@@ -27,11 +27,7 @@ pq = pytest.importorskip("pyarrow.parquet", reason="the extra `parquet` is not i
 @pytest.fixture
 def images(tmp_path):
     """Seven images and one that is none, in a folder."""
-    folder = tmp_path / "images"
-    for i in range(7):
-        save_image(folder / f"{i}.png", red_image(box=(10 * i, 12, 10 * i + 20, 30)))
-    (folder / "3b.png").write_bytes(b"no image")
-    return folder
+    return save_red_images(tmp_path / "images", 7, step=10, bad="3b.png")
 
 
 @pytest.fixture

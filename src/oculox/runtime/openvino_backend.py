@@ -71,7 +71,6 @@ def _core(openvino: Any) -> Any:
     Its CPU part gives the thread that opens it a stack for signal handlers, and frees it when it
     is closed. Of two that are closed in the order they were opened, the second puts the freed
     stack of the first back. The next signal, such as Ctrl-C or the end of a child process, then
-    kills this process
-    (seen with OpenVINO 2026.4).
+    kills this process (seen with OpenVINO 2026.4).
     """
     return openvino.Core()
