@@ -15,7 +15,6 @@ import cv2
 import numpy as np
 import pytest
 import requests
-from service_client import encoded, serving
 
 from oculox.api import Detector
 from oculox.config.schema import InputConfig
@@ -24,6 +23,7 @@ from oculox.serve.description import FoundObjects, Models
 from oculox.serve.limits import Limits
 from oculox.types import ModelSpec
 from red_images import RedBackend, red_image
+from service_client import encoded, serving
 
 FOUND = Detector(RedBackend())(red_image()).to_dicts()
 
@@ -120,6 +120,7 @@ JSON = {"Content-Type": "application/json"}
         (422, "expected a JSON object", {"json": {"image": "", "url": ""}, "headers": {}}),
         (422, "'image' must be a text", {"json": {"image": 3}, "headers": {}}),
         (422, "no valid base64", {"json": {"image": "!"}, "headers": {}}),
+        (422, "no valid base64", {"json": {"image": "é"}, "headers": {}}),
         (422, "fetches no addresses", {"json": {"url": "http://a.example/"}, "headers": {}}),
     ],
 )
@@ -323,6 +324,23 @@ def test_a_client_that_says_nothing(sent, monkeypatch):
         start = time.perf_counter()
         line.makefile("rb").read()
         assert time.perf_counter() - start < 5
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_a_damaged_body_of_a_request_that_is_answered_already(client, caplog, at_once):
+    head = b"DELETE /v1/detect HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    damaged = b"no number of bytes\r\n"
+    with client.socket() as line:
+        if at_once:
+            line.sendall(head + damaged)
+            assert line.makefile("rb").read().startswith(b"HTTP/1.1 400 ")
+        else:
+            line.sendall(head)
+            assert line.recv(9999).startswith(b"HTTP/1.1 405 ")
+            line.sendall(damaged)
+            line.makefile("rb").read()
+    assert client.get("/healthz").status_code == 200
+    assert not [record for record in caplog.records if record.exc_info]
 
 
 def test_answers_are_sent_at_once(client):

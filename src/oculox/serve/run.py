@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Callable
 from typing import Any
 
+import h11
 import uvicorn
 from fastapi import FastAPI
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -74,6 +75,15 @@ class PatientProtocol(H11Protocol):
         """An answer was sent; another request may follow."""
         self._expect_head()
         super().on_response_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        """What was sent is no HTTP; it may be found out after the head, when an answer is due."""
+        if self.cycle is not None:
+            self.cycle.disconnected = True  # no second answer
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            super().send_400_response(msg)
+        else:
+            self.transport.close()
 
     def _expect_head(self) -> None:
         if self._deadline is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import contextlib
 import json
 from asyncio import timeout
@@ -148,5 +147,5 @@ async def _from_json(request: Request, limits: Limits, *, allow_urls: bool) -> b
         return await fetch_image(content, max_bytes=limits.max_bytes)
     try:
         return base64.b64decode(content, validate=True)
-    except binascii.Error as error:
+    except ValueError as error:
         raise RefusedError(422, f"'image' is no valid base64 ({error})") from None
