@@ -60,7 +60,7 @@ def changed_trees(draw, tree):
         if parent is None:
             return draw(ODD_VALUES)
         if draw(st.integers(0, 4)):
-            parent[key] = draw(ODD_VALUES)
+            parent[key] = copy.deepcopy(draw(ODD_VALUES))
         else:
             del parent[key]
     return root

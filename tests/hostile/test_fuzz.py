@@ -4,20 +4,24 @@ Each kind is tried in a process of its own: whatever happens there, a crash, a h
 too much memory, is found, and the input that did it is kept.
 """
 
+import base64
 import io
 import json
+import logging
 import multiprocessing
 import os
 import resource
 import shutil
 import signal
+import socket
 import traceback
 import warnings
 import zipfile
-from contextlib import redirect_stderr, redirect_stdout, suppress
+from contextlib import ExitStack, redirect_stderr, redirect_stdout, suppress
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from urllib.parse import urlencode
 
 import cv2
 import hypothesis
@@ -26,7 +30,7 @@ import pytest
 import torch
 import yaml
 from hypothesis import strategies as st
-from mutations import changed_bytes, changed_trees, changed_words
+from mutations import ODD_VALUES, changed_bytes, changed_trees, changed_words
 
 from oculox.cli.main import main
 from oculox.config import config_to_dict, load_config
@@ -38,6 +42,7 @@ from oculox.weights import build_network, load_weights
 from oculox.weights.checkpoint import save_checkpoint
 from oculox.weights.convert import convert_weights
 from onnx_files import HEAD, HEAD_TENSORS, model
+from red_images import RedBackend, red_image
 from specs import make_weights
 
 INPUTS = int(os.environ.get("OCULOX_FUZZ_INPUTS", "10000"))
@@ -415,9 +420,77 @@ class Images:
                 read(data, where="image")
 
 
+def http(body, *, query="", kind="image/png"):
+    """A request that asks for the objects in an image."""
+    head = f"POST /v1/detect?{query} HTTP/1.1\r\nHost: x\r\nContent-Type: {kind}\r\n"
+    return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
+
+
+def parameters(names):
+    """Queries with odd values."""
+    pairs = st.tuples(st.sampled_from(names), ODD_VALUES.map(str))
+    return st.lists(pairs, min_size=1, max_size=4).map(
+        lambda query: urlencode(query, errors="surrogatepass")
+    )
+
+
+class Requests:
+    """HTTP requests to the service, which has to answer the next good one as before."""
+
+    share = 5
+
+    def __init__(self, folder, data):
+        service_client = pytest.importorskip("service_client")
+        self.log = io.StringIO()
+        logging.basicConfig(stream=self.log, level=logging.WARNING, force=True)
+        self.service = ExitStack()
+        self.client = self.service.enter_context(service_client.serving(RedBackend()))
+        self.good = service_client.encoded(red_image())
+        self.expected = self.client.detect(self.good).text
+        names = ["conf", "iou", "classes", "agnostic_nms", "max_det", "format", "image_id"]
+        part = b'--x\r\nContent-Disposition: form-data; name="image"; filename="a.png"\r\n'
+        form = part + b"Content-Type: image/png\r\n\r\n" + self.good + b"\r\n--x--\r\n"
+        text = {"image": base64.b64encode(self.good).decode()}
+        head, _, _ = http(self.good).decode("latin-1").partition("\r\n\r\n")
+        more = "\r\nTransfer-Encoding: chunked\r\nExpect: 100-continue\r\nX-Api-Key: a"
+        self.inputs = st.one_of(
+            parameters(names).map(lambda query: http(self.good, query=query)),
+            changed_bytes(http(self.good), within=250),
+            changed_words((head + more).replace("\r\n", "\n")).map(
+                lambda lines: lines.replace(b"\n", b"\r\n") + b"\r\n\r\n" + self.good
+            ),
+            changed_bytes(self.good, within=120).map(http),
+            changed_bytes(form, within=120).map(
+                partial(http, kind="multipart/form-data; boundary=x")
+            ),
+            st.one_of(changed_trees(text).map(json.dumps), st.just("[" * 100_000)).map(
+                lambda body: http(body.encode(), kind="application/json")
+            ),
+        )
+
+    def __call__(self, data):
+        self.log.seek(0)
+        self.log.truncate()
+        with self.client.socket() as line:
+            answer = b""
+            with suppress(ConnectionError):
+                line.sendall(data)
+                line.settimeout(0.2)  # the service may wait for more
+                with suppress(TimeoutError):
+                    answer = line.recv(1 << 16)
+                line.shutdown(socket.SHUT_WR)
+        assert not answer or answer.startswith(b"HTTP/1.1 ")
+        assert b" 500 " not in answer.partition(b"\r\n")[0], answer
+        assert self.client.detect(self.good).text == self.expected
+        assert "Traceback" not in self.log.getvalue(), self.log.getvalue()
+
+    def close(self):
+        self.service.close()
+
+
 KINDS = [
     *(Json, Voc, YoloLabels, YoloYaml, YoloList, Recipe),
-    *(Torch, Megvii, Safetensors, MindSpore, Onnx, Images),
+    *(Torch, Megvii, Safetensors, MindSpore, Onnx, Images, Requests),
 ]
 
 
@@ -434,7 +507,7 @@ def attack(kind, folder, source, count, sender):
     devnull = os.open(os.devnull, os.O_WRONLY)
     for number in (1, 2):
         os.dup2(devnull, number)
-    tried = 0
+    tried, target = 0, None
     try:
         target = kind(folder, source)
         used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
@@ -468,6 +541,9 @@ def attack(kind, folder, source, count, sender):
         lines = traceback.format_exc().splitlines()
         sender.send((tried, "\n".join(line[:300] for line in lines)[-6000:]))
         raise SystemExit(1) from None
+    finally:
+        if isinstance(target, Requests):
+            target.close()
 
 
 @pytest.fixture(scope="module")

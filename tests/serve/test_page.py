@@ -10,9 +10,9 @@ from importlib.resources import files
 import numpy as np
 import pytest
 import torch
-from service_client import encoded, serving
 
 from red_images import RedBackend, red_image
+from service_client import encoded, serving
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")

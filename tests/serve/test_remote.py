@@ -5,13 +5,13 @@ import threading
 
 import numpy as np
 import pytest
-from service_client import serving
 
 from oculox.api import Detector
 from oculox.cli.main import main
 from oculox.errors import CheckpointError, OculoxError, UsageError
 from oculox.serve.limits import Limits
 from red_images import RedBackend, red_image
+from service_client import serving
 
 
 @pytest.fixture(scope="module")

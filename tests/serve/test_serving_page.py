@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from service_client import serving
 
 from oculox.datasets.demo.scene import render_scene
 from oculox.files import write_image
+from service_client import serving
 
 PAGE = (Path(__file__).parents[2] / "docs/serving.md").read_text("utf-8")
 

@@ -11,11 +11,11 @@ import time
 import cv2
 import pytest
 import requests
-from service_client import serving
 
 from oculox.cli.main import main
 from oculox.serve.limits import Limits
 from red_images import RedBackend, red_image
+from service_client import serving
 
 
 @pytest.mark.parametrize(

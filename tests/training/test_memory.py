@@ -1,6 +1,7 @@
-"""Memory does not grow with the number of steps or images."""
+"""Memory does not grow with the number of steps, images or requests."""
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import psutil
@@ -9,6 +10,7 @@ import pytest
 from oculox import Detector, TrainCallback, train
 
 STEPS = int(os.environ.get("OCULOX_MEMORY_STEPS", "2000"))
+REQUESTS = int(os.environ.get("OCULOX_MEMORY_REQUESTS", "20000"))
 IMAGES = int(os.environ.get("OCULOX_MEMORY_IMAGES", "5000"))
 GROWTH = 0.02
 
@@ -64,4 +66,26 @@ def test_prediction_keeps_its_memory(eager_pt, record_property):
             samples.append(resident())
     found = growth(samples)
     record_property("reliability", f"{IMAGES} images: {samples[-1] >> 20} MiB, {found:+.2%}")
+    assert found < GROWTH
+
+
+@pytest.mark.slow
+def test_the_service_keeps_its_memory(eager_pt, record_property):
+    service_client = pytest.importorskip("service_client")
+    rng = np.random.default_rng(0)
+    files = [
+        service_client.encoded(np.full((*rng.integers(40, 400, 2), 3), number, np.uint8), ".jpg")
+        for number in range(200)
+    ]
+    samples = []
+    with (
+        service_client.serving(str(eager_pt), detector={"device": "cpu"}) as client,
+        ThreadPoolExecutor(4) as clients,
+    ):
+        for done in range(0, REQUESTS, len(files)):
+            answers = clients.map(client.detect, files[: REQUESTS - done])
+            assert {answer.status_code for answer in answers} == {200}
+            samples.append(resident())
+    found = growth(samples)
+    record_property("reliability", f"{REQUESTS} requests: {samples[-1] >> 20} MiB, {found:+.2%}")
     assert found < GROWTH
