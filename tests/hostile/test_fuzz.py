@@ -10,10 +10,13 @@ import json
 import logging
 import multiprocessing
 import os
+import re
 import resource
 import shutil
 import signal
 import socket
+import subprocess
+import sys
 import traceback
 import warnings
 import zipfile
@@ -109,10 +112,11 @@ class Voc:
             f"<difficult> 0 </difficult> {box} </object> <object> <name> dog </name> {box} "
             "</object> </annotation>"
         )
+        self.good = good.encode()
         self.inputs = st.one_of(
             changed_words(good),
             changed_words(good),
-            changed_bytes(good.encode()),
+            changed_bytes(self.good),
             st.integers(1, 200_000).map(lambda n: b"<a>" * n),
             st.integers(1, 50_000).map(lambda n: b"<a>" * n + b"</a>" * n),
         )
@@ -140,9 +144,8 @@ class YoloLabels:
     def __init__(self, folder, data):
         self.root = yolo_root(folder)
         good = "0 0.5 0.5 0.2 0.2\n1 0.1 0.1 0.9 0.1 0.9 0.9\n0 0.3 0.4 0.1 0.1"
-        self.inputs = st.one_of(
-            changed_words(good), changed_words(good), changed_bytes(good.encode())
-        )
+        self.good = good.encode()
+        self.inputs = st.one_of(changed_words(good), changed_words(good), changed_bytes(self.good))
 
     def __call__(self, data):
         (self.root / "labels/train/a.txt").write_bytes(data)
@@ -185,6 +188,7 @@ class YoloYaml:
 
     def __init__(self, folder, data):
         self.root = yolo_root(folder)
+        self.good = yaml.safe_dump(YAML_TREE).encode()
         self.inputs = yaml_inputs(YAML_TREE)
 
     def __call__(self, data):
@@ -203,7 +207,8 @@ class YoloList:
         self.root = yolo_root(folder)
         (self.root / "data.yaml").write_text("train: list.txt\nnames: [a, b]\n")
         good = "images/train/a.png\n./images/train/a.png\nimages/train/b.png"
-        self.inputs = st.one_of(changed_words(good), changed_bytes(good.encode()))
+        self.good = good.encode()
+        self.inputs = st.one_of(changed_words(good), changed_bytes(self.good))
 
     def __call__(self, data):
         (self.root / "list.txt").write_bytes(data)
@@ -218,6 +223,7 @@ class Recipe:
     def __init__(self, folder, data):
         self.path = folder / "recipe.yaml"
         tree = {"extends": "yolox-nano", **config_to_dict(load_config("yolox-nano"))}
+        self.good = yaml.safe_dump(tree).encode()
         self.inputs = yaml_inputs(tree)
 
     def __call__(self, data):
@@ -493,6 +499,8 @@ KINDS = [
     *(Torch, Megvii, Safetensors, MindSpore, Onnx, Images, Requests),
 ]
 
+READ_BY_PYTHON = [Json, Voc, YoloLabels, YoloYaml, YoloList, Recipe, Torch, Safetensors, MindSpore]
+
 
 class HangError(BaseException):
     """An input took too long; no handler of ordinary errors catches it."""
@@ -664,3 +672,24 @@ def test_no_input_does_harm(kind, tiny_data, little_pt, tmp_path, record_propert
     assert tried >= count * 0.5
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
     record_property("reliability", f"{tried} inputs, at most {peak >> 10} MiB so far")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", READ_BY_PYTHON, ids=lambda kind: kind.__name__)
+def test_no_input_that_reaches_new_code_does_harm(
+    kind, tiny_data, little_pt, tmp_path, record_property
+):
+    pytest.importorskip("atheris", reason="atheris is not installed")
+    source = little_pt if issubclass(kind, WeightsFile) else tiny_data
+    here, count = Path(__file__).parent, INPUTS // 10
+    done = subprocess.run(
+        [sys.executable, here / "by_coverage.py", kind.__name__, tmp_path, source, str(count)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join((*sys.path, str(here)))},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        check=False,
+    )
+    said = done.stderr.decode(errors="replace")
+    assert done.returncode == 0, f"{said[-6000:]}\nthe input is in {tmp_path}"
+    [told] = re.findall(r"^Done (\d+) runs", said, re.MULTILINE)
+    record_property("reliability", f"{told} inputs by coverage")
