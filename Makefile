@@ -43,6 +43,9 @@ demo: $(BASE_STAMP)
 WORKERS ?= 3
 PARALLEL := -n $(WORKERS) --dist worksteal --durations 10
 
+# Tests start many processes: each would compile the package again.
+unexport PYTHONDONTWRITEBYTECODE
+
 test: install
 	$(BIN)/python -m pytest -q $(PARALLEL)
 

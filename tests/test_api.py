@@ -436,7 +436,7 @@ def test_results_know_their_image(detector, paths, image, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "kind", ["torch", pytest.param("onnx", marks=pytest.mark.slow), "openvino"]
+    "kind", ["torch", *(pytest.param(k, marks=pytest.mark.slow) for k in ("onnx", "openvino"))]
 )
 def test_threads_share_a_detector(eager_pt, paths, kind):
     if kind != "torch":

@@ -66,23 +66,23 @@ def test_what_is_evaluated_can_be_chosen(evaluate, tiny_data):
 
 
 @pytest.mark.parametrize(
-    "words",
+    ("words", "devices"),
     [
-        pytest.param(("--tta", "flip"), marks=pytest.mark.slow),
-        ("--tta", "full"),
-        pytest.param(("--tile", 64), marks=pytest.mark.slow),
+        pytest.param(("--tta", "flip"), 2, marks=pytest.mark.slow),
+        (("--tta", "full"), 1),
+        pytest.param(("--tile", 64), 2, marks=pytest.mark.slow),
     ],
 )
-def test_several_views(evaluate, tmp_path, words):
+def test_several_views(evaluate, tmp_path, words, devices):
     found = []
-    for more in ((), words, (*words, "--batch", 1, "--devices", 2)):
+    for more in ((), words, (*words, "--batch", 1, "--devices", devices)):
         evaluate("--detections", tmp_path / "found.json", *more)
         rows = json.loads((tmp_path / "found.json").read_text("utf-8"))
         found.append(sorted(rows, key=lambda row: (row["image_id"], row["score"])))
-    plain, alone, shared = found
-    assert plain != alone
-    assert len(alone) == len(shared) > 0
-    assert [r["score"] for r in alone] == pytest.approx([r["score"] for r in shared], abs=1e-5)
+    plain, together, alone = found
+    assert plain != together
+    assert len(together) == len(alone) > 0
+    assert [r["score"] for r in together] == pytest.approx([r["score"] for r in alone], abs=1e-5)
 
 
 def test_precision_and_size(evaluate):

@@ -237,7 +237,7 @@ def started(words, output, **options):
 @pytest.mark.parametrize(
     ("number", "devices", "to"),
     [
-        (signal.SIGINT, 1, "group"),
+        pytest.param(*(signal.SIGINT, 1, "group"), marks=pytest.mark.slow),
         pytest.param(*(signal.SIGINT, 1, "command"), marks=pytest.mark.slow),
         pytest.param(*(signal.SIGINT, 2, "group"), marks=pytest.mark.slow),
         pytest.param(*(signal.SIGTERM, 1, "group"), marks=pytest.mark.slow),

@@ -159,6 +159,7 @@ def test_resume_equals_uninterrupted(finished, quick, tmp_path, steps):
     assert logged == list(range(1, 10))
 
 
+@pytest.mark.slow
 def test_adamw_in_channels_last_memory_resumes_exactly(quick, tmp_path):
     settings = (*quick, "optimizer.name=adamw", "train.channels_last=true", "train.max_steps=4")
     whole = train("yolox-nano", *settings, output=tmp_path / "whole")
@@ -224,7 +225,7 @@ def interrupt(monkeypatch, ctrl_c):
         slow("train_step", 3, 3),
         ("train_step", 6, 6),
         slow("train_step", 9, 9),
-        ("evaluate_loader", 1, 6),
+        slow("evaluate_loader", 1, 6),
         slow("evaluate_loader", 2, 9),
     ],
 )
@@ -496,7 +497,8 @@ def test_freezing_everything_is_refused(quick, tmp_path):
         train("yolox-nano", *quick, "train.freeze=[backbone, neck, head]", output=tmp_path / "no")
 
 
-@pytest.mark.parametrize("met_by", ["all", slow("one")])
+@pytest.mark.slow
+@pytest.mark.parametrize("met_by", ["all", "one"])
 def test_an_error_of_several_processes_is_one_line(quick, tiny_data, tmp_path, met_by):
     words, code = ["train.batch=3"], 2
     if met_by == "one":

@@ -41,7 +41,9 @@ def test_every_parameter_maps(parameters: dict[str, dict[str, list[int]]], netwo
     assert mapped == parameters[network]
 
 
-@pytest.mark.parametrize("network", RECIPES)
+@pytest.mark.parametrize(
+    "network", ["yolox_darknet53", pytest.param("yolox_x", marks=pytest.mark.slow)]
+)
 def test_forward_of_the_reference(
     shared: Path, parameters: dict[str, dict[str, list[int]]], network: str
 ) -> None:
