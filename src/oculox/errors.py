@@ -56,7 +56,11 @@ class ExportError(OculoxError):
     """An export could not be made or did not agree with the network it came from."""
 
 
-class RenamedKeyWarning(UserWarning):
+class OculoxWarning(UserWarning):
+    """What a person should know and the work goes on without; the command line prints a note."""
+
+
+class RenamedKeyWarning(OculoxWarning):
     """A saved configuration holds a key by an old name; it was read under the new one."""
 
 

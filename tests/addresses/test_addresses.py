@@ -16,6 +16,7 @@ from oculox.addresses import (
     forget_changed,
     is_address,
     list_files,
+    list_names,
     local_copy,
     local_output,
     mirrored,
@@ -24,7 +25,7 @@ from oculox.addresses import (
     upload,
 )
 from oculox.addresses.storage import download
-from oculox.errors import MissingExtraError, OculoxError, UsageError
+from oculox.errors import MissingExtraError, OculoxError, OculoxWarning, UsageError
 from s3_server import Fault
 
 
@@ -94,6 +95,24 @@ def test_a_listing_tells_which_copies_are_of_yesterday(s3):
     s3.requests.clear()
     assert [(folder / name).read_bytes() for name in ("a.txt", "b.txt")] == [b"two", b"b"]
     assert ("GET", "/bucket-list/f/b.txt") not in s3.requests
+
+
+def test_folders_without_a_name_are_named_and_left_out(s3):
+    files = ("f//b.jpg", "f/a.jpg", "f/deep//c.jpg", "f/deep/d.jpg", "f/z.jpg", "//top.jpg")
+    s3.put("bucket-slash", {**dict.fromkeys(files, b"x"), "f/": b""})
+    folder = Address("s3://bucket-slash/f")
+    with pytest.warns(OculoxWarning) as told:
+        found = list(list_files(folder, recursive=True))
+    names = ("f/a.jpg", "f/z.jpg", "f/deep/d.jpg")
+    assert [str(f.address) for f in found] == [f"s3://bucket-slash/{name}" for name in names]
+    left = [str(one.message).partition(": what is below this is left out")[0] for one in told]
+    assert left == [f"{folder}//", f"{folder}/deep//"]
+    with pytest.warns(OculoxWarning) as told:
+        assert len(list(list_files(Address(f"{folder.parent}/"), recursive=True))) == 3
+    assert str(told[0].message).startswith("s3://bucket-slash//: what is below this")
+    assert len(list(list_files(folder))) == 2  # nothing was left out
+    assert list_names(folder) == {"a.jpg": False, "deep": True, "z.jpg": False}
+    assert Address(f"{folder}//b.jpg").read_bytes() == b"x"
 
 
 def test_the_cache_keeps_its_size_and_what_was_used_last(s3, monkeypatch):

@@ -11,6 +11,7 @@ import math
 import os
 import secrets
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,7 +19,7 @@ from urllib.parse import urlsplit
 
 from oculox.addresses.address import S3_SCHEMES, WEB_SCHEMES, Address
 from oculox.addresses.faults import AbsentError, explain, is_of_library
-from oculox.errors import OculoxError, UsageError, first_line
+from oculox.errors import OculoxError, OculoxWarning, UsageError, first_line
 from oculox.extras import require
 
 PATIENCE_VARIABLE = "OCULOX_PATIENCE"
@@ -114,7 +115,8 @@ def list_files(folder: Address, *, recursive: bool = False) -> Iterator[Found]:
 
     Args:
         folder: its address.
-        recursive: go into the folders of folders.
+        recursive: go into the folders of folders. Those without a name, as in ``a//b.jpg``, are
+            left out with a warning: storages list the folder above in their place.
 
     Raises:
         AbsentError: there is no such folder.
@@ -127,10 +129,17 @@ def list_files(folder: Address, *, recursive: bool = False) -> Iterator[Found]:
         below = []
         for entry in sorted(entries, key=lambda entry: str(entry["name"])):
             name = str(entry["name"]).rstrip("/").rpartition("/")[2]
-            if entry["type"] == "directory":
+            if _is_nameless(entry, here):
+                if recursive and entry["type"] == "directory":
+                    warnings.warn(
+                        f"{str(here).rstrip('/')}//: what is below this is left out, since a "
+                        "folder without a name cannot be listed; use names without '//'",
+                        OculoxWarning,
+                        stacklevel=2,
+                    )
+            elif entry["type"] == "directory":
                 below.append(here / name)
-            # A storage may have an empty file with the folder's own name.
-            elif not str(entry["name"]).endswith("/"):
+            else:
                 yield Found(here / name, entry.get("size"), stamp_of(entry))
         if recursive:
             pending += reversed(below)
@@ -149,7 +158,18 @@ def list_names(folder: Address) -> dict[str, bool]:
     return {
         str(entry["name"]).rstrip("/").rpartition("/")[2]: entry["type"] == "directory"
         for entry in entries
+        if not _is_nameless(entry, folder)
     }
+
+
+def _is_nameless(entry: Mapping[str, Any], folder: Address) -> bool:
+    """Whether an entry of a folder's listing ends after the folder's own slash.
+
+    It is a folder with an empty name, or an empty file that some programs write for each folder.
+    """
+    name = str(entry["name"])
+    is_folder = entry["type"] == "directory" or name.endswith("/")
+    return is_folder and name.rstrip("/") == open_filesystem(folder)[1].rstrip("/")
 
 
 def upload(file: Path, address: Address) -> None:

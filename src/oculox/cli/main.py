@@ -23,7 +23,7 @@ from oculox.cli.serve import serve
 from oculox.cli.track import track
 from oculox.cli.train import train
 from oculox.distributed.launch import follow_launcher, is_launched, is_main_process, one_report
-from oculox.errors import OculoxError, RenamedKeyWarning
+from oculox.errors import OculoxError, OculoxWarning, RenamedKeyWarning
 from oculox.version import __version__
 
 
@@ -102,7 +102,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         words = list(sys.argv[1:] if arguments is None else arguments)
         with one_report(), warnings.catch_warnings():
-            warnings.simplefilter("default" if is_main_process() else "ignore", RenamedKeyWarning)
+            warnings.simplefilter("default", OculoxWarning)
+            if not is_main_process():  # which reads the same configuration
+                warnings.simplefilter("ignore", RenamedKeyWarning)
             warnings.showwarning = _show_warning  # type: ignore[assignment]
             # Commands that start several processes of themselves need their own words.
             command_line()(args=words, prog_name="oculox", obj=words)
@@ -120,7 +122,7 @@ def _show_warning(
     message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: Any
 ) -> None:
     """Our own warnings are notes for people; those of libraries look as Python shows them."""
-    if issubclass(category, RenamedKeyWarning):
+    if issubclass(category, OculoxWarning):
         note(f"note: {message}")
     else:
         note(warnings.formatwarning(message, category, filename, lineno))
