@@ -129,6 +129,25 @@ def test_a_run_that_cannot_be_sent_stays_here(s3, stored, quick, monkeypatch, ca
     assert train(resume=folder).steps == 1
 
 
+def test_a_damaged_state_at_an_address_is_named_there(s3, quick, capsys, tmp_path):
+    words = (*quick, *SHORT, "train.max_steps=1")
+    begun = train("yolox-nano", *words, output=tmp_path / "run").output
+    (begun / "last.pt").write_bytes((begun / "last.pt").read_bytes()[:-1000])
+    s3.put_folder("bucket-damaged", begun, below="mine/")
+    run = "s3://bucket-damaged/mine"
+    assert main(["train", "--resume", run, "train.max_steps=2"]) == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith(f"error: {run}/last.pt: damaged")
+    assert str(tmp_path) not in error
+    command = error.partition("is whole, go on from it with: oculox ")[2].split()
+    assert command == ["train", "--resume", f"{run}/previous.pt"]
+    assert main([*command, "train.batch=9"]) == 2
+    assert f"{run}: the run was started with other settings" in capsys.readouterr().err
+    place = run_place(None, Address(command[-1]))
+    assert str(place.remote) == run
+    assert load_training_state(place.resume)[1]["progress"]["step"] == 1
+
+
 @pytest.mark.slow
 def test_a_run_killed_here_goes_on_elsewhere(s3, stored, quick, tmp_path, monkeypatch):
     """SIGKILL on machine A; machine B has nothing but the address."""

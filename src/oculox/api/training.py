@@ -48,9 +48,10 @@ def train(
         )
     start, folder, run = (None if p is None else to_location(p) for p in (weights, output, resume))
     place = run_place(folder, run)
-    config = settle_config(
-        recipe, overrides, weights=start, output=place.output, resume=place.resume
-    )
+    with place.naming_address():
+        config = settle_config(
+            recipe, overrides, weights=start, output=place.output, resume=place.resume
+        )
     if devices == 1 or is_launched():
         return run_training(config, place=place, weights=start, callback=callback)
     target: Location = folder or default_folder(config)

@@ -81,7 +81,10 @@ def train(
         recipe, words, start, folder, run = None, (), None, None, folder
     # What is wrong with the command is said here, before processes start.
     place = run_place(folder, run)
-    config = settle_config(recipe, words, weights=start, output=place.output, resume=place.resume)
+    with place.naming_address():
+        config = settle_config(
+            recipe, words, weights=start, output=place.output, resume=place.resume
+        )
     if place.resume is not None and finished_run(config, place.resume) is not None:
         devices = 1
         if is_main_process():

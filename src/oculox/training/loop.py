@@ -139,7 +139,8 @@ def _run(
     # Input sizes repeat, so that trying convolution algorithms once for each pays.
     torch.backends.cudnn.benchmark = not train.deterministic
     run = build_run(config, accelerator, weights=weights)
-    progress = TrainProgress() if resume is None else restore_run(run, resume)
+    with place.naming_address():
+        progress = TrainProgress() if resume is None else restore_run(run, resume)
     # Last, so that a run that cannot start leaves no folder.
     if resume is None:
         folder = create_folder(run, place.output, from_weights=weights is not None)

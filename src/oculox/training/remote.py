@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 from rich.console import Console
@@ -19,9 +19,9 @@ from oculox.addresses import (
     mirrored,
     stamp_at,
 )
-from oculox.errors import UsageError
+from oculox.errors import OculoxError, UsageError
 from oculox.files import cache_folder, free_path, hold_lock
-from oculox.training.checkpoints import LAST, is_state
+from oculox.training.checkpoints import LAST, is_state, state_file
 from oculox.training.run_folder import check_free, is_held
 
 
@@ -54,6 +54,17 @@ class RunPlace:
             sent=self.sent,
             tell=lambda text: console.print(text, markup=False, soft_wrap=True),
         )
+
+    @contextmanager
+    def naming_address(self) -> Iterator[None]:
+        """In errors a run that goes on has its address, not the folder of its copy here."""
+        try:
+            yield
+        except OculoxError as error:
+            if self.remote is not None and self.resume is not None:
+                here = str(state_file(self.resume).parent)
+                error.args = (str(error).replace(here, str(self.remote).rstrip("/")),)
+            raise
 
     def shown(self, folder: Path) -> Location:
         """The folder of the run for people: its address where it has one."""
