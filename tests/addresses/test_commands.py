@@ -110,6 +110,15 @@ def test_a_run_that_ended_before_its_first_checkpoint_is_begun_again(s3):
         run_place(Address(f"s3://{bucket}/mine"), None)
 
 
+@pytest.mark.parametrize("option", ["--output", "--resume"])
+def test_several_machines_need_a_folder(monkeypatch, capsys, option):
+    monkeypatch.setenv("GROUP_WORLD_SIZE", "2")  # of torchrun --nnodes 2
+    words = ["yolox-nano"] if option == "--output" else []
+    assert main(["train", *words, option, "s3://bucket/run"]) == 2
+    message = "s3://bucket/run: only one machine can train a run at an address, and here are 2"
+    assert f"error: {message}" in capsys.readouterr().err
+
+
 def test_a_signed_link_is_not_for_a_configuration():
     with pytest.raises(ConfigError, match=r"a.json\?\.\.\. may give access") as caught:
         load_config("yolox-nano", ["data.train.annotations=https://me:pass@host/a.json?key=secret"])

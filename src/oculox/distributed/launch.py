@@ -44,6 +44,11 @@ def was_restarted() -> bool:
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
 
 
+def count_machines() -> int:
+    """How many machines train together: the agents of torchrun, of which each has one."""
+    return int(os.environ.get("GROUP_WORLD_SIZE", "1"))
+
+
 def is_main_process() -> bool:
     """Whether this process is the first of its job, or the only one: the one that prints."""
     return os.environ.get("RANK", "0") == "0"

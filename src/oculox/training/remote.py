@@ -19,6 +19,7 @@ from oculox.addresses import (
     mirrored,
     stamp_at,
 )
+from oculox.distributed.launch import count_machines
 from oculox.errors import OculoxError, UsageError
 from oculox.files import cache_folder, free_path, hold_lock
 from oculox.training.checkpoints import LAST, is_state, state_file
@@ -75,10 +76,18 @@ def run_place(output: Location | None, resume: Location | None) -> RunPlace:
     """Settle where a run works; what it goes on with is fetched from its address.
 
     Raises:
-        UsageError: the address holds another run, or a process here trains that one.
+        UsageError: the address holds another run, a process here trains that one, or several
+            machines train together.
         AddressError: the run cannot be fetched.
         OculoxError: the disk refuses.
     """
+    for place in (output, resume):
+        if isinstance(place, Address) and (machines := count_machines()) > 1:
+            # A copy on each, of which only the main process's is sent and removed.
+            raise UsageError(
+                f"{place}: only one machine can train a run at an address, and here are {machines} "
+                "(torchrun --nnodes); name a folder that all of them share, or take one machine"
+            )
     if isinstance(resume, Address):
         if output is not None:
             raise UsageError("a resumed run has its own folder: leave out `output`")
