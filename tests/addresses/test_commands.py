@@ -12,12 +12,12 @@ import pytest
 import torch
 
 from oculox import train
-from oculox.addresses import Address
+from oculox.addresses import Address, remove
 from oculox.cli.main import main
 from oculox.config import config_to_yaml, load_config
-from oculox.errors import ConfigError, UsageError
+from oculox.errors import ConfigError, OculoxWarning, UsageError
 from oculox.training.remote import run_place
-from oculox.weights.checkpoint import load_training_state
+from oculox.weights.checkpoint import load_training_state, save_checkpoint
 from s3_server import Fault
 
 SHORT = ("train.aug_epochs=1", "train.tail_epochs=0", "train.eval_interval=0")
@@ -108,6 +108,43 @@ def test_a_run_that_ended_before_its_first_checkpoint_is_begun_again(s3):
     assert run_place(run, None).remote == run
     with pytest.raises(UsageError, match="holds another run"):
         run_place(Address(f"s3://{bucket}/mine"), None)
+
+
+def state_after(steps, weights, folder):
+    folder.mkdir(parents=True, exist_ok=True)
+    save_checkpoint(folder / "last.pt", weights, training={"raw": {}, "progress": {"step": steps}})
+    return (folder / "last.pt").read_bytes()
+
+
+def test_what_a_killed_run_left_here_is_named(s3, eager_weights, tmp_path, capsys):
+    config = config_to_yaml(load_config("yolox-nano")).encode()
+    there = state_after(30, eager_weights, tmp_path / "there")
+    s3.put("bucket-left", {"mine/last.pt": there, "mine/config.yaml": config})
+    run = Address("s3://bucket-left/mine")
+    folder = run_place(None, run).resume
+    # Killed after all was sent: nothing is lost without this copy.
+    (folder / "last.pt").write_bytes(there)
+    assert run_place(None, run).resume == folder
+    assert [path.name for path in folder.parent.iterdir()] == ["mine"]
+    # Killed before.
+    state_after(40, eager_weights, folder)
+    with pytest.warns(OculoxWarning) as told:
+        assert run_place(None, run).resume == folder
+    assert (folder / "last.pt").read_bytes() == there
+    left = folder.with_name("mine-2")
+    assert f"{left} on this machine (last.pt after step 40; " in str(told[0].message)
+    assert f"go on with it here: oculox train --resume {left}" in str(told[0].message)
+    # Each time, until it is gone; also by a new run at the address, and on the command line.
+    (left / "last.pt").write_bytes(b"damaged")
+    with pytest.warns(OculoxWarning, match=r"no whole last.pt; .* which is not used; remove it$"):
+        run_place(None, run)
+    assert main(["train", "--resume", str(run), "train.batch=9"]) == 2
+    assert capsys.readouterr().err.startswith(f"note: {run}: a run that was killed, or could not")
+    for name in ("last.pt", "config.yaml"):
+        remove(run / name)
+    with pytest.warns(OculoxWarning) as told:
+        assert run_place(run, None).output == folder.with_name("mine-3")
+    assert len(told) == 2
 
 
 @pytest.mark.parametrize("option", ["--output", "--resume"])

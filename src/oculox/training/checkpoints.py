@@ -197,12 +197,19 @@ def restore_run(run: Run, resume: Path) -> TrainProgress:
         raise CheckpointError(f"{path}: its training state does not fit: {detail}") from None
 
 
+def steps_of(state: Path) -> int | None:
+    """After how many steps a checkpoint was saved; None where no run can go on from it."""
+    try:
+        return int(load_training_state(state)[1]["progress"]["step"])
+    except (CheckpointError, KeyError, TypeError):
+        return None
+
+
 def _another_state(damaged: Path) -> str:
     """How to go on with a run from its newest state that is whole."""
-    folder, found = damaged.parent, []
-    for path in filter(is_state, folder.iterdir()):
-        with contextlib.suppress(CheckpointError, KeyError, TypeError):
-            found.append((load_training_state(path)[1]["progress"]["step"], path))
+    folder = damaged.parent
+    states = [(steps_of(path), path) for path in folder.iterdir() if is_state(path)]
+    found = [(step, path) for step, path in states if step is not None]
     if not found:
         return f"{folder} holds no other state of the run: start it again"
     step, path = max(found)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import filecmp
 import hashlib
+import shutil
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -19,10 +22,10 @@ from oculox.addresses import (
     mirrored,
     stamp_at,
 )
-from oculox.distributed.launch import count_machines
-from oculox.errors import OculoxError, UsageError
+from oculox.distributed.launch import count_machines, is_main_process
+from oculox.errors import OculoxError, OculoxWarning, UsageError
 from oculox.files import cache_folder, free_path, hold_lock
-from oculox.training.checkpoints import LAST, is_state, state_file
+from oculox.training.checkpoints import LAST, is_state, state_file, steps_of
 from oculox.training.run_folder import check_free, is_held
 
 
@@ -94,7 +97,9 @@ def run_place(output: Location | None, resume: Location | None) -> RunPlace:
         return _fetch_run(resume)
     if isinstance(output, Address):
         check_free(output)
-        return RunPlace(free_path(_folder_of(output)), None, output)
+        folder = free_path(_folder_of(output))
+        _tell_left(output, folder)
+        return RunPlace(folder, None, output)
     return RunPlace(output, resume)
 
 
@@ -104,13 +109,35 @@ def _fetch_run(resume: Address) -> RunPlace:
     with hold_lock(folder.parent.with_suffix(".lock")):
         if is_held(folder):
             raise UsageError(f"{remote}: another process is training this run; wait for its end")
-        last = folder / LAST
+        last, left = folder / LAST, None
         if last.exists() and int(last.stat().st_mtime) != stamp_at(remote / LAST):
             # Of a run that was killed, or whose files could not be sent: it may be ahead.
-            folder.rename(free_path(folder))
+            left = folder.rename(free_path(folder))
         local_folder(remote, folder)
+        if left and last.exists() and filecmp.cmp(left / LAST, last, shallow=False):
+            shutil.rmtree(left)  # `last.pt` is sent after all that it goes with
+        _tell_left(remote, folder)
     here = folder / resume.name if is_state(resume) else folder
     return RunPlace(None, here, remote, file_states(folder))
+
+
+def _tell_left(remote: Address, folder: Path) -> None:
+    """Warn of folders beside that of a run which other runs at its address have left here."""
+    for left in sorted(folder.parent.glob("*/")) if is_main_process() else ():
+        if left == folder or is_held(left):
+            continue
+        size = sum(path.stat().st_size for path in left.rglob("*") if path.is_file())
+        steps = steps_of(left / LAST)
+        holds, end = ("no whole last.pt", "remove it")
+        if steps is not None:
+            holds = f"last.pt after step {steps}"
+            end = f"remove it, or go on with it here: oculox train --resume {left}"
+        warnings.warn(
+            f"{remote}: a run that was killed, or could not be sent, has left {left} on this "
+            f"machine ({holds}; {size / 1e6:.1f} MB in all), which is not used; {end}",
+            OculoxWarning,
+            stacklevel=2,
+        )
 
 
 def _folder_of(remote: Address) -> Path:
