@@ -65,7 +65,21 @@ def test_missing_places_are_named(stored, capsys):
     assert main(["predict", f"{below}/none.pt", f"{below}/data/val2017"]) == 1
     assert f"{below}/none.pt: there is no such file" in capsys.readouterr().err
     assert main(["eval", f"{below}/models/eager.pt", "--data", f"{below}/models"]) == 1
-    assert "other formats than COCO are not read at addresses" in capsys.readouterr().err
+    assert f"{below}/models: no val split found" in capsys.readouterr().err
+
+
+def test_datasets_of_other_formats_are_for_a_disk(s3, capsys, tmp_path):
+    s3.put("bucket-yolo", {"mine/data.yaml": b"", "mine/labels/train/a.txt": b""})
+    data = "s3://bucket-yolo/mine"
+    advice = (
+        "YOLO and Pascal VOC are not read at addresses: make COCO (`oculox data convert`) or shards"
+    )
+    for words in (["data", "check", data], ["train", "yolox-nano", f"data.root={data}/data.yaml"]):
+        assert main(words) == 1
+        assert advice in capsys.readouterr().err
+    words = ["data", "convert", "--from", "yolo", "--to", "coco"]
+    assert main([*words, data, str(tmp_path / "out")]) == 2
+    assert "expected a path on this machine, not an address" in capsys.readouterr().err
 
 
 def test_eval_and_check_of_stored_data(s3, stored, capsys):

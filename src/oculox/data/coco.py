@@ -338,7 +338,8 @@ def find_split(data: DataConfig, split: Split) -> tuple[Location, Location]:
     looked = ", ".join(dict.fromkeys(name for _, name in _layouts(split)))
     hint = "" if split == "test" else f"; or set data.{split}.images and data.{split}.annotations"
     others = (
-        "; other formats than COCO are not read at addresses (`oculox data convert`)"
+        "; YOLO and Pascal VOC are not read at addresses: make COCO (`oculox data convert`) or "
+        "shards (`oculox data pack`) of them on a disk, and copy those to an address"
         if isinstance(root, Address)
         else ", and for a Pascal VOC or YOLO dataset"
     )

@@ -15,7 +15,7 @@ from oculox.datasets.formats.dataset import SPLITS, LabelledData
 from oculox.datasets.formats.voc import read_voc
 from oculox.datasets.formats.yolo import read_yolo, write_yolo
 from oculox.errors import DataError, UsageError
-from oculox.files import FileMode, new_folder, require_free
+from oculox.files import FileMode, new_folder, require_free, require_local
 from oculox.types import Progress, counted
 
 _READERS: Mapping[str, Callable[..., LabelledData]] = MappingProxyType(
@@ -80,7 +80,7 @@ def convert(
             is in use.
         DataError: the source cannot be read or holds nothing usable.
     """
-    source, target = Path(source), Path(target)
+    source, target = require_local(Path(source)), Path(target)
     for name, given, known in (
         ("source_format", source_format, _READERS),
         ("target_format", target_format, _WRITERS),
