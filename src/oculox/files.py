@@ -34,6 +34,15 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "oculox"
 
 
+def cache_refused(error: OSError) -> OculoxError:
+    """The error for people where the system refuses the cache folder, such as another user's."""
+    whose = ", it may be another user's" if isinstance(error, PermissionError) else ""
+    return OculoxError(
+        f"{cache_folder()}: the cache cannot be written ({error.strerror}{whose}); set "
+        "OCULOX_CACHE to a folder of your own where files can be made and locked"
+    )
+
+
 def try_lock(file: BinaryIO | int, *, shared: bool = False, wait: bool = False) -> bool:
     """Lock an open file until it is closed, or its process ends; false where it is locked already.
 

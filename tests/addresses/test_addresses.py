@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -26,6 +27,8 @@ from oculox.addresses import (
 )
 from oculox.addresses.storage import download
 from oculox.errors import MissingExtraError, OculoxError, OculoxWarning, UsageError
+from oculox.training.remote import run_place
+from oculox.weights.download import locate_weights
 from s3_server import Fault
 
 
@@ -337,3 +340,55 @@ def test_a_cache_that_cannot_be_written(s3, tmp_path, monkeypatch):
     monkeypatch.setenv("OCULOX_CACHE", str(tmp_path / "file"))
     with pytest.raises(OculoxError, match=r"cannot be written.*OCULOX_CACHE"):
         local_copy(Address("s3://bucket-lock/a.bin"))
+
+
+def told_to_another_user(work):
+    """The message of the error that another user of this machine gets from a function."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can become another user")
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.setuid(65534)
+            os.environ["HOME"] = "/"
+            work()
+            message = "no error"
+        except OculoxError as error:
+            message = str(error)
+        except BaseException as error:  # noqa: BLE001 - as a message, for the test
+            message = repr(error)
+        os.write(write, message.encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+    os.close(write)
+    with os.fdopen(read) as pipe:
+        return pipe.read()
+
+
+@pytest.mark.parametrize("mode", [0o755, 0o700], ids=["readable", "closed"])
+def test_the_cache_of_another_user_is_refused(s3, monkeypatch, mode):
+    s3.put(
+        "bucket-user", {"a.bin": b"a", "b.bin": b"b", "run/last.pt": b"", "run/config.yaml": b""}
+    )
+    files = [Address(f"s3://bucket-user/{name}.bin") for name in "ab"]
+    with tempfile.TemporaryDirectory() as folder:  # where everybody may look
+        Path(folder).chmod(0o755)
+        cache = Path(folder) / "cache"
+        monkeypatch.setenv("OCULOX_CACHE", str(cache))
+        files[0].read_bytes()
+        run_place(None, Address("s3://bucket-user/run"))
+        cache.chmod(mode)
+        s3.put("bucket-user", {"a.bin": b"changed"})
+        for work in (
+            files[0].read_bytes,
+            files[1].read_bytes,
+            lambda: local_copy(files[0]),
+            lambda: forget_changed(list_files(Address("s3://bucket-user"))),
+            lambda: run_place(None, Address("s3://bucket-user/run")),
+            *([lambda: locate_weights("yolox-s")] if mode == 0o700 else []),
+        ):
+            told = told_to_another_user(work)
+            assert told.startswith(f"{cache}: the cache cannot be written (")
+            assert "another user's); set OCULOX_CACHE to a folder of your own" in told
+        assert files[0].read_bytes() == b"a"

@@ -23,7 +23,7 @@ from oculox.addresses.storage import (
     stamp_of,
 )
 from oculox.errors import OculoxError
-from oculox.files import cache_folder, hold_lock, write_atomically
+from oculox.files import cache_folder, cache_refused, hold_lock, write_atomically
 
 SIZE_VARIABLE = "OCULOX_CACHE_GB"
 _CACHE_GB = 30.0
@@ -122,7 +122,10 @@ def forget_changed(files: Iterable[Found]) -> None:
     for file in files:
         copy = _place(file.address)
         if _kept_stamp(copy) not in (None, file.stamp):
-            copy.unlink(missing_ok=True)
+            try:
+                copy.unlink(missing_ok=True)
+            except PermissionError as error:
+                raise cache_refused(error) from None
 
 
 def _fetch(file: Found, part: Path, *, in_cache: bool) -> None:
@@ -141,11 +144,13 @@ def _one_at_a_time(copy: Path) -> Iterator[None]:
         try:
             stack.enter_context(hold_lock(_root() / "locks" / f"{digest(str(copy)) % _LOCKS:02x}"))
         except OSError as error:
-            raise OculoxError(
-                f"{_root()}: the cache cannot be written ({error.strerror}); set OCULOX_CACHE to a "
-                "folder where files can be made and locked"
-            ) from None
-        yield
+            raise cache_refused(error) from None
+        try:
+            yield
+        except OculoxError as error:  # of `write_atomically`
+            if isinstance(error.__cause__, PermissionError):
+                raise cache_refused(error.__cause__) from None
+            raise
 
 
 def _root() -> Path:
@@ -163,6 +168,8 @@ def _kept_stamp(copy: Path) -> int | None:
         return int(copy.stat().st_mtime)
     except FileNotFoundError:
         return None
+    except PermissionError as error:
+        raise cache_refused(error) from None
 
 
 def _touch(copy: Path) -> bool:
@@ -171,6 +178,8 @@ def _touch(copy: Path) -> bool:
         os.utime(copy, (time.time(), copy.stat().st_mtime))
     except FileNotFoundError:
         return False
+    except PermissionError as error:
+        raise cache_refused(error) from None
     return True
 
 
