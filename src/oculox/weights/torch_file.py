@@ -64,6 +64,11 @@ def load_torch(path: Path) -> dict[str, Any]:
             f"{path}: refused: it holds pickled objects besides tensors and plain values, "
             f"or is not a PyTorch file ({first_line(error)})"
         ) from None
+    except MemoryError:
+        # A few wrong bytes in a file of the format before PyTorch 1.6 may promise gigabytes.
+        raise CheckpointError(
+            f"{path}: damaged, or larger than the memory of this machine can hold"
+        ) from None
     except _DAMAGED as error:
         detail = first_line(error)
         raise CheckpointError(f"{path}: damaged, or not a PyTorch file ({detail})") from None
