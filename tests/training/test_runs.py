@@ -315,7 +315,8 @@ def test_too_many_images_that_spoil_end_a_run(quick, tiny_data, tmp_path):
     shutil.copytree(tiny_data, data)
     images = sorted((data / "train2017").iterdir())[:3]
     words = (*quick, f"data.root={data}", "data.max_bad_images=1", "augment.mosaic_prob=0")
-    with pytest.raises(DataError, match=r"bad images: 2, and data\.max_bad_images allows 1"):
+    # Reading ahead may have met the third by then.
+    with pytest.raises(DataError, match=r"bad images: [23], and data\.max_bad_images allows 1"):
         train("yolox-nano", *words, output=tmp_path / "out", callback=Spoil(images))
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from oculox.errors import OculoxError, first_line
 
+_REPORTED = "reported"
 _LAUNCHER = "OCULOX_LAUNCHER"
 """Tells the processes of `launch` the number of the process that started them."""
 
@@ -57,15 +58,16 @@ def is_main_process() -> bool:
 def launch(arguments: Sequence[str], *, processes: int) -> int:
     """Run ``python -m oculox ARGUMENTS`` as that many cooperating processes, and wait.
 
-    When one fails, or this process gets SIGINT, SIGTERM, SIGHUP or SIGQUIT, all are stopped. The
-    signal then does to this process what it would have done without `launch`. When this process
-    is killed, they end by themselves (`follow_launcher`).
+    When one fails, or this process gets SIGINT, SIGTERM, SIGUSR1, SIGHUP or SIGQUIT, all are
+    stopped; they get the same signal. It then does to this process what it would have done without
+    `launch`. When this process is killed, they end by themselves (`follow_launcher`).
 
     Returns:
-        0, or the exit code of the first process that failed, which says why.
+        0, or the exit code of the first process that failed, which says why; 128 and the number of
+        the signal that has ended it.
 
     Raises:
-        ProcessDiedError: a signal ended one, so that it could not say why.
+        ProcessDiedError: a signal ended one that has not said why (`note_report`).
     """
     # Imported here because it takes a second, and most commands start no processes.
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
@@ -86,12 +88,16 @@ def launch(arguments: Sequence[str], *, processes: int) -> int:
                 max_restarts=0,
                 logs_specs=DefaultLogsSpecs(log_dir=scratch),
             )
-            elastic_launch(config, sys.executable)("-m", "oculox", *arguments)
-    except ChildFailedError as failed:
-        rank, failure = failed.get_first_failure()
-        if failure.exitcode < 0:
-            raise ProcessDiedError(rank, processes=processes, number=-failure.exitcode) from None
-        return failure.exitcode
+            try:
+                elastic_launch(config, sys.executable)("-m", "oculox", *arguments)
+            except ChildFailedError as failed:
+                rank, failure = failed.get_first_failure()
+                if failure.exitcode >= 0:
+                    return failure.exitcode
+                number = -failure.exitcode
+                if not any(Path(scratch).rglob(_REPORTED)):
+                    raise ProcessDiedError(rank, processes=processes, number=number) from None
+                return 128 + number
     except SignalException as stopped:
         signal.raise_signal(stopped.sigval)
         return 128 + stopped.sigval
@@ -147,7 +153,7 @@ def one_report() -> Iterator[None]:
                 silent = _without_an_error(after=5)
             elif not is_main_process():
                 time.sleep(1)
-            if not _is_first_report():
+            if not note_report():
                 time.sleep(30)
                 raise SystemExit(1) from None
             if silent and re.search("time[sd]? ?out", str(error), re.IGNORECASE):
@@ -173,13 +179,17 @@ def _without_an_error(*, after: float) -> list[int]:
     return [first + n for n in others if not (folder / f"failed-{n}").exists()]
 
 
-def _is_first_report() -> bool:
-    """Whether no other process of this machine has called this before; launchers share a folder."""
+def note_report() -> bool:
+    """Note that this process says why it ends.
+
+    Returns:
+        Whether it is the first of this machine's processes to do so; launchers share a folder.
+    """
     shared = os.environ.get("TORCHELASTIC_ERROR_FILE")
     if not shared:
         return True
     try:
-        (Path(shared).parents[1] / "reported").touch(exist_ok=False)
+        (Path(shared).parents[1] / _REPORTED).touch(exist_ok=False)
     except FileExistsError:
         return False
     return True
@@ -210,5 +220,13 @@ def _prepared(processes: int) -> Iterator[None]:
             # What schedulers announce an end with; not all launchers know it.
             if number := getattr(signal, "SIGUSR1", None):
                 undo.callback(signal.signal, number, signal.getsignal(number))
-                signal.signal(number, lambda *_: signal.raise_signal(signal.SIGTERM))
+                signal.signal(number, _pass_on)
         yield
+
+
+def _pass_on(number: int, frame: object) -> None:
+    """Stop the processes by the signal that this one got, as the launcher does for others."""
+    from torch.distributed.elastic.multiprocessing import SignalException
+
+    name = signal.Signals(number)
+    raise SignalException(f"got {name.name}", name)

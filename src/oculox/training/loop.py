@@ -19,7 +19,7 @@ from oculox.addresses import Location
 from oculox.config import Config
 from oculox.data.preprocess import to_floats
 from oculox.distributed.devices import open_accelerator, processes_of, settled_precision
-from oculox.distributed.launch import is_launched
+from oculox.distributed.launch import is_launched, note_report
 from oculox.distributed.sync_bn import share_buffers
 from oculox.errors import TrainingError, plural
 from oculox.evaluation.evaluate import evaluate_loader
@@ -120,6 +120,7 @@ def run_training(
                     accelerator.wait_for_everyone()
                 raise
     except RunStopped as stopped:
+        note_report()
         raise_again(stopped.number)
         raise
 
