@@ -50,7 +50,7 @@ test: install
 	$(BIN)/python -m pytest -q $(PARALLEL)
 
 test-slow: install
-	$(BIN)/python -m pytest -q -m slow
+	$(BIN)/python -m pytest -q -m 'slow and not gpu and not mindspore'
 
 OLDEST_VENV ?= .venv-oldest
 OLDEST_STAMP := $(OLDEST_VENV)/.installed
