@@ -198,6 +198,23 @@ def require_local(path: Path) -> Path:
     return path
 
 
+def require_new_file(target: Path, *, overwrite: bool) -> Path:
+    """The file to write, refused before the work begins where there is one already.
+
+    Args:
+        target: the file.
+        overwrite: whether it may be replaced.
+
+    Raises:
+        UsageError: it is a folder, or there and not to be replaced.
+    """
+    if require_local(target).is_dir():
+        raise UsageError(f"{target} is a folder; name a file")
+    if target.exists() and not overwrite:
+        raise UsageError(f"{target} exists; name another file, or pass `overwrite` to replace it")
+    return target
+
+
 def require_free(target: Path, *, replaceable: bool = False) -> None:
     """Refuse a target that is a file or a folder with something in it; nothing is created.
 

@@ -76,7 +76,7 @@ def test_what_is_evaluated_can_be_chosen(evaluate, tiny_data):
 def test_several_views(evaluate, tmp_path, words, devices):
     found = []
     for more in ((), words, (*words, "--batch", 1, "--devices", devices)):
-        evaluate("--detections", tmp_path / "found.json", *more)
+        evaluate("--detections", tmp_path / "found.json", "--overwrite", *more)
         rows = json.loads((tmp_path / "found.json").read_text("utf-8"))
         found.append(sorted(rows, key=lambda row: (row["image_id"], row["score"])))
     plain, together, alone = found
@@ -92,7 +92,7 @@ def test_precision_and_size(evaluate):
 def test_thresholds(evaluate, tmp_path):
     counts = []
     for words in ((), ("--conf", 0.99), ("--iou", 0.1)):
-        evaluate("--detections", tmp_path / "found.json", *words)
+        evaluate("--detections", tmp_path / "found.json", "--overwrite", *words)
         counts.append(len(json.loads((tmp_path / "found.json").read_text("utf-8"))))
     assert counts[1] < counts[0]
     assert counts[2] < counts[0]

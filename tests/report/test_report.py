@@ -201,11 +201,16 @@ def test_the_hash_is_that_of_what_was_read(index, tmp_path):
     assert hash_of(dataclasses.replace(index, all_boxes=index.all_boxes + 1)) != first
 
 
-def test_a_folder_is_refused_before_the_work(eager_pt, tiny_data, tmp_path):
-    with pytest.raises(UsageError, match=r"`report` .*: a folder"):
-        evaluate(eager_pt, "no such data", report=tmp_path)
-    with pytest.raises(UsageError, match=r"`report` .*: a folder"):
-        compare(eager_pt, eager_pt, "no such data", report=tmp_path)
+@pytest.mark.parametrize("name", [".", "mine.pt"])
+def test_a_place_in_use_is_refused_before_the_work(eager_pt, tmp_path, name):
+    (tmp_path / "mine.pt").write_bytes(b"weights")
+    with pytest.raises(UsageError, match="is a folder|mine.pt exists; name another file"):
+        evaluate(eager_pt, "no such data", report=tmp_path / name)
+    with pytest.raises(UsageError, match="is a folder|mine.pt exists; name another file"):
+        compare(eager_pt, eager_pt, "no such data", report=tmp_path / name)
+    with pytest.raises(UsageError if name == "." else DataError):
+        evaluate(eager_pt, "no such data", report=tmp_path / name, overwrite=True)
+    assert (tmp_path / "mine.pt").read_bytes() == b"weights"
 
 
 def test_two_models_on_the_same_images(index, result, tmp_path):

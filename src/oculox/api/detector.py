@@ -20,6 +20,7 @@ from oculox.evaluation.evaluate import evaluate as evaluate_backend
 from oculox.exporting.benchmark import Benchmark, benchmark
 from oculox.exporting.open_with import RunOptions, RuntimeChoice, choose_runtime, open_with
 from oculox.exporting.run import ExportReport
+from oculox.files import require_new_file
 from oculox.postprocess import DetectSettings
 from oculox.predict.frames import RETRY_SECONDS
 from oculox.predict.inputs import ColorOrder, images_in
@@ -309,6 +310,7 @@ class Detector:
         workers: int = 1,
         max_bad_images: int = 0,
         report: str | Path | None = None,
+        overwrite: bool = False,
         progress: Progress | None = None,
     ) -> Evaluation:
         """COCO metrics on a dataset, with the thresholds of the official evaluation.
@@ -327,13 +329,14 @@ class Detector:
             workers: loader processes.
             max_bad_images: how many images that cannot be read may be left out.
             report: HTML file to write, with metrics, curves and images.
+            overwrite: replace `report` where it exists.
             progress: called with the numbers of batches done and in all.
 
         Raises:
             DataError: the data is missing or faulty, or has other classes than the model.
-            UsageError: no data was named and the model does not know its own.
+            UsageError: no data was named and the model does not know its own, or `report` exists.
         """
-        page = None if report is None else report_page(report)
+        page = None if report is None else require_new_file(Path(report), overwrite=overwrite)
         index = self._own_data(split) if data is None else open_split(data, split, images=images)
         settings = self._evaluation_settings(conf, iou)
         with open_processes(self.device) as processes:
@@ -423,11 +426,3 @@ class Detector:
         if config is None:
             raise UsageError("name the data to evaluate on (`data`); the model does not know it")
         return load_splits(config_from_dict(config, where=str(self.path)).data, split)[0]
-
-
-def report_page(report: str | Path) -> Path:
-    """The file of a report, refused before the work begins where it cannot be one."""
-    path = Path(report)
-    if path.is_dir():
-        raise UsageError(f"`report` {path}: a folder; name a file, such as report.html")
-    return path

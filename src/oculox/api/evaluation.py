@@ -4,12 +4,13 @@ import dataclasses
 from pathlib import Path
 
 from oculox.addresses import Location
-from oculox.api.detector import Detector, report_page
+from oculox.api.detector import Detector
 from oculox.config.schema import Precision
 from oculox.data.coco import Split
 from oculox.datasets.splits import open_split
 from oculox.evaluation.evaluate import Evaluation
 from oculox.evaluation.evaluate import evaluate as evaluate_backend
+from oculox.files import require_new_file
 from oculox.report.comparison import Comparison, compare_evaluations, write_comparison
 from oculox.runtime.backend import Backend
 from oculox.runtime.views import Tta
@@ -37,6 +38,7 @@ def evaluate(
     tile: int | None = None,
     tile_overlap: float = 0.2,
     report: str | Path | None = None,
+    overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Evaluation:
     """COCO metrics of a model on a dataset; see `Detector` and `Detector.evaluate`.
@@ -66,6 +68,7 @@ def evaluate(
         workers=workers,
         max_bad_images=max_bad_images,
         report=report,
+        overwrite=overwrite,
         progress=progress,
     )
     if detector.choice is None:
@@ -93,6 +96,7 @@ def compare(
     backend: str | None = None,
     draws: int = 1000,
     report: str | Path | None = None,
+    overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Comparison:
     """Two models on the same images: differences of the metrics, and the images that differ.
@@ -116,13 +120,14 @@ def compare(
         backend: the runtime for checkpoints, as for `Detector`.
         draws: how often images are drawn with replacement for the intervals; 0 for none.
         report: HTML file to write.
+        overwrite: replace `report` where it exists.
         progress: called with the numbers of batches done and in all, for one model and then for
             the other.
 
     Raises:
         OculoxError: anything wrong with a model, the data or an option.
     """
-    page = None if report is None else report_page(report)
+    page = None if report is None else require_new_file(Path(report), overwrite=overwrite)
     detectors = [
         Detector(
             model,

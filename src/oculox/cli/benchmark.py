@@ -25,11 +25,15 @@ def benchmark(
     calib: o.Calibration = None,
     json: o.Json = False,
     plot: Annotated[Path | None, typer.Option(help="Draw the stages to this PNG or SVG.")] = None,
+    overwrite: o.Overwrite = False,
 ) -> None:
     """Measure a model in several formats: size, speed, AP."""
     from oculox import api
     from oculox.exporting.benchmark_report import as_table, write_plot
+    from oculox.files import require_new_file
 
+    if plot is not None:
+        require_new_file(plot, overwrite=overwrite)
     result = api.benchmark(
         weights,
         [name for name in o.split_names(formats) or () if name],

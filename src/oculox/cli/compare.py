@@ -37,6 +37,7 @@ def compare(
         int, typer.Option(min=0, help="How often images are drawn for the intervals; 0: none.")
     ] = 1000,
     report: o.Report = None,
+    overwrite: o.Overwrite = False,
     json: o.Json = False,
 ) -> None:
     """Compare two models on the same images.
@@ -66,6 +67,7 @@ def compare(
             backend=backend,
             draws=draws,
             report=report,
+            overwrite=overwrite,
             progress=progress,
         )
     if report is not None:

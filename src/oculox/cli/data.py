@@ -273,12 +273,12 @@ def view(
     from oculox import api
     from oculox.datasets.view import write_view
     from oculox.errors import UsageError
+    from oculox.files import require_new_file
     from oculox.types import counted
 
     if output.suffix.lower() not in (".html", ".htm"):
         raise UsageError(f"{output}: `output` must end in .html")
-    if output.exists() and not overwrite:
-        raise UsageError(f"{output} exists; pass `overwrite` to replace it")
+    require_new_file(output, overwrite=overwrite)
     with progress_bar("checking") as progress:
         found = api.check_data(data, split=split, images=images, deep=deep, progress=progress)
     with progress_bar("shrinking images") as progress:

@@ -48,6 +48,7 @@ def evaluate(
     detections: Annotated[
         Path | None, typer.Option(help="Write all detections to this file, in COCO's format.")
     ] = None,
+    overwrite: o.Overwrite = False,
 ) -> None:
     """Measure the COCO metrics of a model on a dataset.
 
@@ -56,9 +57,11 @@ def evaluate(
     """
     from oculox import api
     from oculox.distributed.launch import is_launched, is_main_process, launch
-    from oculox.files import write_json
+    from oculox.files import require_new_file, write_json
     from oculox.weights.download import locate_weights
 
+    for file in filter(None, (report, detections)):
+        require_new_file(file, overwrite=overwrite)
     if devices > 1 and not is_launched():
         locate_weights(weights)  # published ones are fetched once, before processes start
         raise typer.Exit(launch(context.obj, processes=devices))
@@ -83,6 +86,7 @@ def evaluate(
             precision=precision,
             backend=backend,
             report=report,
+            overwrite=overwrite,
             progress=progress,
         )
     if not is_main_process():

@@ -151,7 +151,9 @@ NoDraw = Annotated[bool, typer.Option("--no-draw", help="Write no annotated imag
 MaxFrames = Annotated[
     int | None, typer.Option("--max-frames", min=1, help="Most frames of a video or camera.")
 ]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what --output holds.")]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Replace what is there already of files to write.")
+]
 Report = Annotated[
     Path | None,
     typer.Option(
