@@ -89,7 +89,7 @@ def run_place(output: Location | None, resume: Location | None) -> RunPlace:
             # A copy on each, of which only the main process's is sent and removed.
             raise UsageError(
                 f"{place}: only one machine can train a run at an address, and here are {machines} "
-                "(torchrun --nnodes); name a folder that all of them share, or take one machine"
+                "(of torchrun); name a folder that all of them share, or take one machine"
             )
     try:
         if isinstance(resume, Address):
