@@ -10,6 +10,8 @@
 set -euo pipefail
 output=$1 recipe=$2
 shift 2
+# A machine that comes back could not join: the others would not tell it where they meet.
+export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
 export PET_RDZV_BACKEND=${PET_RDZV_BACKEND:-c10d} PET_MAX_RESTARTS=${PET_MAX_RESTARTS:-3}
 # SIGUSR1 announces the end of a job: torchrun passes it on, and each process saves its state.
 # Older versions of PyTorch know the second name only.
