@@ -494,7 +494,7 @@ def test_a_callback_follows_a_run_and_stops_it(quick, tmp_path):
     assert whole.calls == [*expected, ("evaluation", 3), ("epoch", 3, 3)]
     run = tmp_path / "run"
     summary = train("yolox-nano", *quick, output=run, callback=first)
-    assert (summary.steps, summary.epochs, summary.stopped_early) == (4, 1, True)
+    assert (summary.steps, summary.epochs, summary.stopped_early) == (4, 2, True)
     assert summary.metrics == {}
     assert "stopped by the program after step 4" in (run / "log.txt").read_text()
     summary = train(resume=run, callback=second)

@@ -45,7 +45,7 @@ def test_summary_as_json(train, tmp_path):
     outcome = train(tmp_path / "run", *ONE_STEP, "--json")
     assert outcome.json == json.loads((tmp_path / "run/summary.json").read_text("utf-8"))
     assert outcome.json["steps"] == 1
-    assert outcome.json["stopped_early"] is True
+    assert outcome.json["stopped_early"] is False
     assert len(outcome.json["metrics"]) == 12
     assert "Traceback" not in outcome.err
 

@@ -4,12 +4,17 @@ import dataclasses
 import io
 import json
 import sys
+from types import SimpleNamespace
 
 import pytest
 
+from oculox.config import load_config
 from oculox.errors import TrainingError
+from oculox.training import log as log_module
 from oculox.training.log import (
     RunLog,
+    StepLoss,
+    StepMeter,
     StepRecord,
     format_seconds,
     read_log,
@@ -141,3 +146,26 @@ def test_a_bar_on_a_terminal(tmp_path, monkeypatch):
 )
 def test_times(seconds, text):
     assert format_seconds(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("evaluation", "evaluations", "left"), [(None, 0, 8 * 0.5), (3.0, 2, 8 * 0.5 + 2 * 3)]
+)
+def test_the_time_left_is_that_of_later_steps(monkeypatch, evaluation, evaluations, left):
+    """Two steps of ten, the first of them slow; what lies between epochs is no step."""
+    rate = SimpleNamespace(at=lambda step: 1e-3)
+    plan = SimpleNamespace(in_tail=lambda epoch: False)
+    config = load_config("yolox-nano", ["train.log_interval=1"])
+    run = SimpleNamespace(config=config, rate=rate, plan=plan, last_step=10)
+    records, now = [], [0.0]
+    monkeypatch.setattr(log_module.time, "perf_counter", lambda: now[0])
+    meter = StepMeter(run, SimpleNamespace(step=records.append))
+    for step, seconds in ((1, 60.0), (2, 0.5)):
+        now[0] += 100
+        meter.start_epoch(0, evaluations=evaluations)
+        now[0] += seconds
+        meter.step(step, StepLoss(*[1.0] * len(StepLoss._fields)), size_hw=(64, 64))
+        if evaluation is not None:
+            meter.evaluated(evaluation)
+    assert [record.step_ms for record in records] == [60_000, 500]
+    assert records[1].eta_s == left

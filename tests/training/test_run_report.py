@@ -8,6 +8,7 @@ import pytest
 
 from html_page import Page, check_alone
 from oculox import train
+from oculox.training.log import read_log
 from oculox.training.run_report import BATCHES, PREDICTIONS, REPORT, TAIL_BATCHES
 
 DRAWN = (BATCHES, TAIL_BATCHES, PREDICTIONS, REPORT)
@@ -33,7 +34,19 @@ def test_a_run_shows_what_it_sees_and_finds(drawn):
     assert shown == ["-" if value < 0 else f"{value:.3f}" for value in metrics.values()]
     assert dict(page.tables["settings"])["train.aug_epochs"] == "1"
     assert [row[0] for row in page.tables["Evaluations"]] == ["2"]
-    assert f"Last evaluation, after epoch 2; best.pt is of epoch {drawn.best_epoch}." in page.texts
+    said = f"Last evaluation in epoch 2, after step 6; best.pt is of epoch {drawn.best_epoch}."
+    assert said in page.texts
+
+
+def test_a_trial_stopped_inside_an_epoch(quick, tmp_path):
+    words = ("train.aug_epochs=20", "train.report=true", "train.max_steps=4", "eval.conf=0.99")
+    summary = train("yolox-nano", *quick, *words, output=tmp_path / "run")
+    assert (summary.epochs, summary.best_epoch, summary.steps) == (2, 2, 4)
+    assert not summary.stopped_early
+    page = Page(summary.output / REPORT)
+    assert "Last evaluation in epoch 2, after step 4; best.pt is of epoch 2." in page.texts
+    assert [r["eta_s"] for r in read_log(summary.output) if r["kind"] == "train"][-1] == 0
+    assert "AP is 0: nothing was detected" in (summary.output / "log.txt").read_text("utf-8")
 
 
 def test_trackers_get_numbers_and_images(drawn):

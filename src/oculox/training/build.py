@@ -80,6 +80,11 @@ class Run:
     rate: LearningRate
     notes: tuple[str, ...]
 
+    @property
+    def last_step(self) -> int:
+        """The step (from 1) after which the run ends, unless something stops it earlier."""
+        return min(self.rate.total_steps, self.config.train.max_steps or self.rate.total_steps)
+
 
 def build_run(config: Config, accelerator: Accelerator, *, weights: Location | None) -> Run:
     """Build all parts of a run.

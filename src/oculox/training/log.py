@@ -181,19 +181,30 @@ class RunLog(ExitStack):
 class StepMeter:
     """Gathers losses and times of steps, and logs their means every `log_interval`."""
 
-    def __init__(self, run: Run, log: RunLog, *, done: int) -> None:
-        """Measure `run`, whose first `done` steps are done already."""
+    def __init__(self, run: Run, log: RunLog) -> None:
+        """Measure `run`."""
         self._run = run
         self._log = log
-        self._first_step = done
         self._losses: list[StepLoss] = []
-        self._busy = self._waited = 0.0
-        self._since = self._last = time.perf_counter()
+        self._elapsed = self._waited = 0.0
+        self._steps = 0
+        self._busy = self._evaluation = 0.0
+        self._mark = time.perf_counter()
 
-    def start_epoch(self, epoch: int) -> None:
-        """Note the epoch (from 0); time spent since the last step does not count."""
+    def start_epoch(self, epoch: int, *, evaluations: int) -> None:
+        """Note the epoch (from 0); time spent since the last step does not count.
+
+        Args:
+            epoch: that begins.
+            evaluations: how many are left, that of this epoch included.
+        """
         self._epoch = epoch
-        self._since += time.perf_counter() - self._last
+        self._evaluations = evaluations
+        self._mark = time.perf_counter()
+
+    def evaluated(self, seconds: float) -> None:
+        """Note how long an evaluation took."""
+        self._evaluation = seconds
 
     def timed(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         """Pass batches on, counting the time spent waiting for each."""
@@ -209,11 +220,16 @@ class StepMeter:
         """Count a finished step (from 1)."""
         run, losses = self._run, self._losses
         losses.append(loss)
-        self._last = time.perf_counter()
-        if step % run.config.train.log_interval and step < run.rate.total_steps:
+        now = time.perf_counter()
+        self._elapsed += now - self._mark
+        self._steps += 1
+        if self._steps == 2:
+            self._busy = 0.0  # The first step of a call is slow, and tells nothing of the others.
+        self._busy += now - self._mark
+        self._mark = now
+        if step % run.config.train.log_interval and step < run.last_step:
             return
-        elapsed = self._last - self._since
-        self._busy += elapsed
+        elapsed, pace = self._elapsed, self._busy / max(self._steps - 1, 1)
         mean = StepLoss(*(sum(values) / len(losses) for values in zip(*losses, strict=True)))
         self._log.step(
             StepRecord(
@@ -229,12 +245,11 @@ class StepMeter:
                 step_ms=1000 * elapsed / len(losses),
                 data_wait=self._waited / elapsed,
                 images_per_s=run.config.train.images_per_step * len(losses) / elapsed,
-                eta_s=self._busy / (step - self._first_step) * (run.rate.total_steps - step),
+                eta_s=pace * (run.last_step - step) + self._evaluation * self._evaluations,
             )
         )
         losses.clear()
-        self._waited = 0.0
-        self._since = self._last
+        self._elapsed = self._waited = 0.0
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:

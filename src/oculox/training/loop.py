@@ -156,7 +156,7 @@ def _run(
         open_trackers(accelerator, config, folder=folder, resume_step=done) as trackers,
         RunLog(
             folder,
-            total_steps=run.rate.total_steps,
+            total_steps=run.last_step,
             resume_step=done,
             resume_epoch=_first_epoch(run, progress),
             enabled=accelerator.is_main_process,
@@ -168,7 +168,7 @@ def _run(
         watch_run(run, report=log.message) as look,
         StopRequest(place.shown(folder), tell=log.message) as stop,
     ):
-        meter = StepMeter(run, log, done=done)
+        meter = StepMeter(run, log)
         tools = _Tools(
             folder=folder,
             shown=place.shown(folder),
@@ -187,7 +187,7 @@ def _train(run: Run, progress: TrainProgress, tools: _Tools) -> TrainSummary:
     started = time.perf_counter()
     folder, log, stop = tools.folder, tools.log, tools.stop
     _announce(run, progress, tools.shown, log)
-    train, total_steps = run.config.train, run.rate.total_steps
+    train = run.config.train
     metrics: CocoMetrics | None = None
     for epoch in range(_first_epoch(run, progress), run.plan.total):
         if epoch == run.plan.aug:
@@ -196,7 +196,7 @@ def _train(run: Run, progress: TrainProgress, tools: _Tools) -> TrainSummary:
         if stop.cancelled:
             save_last(run, progress, folder=folder)
             break
-        last = epoch + 1 == run.plan.total or progress.step >= (train.max_steps or total_steps)
+        last = progress.step >= run.last_step
         improved = stopped = False
         if stop.agreed or last or _evaluation_is_due(run, epoch):
             # This epoch counts as finished after its evaluation: a resumed run makes up for it.
@@ -227,12 +227,12 @@ def _train(run: Run, progress: TrainProgress, tools: _Tools) -> TrainSummary:
         metrics={} if metrics is None else metrics.as_dict(),
         best_ap=progress.best_ap,
         best_epoch=progress.best_epoch,
-        epochs=progress.epoch,
+        epochs=-(-progress.step // run.train_loader.steps_per_epoch),
         steps=progress.step,
         seconds=time.perf_counter() - started,
-        stopped_early=progress.step < total_steps,
+        stopped_early=progress.step < run.last_step,
     )
-    tools.report.finish(epoch=progress.epoch, best_epoch=progress.best_epoch)
+    tools.report.finish(best_epoch=progress.best_epoch)
     if run.parts.accelerator.is_main_process:
         summary.write(folder)
     return summary
@@ -253,15 +253,14 @@ def _train_epoch(run: Run, epoch: int, progress: TrainProgress, tools: _Tools) -
     in_tail = run.plan.in_tail(epoch)
     set_train_mode(parts.model, ())
     set_train_mode(parts.network, config.train.freeze)
-    tools.meter.start_epoch(epoch)
-    limit = config.train.max_steps or run.rate.total_steps
+    tools.meter.start_epoch(epoch, evaluations=_evaluations_left(run, epoch))
     step = progress.step
     steps_per_epoch = run.train_loader.steps_per_epoch
     batches = run.train_loader.iterate(
         epoch, mosaic=not in_tail, start_step=step - epoch * steps_per_epoch
     )
     alone = parts.accelerator.num_processes == 1
-    for batch in islice(tools.meter.timed(batches), max(0, limit - step)):
+    for batch in islice(tools.meter.timed(batches), max(0, run.last_step - step)):
         tools.look(fault for faults in batch.faults for fault in faults)
         tools.report.batch(batch, step=step)
         size = input_size_at(
@@ -427,6 +426,12 @@ def _evaluation_is_due(run: Run, epoch: int) -> bool:
     return interval > 0 and (epoch + 1) % interval == 0
 
 
+def _evaluations_left(run: Run, epoch: int) -> int:
+    """How many evaluations there are from an epoch (from 0) on; the last epoch always has one."""
+    last = (run.last_step - 1) // run.train_loader.steps_per_epoch
+    return 1 + sum(_evaluation_is_due(run, later) for later in range(epoch, last))
+
+
 def _evaluate(run: Run, epoch: int, progress: TrainProgress, tools: _Tools) -> CocoMetrics:
     """Evaluate after an epoch (from 0); a signal ends it at once, since `progress` is saved."""
     parts, config, log, stop = run.parts, run.config, tools.log, tools.stop
@@ -448,6 +453,7 @@ def _evaluate(run: Run, epoch: int, progress: TrainProgress, tools: _Tools) -> C
         # The others may have stopped while this process waited for what they found.
         stop.check(progress.step)
         raise
+    tools.meter.evaluated(result.seconds)
     metrics = result.metrics
     log.evaluation(epoch=epoch + 1, step=progress.step, metrics=metrics.as_dict())
     log.message(
@@ -456,9 +462,9 @@ def _evaluate(run: Run, epoch: int, progress: TrainProgress, tools: _Tools) -> C
     )
     if metrics.ap < 0:
         log.message("there is no AP, since the validation split has no objects: the newest is best")
-    elif metrics.ap == 0 and (epoch + 1) * 4 >= run.plan.total:
+    elif metrics.ap == 0 and progress.step * 4 >= run.last_step:
         log.message(_why_zero(metrics))
-    tools.report.evaluation(result, step=progress.step)
+    tools.report.evaluation(result, epoch=epoch + 1, step=progress.step)
     return metrics
 
 

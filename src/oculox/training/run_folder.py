@@ -65,10 +65,10 @@ class TrainSummary:
         metrics: the 12 COCO metrics of the last evaluation by name; empty before the first.
         best_ap: best AP of all evaluations, -1 where the validation split has no objects.
         best_epoch: its epoch, from 1.
-        epochs: epochs done.
+        epochs: how many it trained in; the last may be unfinished, as `steps` tells.
         steps: steps done.
         seconds: time of the last call, a resumed run's earlier calls not counted.
-        stopped_early: whether early stopping, `max_steps` or the program ended it.
+        stopped_early: whether early stopping or the program ended it before its last step.
     """
 
     output: Location

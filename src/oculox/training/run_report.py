@@ -50,6 +50,7 @@ class RunReport:
         self._tell = tell
         self._enabled = run.parts.accelerator.is_main_process and run.config.train.report
         self._last: Evaluation | None = None
+        self._when = ""
 
     def batch(self, batch: Batch, *, step: int) -> None:
         """Draw a batch where it is the first of the run or of the tail.
@@ -67,16 +68,18 @@ class RunReport:
             write_jpeg(self._folder / name, drawn)
             self._trackers.image(self._folder / name, step=step)
 
-    def evaluation(self, result: Evaluation, *, step: int) -> None:
+    def evaluation(self, result: Evaluation, *, epoch: int, step: int) -> None:
         """Draw some validation images, and keep the evaluation for the page.
 
         Args:
             result: of the weights after `step` steps.
+            epoch: (from 1) at whose end, or inside which.
             step: steps done.
         """
         if not self._enabled:
             return
         self._last = result
+        self._when = f"in epoch {epoch}, after step {step}"
         with self._attempt(PREDICTIONS):
             index = self._run.val_loader.index
             shown = np.linspace(0, len(index) - 1, min(_SHOWN, len(index))).astype(int).tolist()
@@ -89,11 +92,10 @@ class RunReport:
             write_jpeg(self._folder / PREDICTIONS, sheet)
             self._trackers.image(self._folder / PREDICTIONS, step=step)
 
-    def finish(self, *, epoch: int, best_epoch: int) -> None:
+    def finish(self, *, best_epoch: int) -> None:
         """Send ``best.pt`` to the trackers; write the curves and, after an evaluation, the page.
 
         Args:
-            epoch: epochs done.
             best_epoch: epoch of ``best.pt``.
         """
         if not self._enabled:
@@ -120,7 +122,7 @@ class RunReport:
                 self._run.val_loader.index,
                 title=f"{config.model.name}: {self._folder.name}",
                 settings={key: str(attrgetter(key)(config)) for key in known_keys()},
-                lines=[f"Last evaluation, after epoch {epoch}; best.pt is of epoch {best_epoch}."],
+                lines=[f"Last evaluation {self._when}; best.pt is of epoch {best_epoch}."],
                 log=log,
             )
 
