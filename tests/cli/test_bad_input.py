@@ -330,6 +330,24 @@ def test_the_trap_does_spring_where_pickles_are_trusted(tmp_path):
     assert (tmp_path / "ran").is_dir()
 
 
+@pytest.mark.parametrize(
+    ("model", "code", "message"),
+    [
+        ("{tmp}/none.pt", 1, "none.pt: no such file"),
+        ("{tmp}/none", 1, "none: no such file"),
+        ("none", 1, "none: no such file"),
+        ("{tmp}/run", 2, "the folder of a run, where a model is expected; name {tmp}/run/best.pt"),
+        ("{tmp}", 2, "cannot tell the model's format from 'a name without suffix'"),
+    ],
+)
+def test_models_that_are_not_there(oculox, data, tmp_path, model, code, message):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/best.pt").touch()
+    outcome = oculox("predict", model.replace("{tmp}", str(tmp_path)), first_image(data))
+    assert outcome.code == code, outcome.err
+    assert message.replace("{tmp}", str(tmp_path)) in outcome.error
+
+
 def test_weights_of_another_network(start, eager_pt):
     error = start("--weights", eager_pt, code=1, recipe="yolox-tiny")
     assert "do not fit the network" in error
@@ -345,13 +363,13 @@ def test_weights_for_another_class_count_in_evaluation(oculox, three_classes_pt,
     ("words", "code", "message"),
     [
         ((), 2, "name the data to evaluate on"),
-        (("--data", "{tmp}/none"), 1, "is not a folder"),
+        (("--data", "{tmp}/none"), 1, "{tmp}/none: no such dataset; expected a dataset folder"),
         (("--data", "{data}", "--imgsz", 100), 2, "multiples of 32"),
         (("--data", "{data}", "--imgsz", 0), 2, "multiples of 32"),
         (("--data", "{data}", "--device", ABSENT), 2, ABSENT),
         (("--data", "{data}", "--device", "toaster"), 2, "toaster"),
         (("--data", "{data}", "--backend", "caffe"), 2, "'caffe'"),
-        (("--data", "{data}/" + VAL), 1, "4 of 4 images"),
+        (("--data", "{data}/" + VAL), 1, "and 3 more; name their folder with --images"),
         (("--data", "{data}/" + VAL, "--images", "{tmp}/none"), 1, "none"),
         (("--data", "{data}", "--detections", "{data}/x.json/y"), 1, "could not be written"),
         (("--data", "{data}", "--detections", "{data}"), 2, "is a folder"),
@@ -365,7 +383,8 @@ def test_evaluation_refuses(oculox, eager_pt, data, tmp_path, words, code, messa
     words = [str(w).replace("{data}", str(data)).replace("{tmp}", str(tmp_path)) for w in words]
     outcome = oculox("eval", eager_pt, "--workers", 0, *words)
     assert outcome.code == code, outcome.err
-    assert message in outcome.error
+    assert message.replace("{tmp}", str(tmp_path)) in outcome.error
+    assert "data.root" not in outcome.error
     assert contents(data) == before
 
 

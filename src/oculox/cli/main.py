@@ -21,7 +21,7 @@ from oculox.cli.info import config, models
 from oculox.cli.predict import predict
 from oculox.cli.serve import serve
 from oculox.cli.track import track
-from oculox.cli.train import train
+from oculox.cli.train import SettingsCommand, train
 from oculox.distributed.launch import follow_launcher, is_launched, is_main_process, one_report
 from oculox.errors import OculoxError, OculoxWarning, RenamedKeyWarning
 from oculox.version import __version__
@@ -48,7 +48,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-app.command()(train)
+app.command(cls=SettingsCommand)(train)
 app.command("eval")(evaluate)
 app.command()(compare)
 app.command()(predict)
@@ -56,7 +56,7 @@ app.command()(serve)
 app.command()(track)
 app.command()(export)
 app.command()(benchmark)
-app.command()(config)
+app.command(cls=SettingsCommand)(config)
 app.command()(models)
 app.command()(demo)
 app.add_typer(data.app, name="data")

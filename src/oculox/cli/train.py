@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from oculox.cli import options as o
 from oculox.cli.console import note, print_json, say
-from oculox.errors import plural
+from oculox.errors import UsageError, plural
 
 if TYPE_CHECKING:
     from oculox.training.run_folder import TrainSummary
@@ -32,6 +33,35 @@ Overrides = Annotated[
     list[str] | None,
     typer.Argument(metavar="KEY=VALUE", help="Settings, such as data.root=my_data."),
 ]
+
+
+class SettingsCommand(TyperCommand):
+    """A command that takes settings: an unknown option that is called like one is explained."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """As any command does, but for the error."""
+        words = list(args)  # which parsing uses up
+        try:
+            return super().parse_args(ctx, args)
+        except Exception as error:
+            # The module of this class depends on the version of Typer.
+            if type(error).__name__ == "NoSuchOption":
+                _explain_setting(error.option_name, words)  # type: ignore[attr-defined]
+            raise
+
+
+def _explain_setting(option: str, words: list[str]) -> None:
+    from oculox.config import key_named
+
+    key = key_named(option.lstrip("-").replace("-", "_"))
+    if key is None:
+        return
+    place = next(i for i, word in enumerate(words) if word.partition("=")[0] == option)
+    following = next(iter(words[place + 1 :]), "VALUE")
+    value = words[place].partition("=")[2] or following
+    raise UsageError(
+        f"no option {option}: settings are words without dashes, here {key}={value}"
+    ) from None
 
 
 def train(

@@ -23,6 +23,15 @@ _BASE = "base"
 _OVERLAYS = ("adamw", "finetune")
 _OFFICIAL = "official"
 
+# What other projects call them.
+_OTHER_NAMES = {
+    "batch_size": "train.batch",
+    "data": "data.root",
+    "imgsz": "input.size",
+    "lr0": "optimizer.lr",
+    "patience": "train.early_stop",
+}
+
 _MOST_VALUES = 1_000_000
 _LONGEST_VALUE = 200
 
@@ -101,6 +110,12 @@ def config_from_dict(tree: Mapping[str, Any], *, where: str) -> Config:
         if first["type"] == "extra_forbidden":
             key = ".".join(map(str, first["loc"]))
             raise ConfigError(f"{where}: unknown key '{key}'{_nearest_key(key)}") from None
+        if first["type"] == "model_type":
+            key, got = ".".join(map(str, first["loc"])), _shown(first["input"])
+            meant = key_named(key)
+            hint = f"; did you mean '{meant}'?" if meant else ""
+            message = f"expected a section of settings, got {got}{hint}"
+            raise ConfigError(f"{where}: {key}: {message}") from None
         # A key that takes a number or `auto` has an error for each of the two.
         key = _key_of(first["loc"])
         messages = [e["msg"] for e in errors if _key_of(e["loc"]) == key]
@@ -130,6 +145,12 @@ def known_keys() -> Iterator[str]:
     """Every dotted key of the configuration."""
     for key, _ in _fields(Config):
         yield key
+
+
+def key_named(name: str) -> str | None:
+    """The whole key that ends in a name, or that other projects call so; None for no such key."""
+    there = (key for key in known_keys() if key.rpartition(".")[2] == name)
+    return _OTHER_NAMES.get(name) or next(there, None)
 
 
 def _fields(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -199,7 +220,9 @@ def read_yaml(text: str) -> Any:
         raise ValueError("it is nested too deeply") from None
     except (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError) as error:
         # Not all that PyYAML raises is its own, as on the date 2001-99-99.
-        raise ValueError(" ".join(str(error).split())) from None
+        # The caller knows the file's name, PyYAML only that it was given a text.
+        text = " ".join(str(error).split())
+        raise ValueError(text.replace(' in "<unicode string>",', " at")) from None
 
 
 def _shown(value: object) -> str:
@@ -227,7 +250,7 @@ def _read_tree(
         path = Address(source) if is_address(source) else folder / source
         try:
             if not path.is_file():
-                raise ConfigError(_unknown_source(source))
+                raise ConfigError(_unknown_source(source, path))
             where = str(path.resolve() if isinstance(path, Path) else path)
             text, here = path.read_text("utf-8"), path.parent
         except (OSError, ValueError) as error:
@@ -316,7 +339,9 @@ def _number(text: str) -> str | float:
         return text
 
 
-def _unknown_source(source: str) -> str:
+def _unknown_source(source: str, path: Location) -> str:
+    if path.suffix.lower() in (".yaml", ".yml") and not path.exists():
+        return f"{path}: no such file; `oculox models` lists the recipes that need none"
     close = difflib.get_close_matches(source, known_recipes(), n=1, cutoff=0.4)
     hint = f"; did you mean '{close[0]}'?" if close else ""
     known, endings = ", ".join(recipe_names()), " or ".join(f"-{name}" for name in _OVERLAYS)
@@ -331,7 +356,7 @@ def _nearest_key(key: str) -> str:
     keys = list(known_keys())
     leaf = key.rsplit(".", 1)[-1]
     leaves = {k.rsplit(".", 1)[-1]: k for k in keys}
-    close = [k for k in keys if k.endswith(f".{leaf}")]
+    close = [meant] if (meant := key_named(leaf)) else []
     close = close or difflib.get_close_matches(key, (*keys, *Config.model_fields), n=1, cutoff=0.5)
     close = close or [leaves[c] for c in difflib.get_close_matches(leaf, leaves, n=1, cutoff=0.6)]
     return f"; did you mean '{close[0]}'?" if close else "; see `oculox config yolox-s`"
