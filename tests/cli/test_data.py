@@ -149,7 +149,7 @@ def test_stats(demo: Path) -> None:
         (("pack", "{demo}", "s3://b/x"), UsageError, "s3:/b/x: expected a path on this machine"),
         (("view", "{demo}", "--output", "s3://b/x.html"), UsageError, "not an address"),
         (("check", "{demo}", "--split", "test"), DataError, "no test split"),
-        (("stats", "/nowhere"), DataError, "not a folder"),
+        (("stats", "/nowhere"), DataError, "/nowhere: no such dataset"),
         (("demo", "x", "--train", "0"), UsageError, "at least 1"),
         (("convert", "--from", "voc", "{demo}", "{demo}/y"), DataError, "not a Pascal VOC"),
     ],

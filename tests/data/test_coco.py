@@ -18,7 +18,7 @@ from oculox.data.coco import (
 )
 from oculox.data.coco_columns import PackedStrings
 from oculox.datasets.splits import open_split
-from oculox.errors import DataError, UsageError
+from oculox.errors import ConfigError, DataError, UsageError
 
 MakeCoco = Callable[..., CocoIndex]
 
@@ -320,7 +320,7 @@ def test_the_root_may_be_the_image_folder(tmp_path: Path) -> None:
 
 def test_unfound_splits_say_what_was_looked_for(tmp_path: Path) -> None:
     nothing = tmp_path / "nothing"
-    with pytest.raises(DataError, match=r"no train data: set data\.root"):
+    with pytest.raises(ConfigError, match=r"no train data: set data\.root"):
         find_split(DataConfig(), "train")
     with pytest.raises(DataError, match=r"data\.root: .*nothing is not a folder"):
         find_split(DataConfig(root=nothing), "val")

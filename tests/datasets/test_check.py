@@ -209,6 +209,19 @@ def test_classes_must_agree_between_splits(tmp_path: Path) -> None:
     assert json.loads(json.dumps(report.as_dict()))["counts"] == {"categories-differ": 1}
 
 
+def test_remarks_name_their_split(tmp_path: Path) -> None:
+    coco = tree()
+    coco["categories"].append({"id": 3, "name": "fox"})
+    write(tmp_path, "val", coco)
+    coco["annotations"].clear()
+    write(tmp_path, "train", coco)
+    report = check_data(tmp_path)
+    texts = [f.message for f in report.faults if f.code in ("class-empty", "no-objects")]
+    assert "class 'fox' has no object in val" in texts
+    assert "class 'fox' has no object in train" in texts
+    assert any(text.startswith("images without objects in train: ") for text in texts)
+
+
 @pytest.mark.parametrize("content", ["", "[1]", '{"images": []}', "{]", '{"images": 1}'])
 def test_what_is_no_coco_file_is_refused(tmp_path: Path, content: str) -> None:
     path = tmp_path / "a.json"

@@ -10,11 +10,11 @@ from test_formats import image, voc, voc_list, voc_object, yolo
 from oculox import api
 from oculox.config.schema import DataConfig, SplitConfig
 from oculox.data.cache import FileImages
-from oculox.data.coco import CocoIndex, load_split
+from oculox.data.coco import CocoIndex, Split, load_split
 from oculox.data.faults import count_faults
 from oculox.datasets.clean import write_clean
 from oculox.datasets.formats.convert import convert
-from oculox.datasets.splits import load_splits, recognise, scan_splits
+from oculox.datasets.splits import load_splits, open_split, recognise, scan_splits
 from oculox.errors import DataError
 
 GOOD = voc_object("cat", 11, 21, 30, 60)
@@ -74,6 +74,18 @@ def test_real_voc(shared: Path) -> None:
     assert train.class_names == val.class_names == ("Platelets", "RBC", "WBC")
     assert (len(train), len(train.all_labels)) == (205, 2804)
     assert (len(val), len(val.all_labels)) == (87, 1137)
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_named_folder_is_told_of_without_keys(
+    tmp_path: Path, tiny_data: Path, split: Split
+) -> None:
+    shutil.copytree(tiny_data, tmp_path / "data")
+    (tmp_path / f"data/annotations/instances_{split}2017.json").unlink()
+    with pytest.raises(DataError, match=rf"no {split} split found.*YOLO dataset$"):
+        open_split(tmp_path / "data", split)
+    with pytest.raises(DataError, match=rf"set data\.{split}\.images"):
+        load(tmp_path / "data", split)
 
 
 def test_formats_are_told_apart(tmp_path: Path, tiny_data: Path, as_yolo: Path) -> None:

@@ -29,7 +29,7 @@ from oculox.data.coco_columns import CocoColumns, PackedStrings, read_columns
 from oculox.data.coco_scan import CocoScan, GroundTruth, scan_coco
 from oculox.data.image import ImageFile
 from oculox.data.shards import image_file, require_room, shard_name
-from oculox.errors import DataError, UsageError
+from oculox.errors import ConfigError, DataError, UsageError
 from oculox.types import FloatArray, ImageId, IntArray
 
 _Array = TypeVar("_Array", bound=npt.NDArray[Any])
@@ -120,6 +120,10 @@ class CocoIndex:
         return int(self.offsets[i + 1] - self.offsets[i])
 
 
+class MissingImagesError(DataError):
+    """Images that an annotation file lists are not in the folder."""
+
+
 def load_coco(annotations: Location, images: Location) -> CocoIndex:
     """Read and validate a COCO detection file.
 
@@ -173,7 +177,7 @@ def _check_images(annotations: Location, columns: CocoColumns, images: Location)
     missing = missing_files(columns.file_names, images)
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise DataError(
+        raise MissingImagesError(
             f"{annotations}: {len(missing)} of {len(columns.file_names)} images are missing from "
             f"{images}: {missing[0]!r}{more}"
         )
@@ -283,7 +287,7 @@ def find_splits(
     errors = []
     for split in get_args(Split) if which == "all" else (which,):
         try:
-            pair = find_split(DataConfig(root=root), split)
+            pair = find_split(DataConfig(root=root), split, by_keys=False)
         except DataError as error:
             errors.append(error)
         else:
@@ -294,7 +298,9 @@ def find_splits(
     return found
 
 
-def find_split(data: DataConfig, split: Split) -> tuple[Location, Location]:
+def find_split(
+    data: DataConfig, split: Split, *, by_keys: bool = True
+) -> tuple[Location, Location]:
     """Where the images and annotations of a split are.
 
     What `data.train` or `data.val` states is taken; the rest is looked for below `data.root` in
@@ -303,12 +309,17 @@ def find_split(data: DataConfig, split: Split) -> tuple[Location, Location]:
     stated paths count from `data.root` where they exist there, else from the working directory.
     The root itself is taken as the image folder where no other is found.
 
+    Args:
+        data: where to look.
+        split: ``train``, ``val`` or ``test``.
+        by_keys: whether keys of a configuration named the places, so that errors tell of them.
+
     Returns:
         The image folder and the annotation file, both existing.
 
     Raises:
         DataError: nothing fits; the message lists what was looked for.
-        UsageError: there is no such split.
+        UsageError: there is no such split, or `data` names no place.
     """
     if split not in get_args(Split):
         raise UsageError(f"split must be {', '.join(get_args(Split))}, got {split!r}")
@@ -323,20 +334,29 @@ def find_split(data: DataConfig, split: Split) -> tuple[Location, Location]:
     if images is not None and annotations is not None:
         return images, annotations
     if root is None:
-        raise DataError(
+        raise ConfigError(
             f"no {split} data: set data.root, or data.{split}.images and data.{split}.annotations"
         )
     place = _Places()
     if not (root.is_dir() if isinstance(root, Path) else place.names(root)):
         why = "" if isinstance(root, Path) else ": no such bucket, or nothing in it below that name"
-        raise DataError(f"data.root: {root} is not a folder{why}")
+        if by_keys:
+            raise DataError(f"data.root: {root} is not a folder{why}")
+        raise DataError(
+            f"{root}: no such dataset{why}; expected a dataset folder, a data.yaml or a COCO JSON "
+            "file"
+        )
     layouts = [(root / i if i else root, root / a) for i, a in _layouts(split)]
     for candidate_images, candidate_annotations in layouts:
         pair = images or candidate_images, annotations or candidate_annotations
         if place.is_file(pair[1]) and place.is_dir(pair[0]):
             return pair
     looked = ", ".join(dict.fromkeys(name for _, name in _layouts(split)))
-    hint = "" if split == "test" else f"; or set data.{split}.images and data.{split}.annotations"
+    hint = (
+        ""
+        if split == "test" or not by_keys
+        else f"; or set data.{split}.images and data.{split}.annotations"
+    )
     others = (
         "; YOLO and Pascal VOC are not read at addresses: make COCO (`oculox data convert`) or "
         "shards (`oculox data pack`) of them on a disk, and copy those to an address"

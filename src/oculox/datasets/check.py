@@ -145,7 +145,7 @@ def check_data(
         depth: Depth = "decode" if deep else "exists"
         checked = check_split(folder, scan, depth=depth, on_image=on_image)
         stats = _stats(checked, height_width(imgsz))
-        faults = (*checked.faults, *_copies_within(checked), *_remarks(checked, stats))
+        faults = (*checked.faults, *_copies_within(checked), *_remarks(name, checked, stats))
         reports[name] = SplitReport(checked=checked, stats=stats, faults=faults)
     return CheckReport(splits=reports, between=tuple(_between(reports)))
 
@@ -276,25 +276,25 @@ def _copies_within(checked: CheckedSplit) -> Iterator[Fault]:
             yield Fault(severity="warning", code="image-duplicate", file=name, message=message)
 
 
-def _remarks(checked: CheckedSplit, stats: SplitStats) -> Iterator[Fault]:
+def _remarks(split: Split, checked: CheckedSplit, stats: SplitStats) -> Iterator[Fault]:
     """What is worth knowing about the split as a whole."""
     coco = checked.coco
     remark = partial(Fault, file=coco.annotations.name)
     for name, count in stats.per_class.items():
         if count == 0:
-            message = f"class {name!r} has no object"
+            message = f"class {name!r} has no object in {split}"
             yield remark(severity="warning", code="class-empty", message=message)
     if coco.images and not checked.image_rows:
-        yield remark(code="no-images", message="there is not one usable image")
+        yield remark(code="no-images", message=f"there is not one usable image in {split}")
     labelled = set(coco.truth.owners[checked.usable].tolist())
     empty = [coco.images[i]["file_name"] for i in checked.image_rows if i not in labelled]
     if empty:
         more = ", ..." if len(empty) > 3 else ""
-        message = f"images without objects: {len(empty)} ({', '.join(empty[:3])}{more})"
+        message = f"images without objects in {split}: {len(empty)} ({', '.join(empty[:3])}{more})"
         yield remark(severity="info", code="no-objects", message=message)
     crowds = int((coco.truth.crowd & checked.usable).sum())
     if crowds:
-        message = f"crowd regions: {crowds}; not trained on, ignored by the evaluation"
+        message = f"crowd regions in {split}: {crowds}; not trained on, ignored by the evaluation"
         yield remark(severity="info", code="crowds", message=message)
 
 

@@ -15,6 +15,7 @@ from oculox.addresses import Address, Location, to_location
 from oculox.config.schema import DataConfig, SplitConfig
 from oculox.data.coco import (
     CocoIndex,
+    MissingImagesError,
     ScannedSplit,
     Split,
     find_splits,
@@ -82,9 +83,15 @@ def open_split(
     """Read one split; see `scan_data`."""
     path = to_location(data)
     if path.is_file() and path.suffix.lower() not in YAML_SUFFIXES:
-        return load_coco(path, path.parent if images is None else to_location(images))
+        try:
+            return load_coco(path, path.parent if images is None else to_location(images))
+        except MissingImagesError as error:
+            if images is not None:
+                raise
+            raise DataError(f"{error}; name their folder with `images`") from None
     if images is None and recognise(path) == "coco":
-        return load_split(DataConfig(root=path), split)
+        folder, annotations = find_splits(path, split)[split]
+        return load_coco(annotations, folder)
     return index_split(*scan_data(data, split=split, images=images)[split])
 
 
