@@ -509,7 +509,6 @@ def test_prediction_takes_what_there_is_of_a_truncated_image(oculox, eager_pt, d
     "words",
     [
         ("trian", "yolox-nano"),
-        ("train", "yolox-nano", "--epochs", "3"),
         ("train", "yolox-nano", "--devices", "0"),
         ("train", "yolox-nano", "--devices", "two"),
         ("eval",),

@@ -389,7 +389,7 @@ def test_weights_that_are_fetched_only_when_asked_for(
     [("yolox_s", "yolox_s: no such file, and .* did you mean 'yolox-s'"), ("best", "weights list")],
 )
 def test_names_that_are_nothing(name: str, message: str) -> None:
-    with pytest.raises(UsageError, match=message):
+    with pytest.raises(CheckpointError, match=message):
         locate_weights(name)
 
 

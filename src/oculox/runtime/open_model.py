@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from oculox.addresses import Location
 from oculox.config.schema import Precision
-from oculox.errors import UsageError
+from oculox.errors import CheckpointError, UsageError
 from oculox.runtime.backend import Backend
 from oculox.runtime.exported import METADATA_KEY, ExportedBackend, Opened
 from oculox.weights.download import locate_weights
@@ -97,13 +97,15 @@ def format_of(path: Path) -> str:
 
     Raises:
         UsageError: when no format has that suffix.
-        CheckpointError: when an ONNX file is damaged.
+        CheckpointError: when there is no such file, or an ONNX file is damaged.
     """
     if path.suffix == ".onnx" and path.is_file() and METADATA_KEY not in read_metadata(path):
         return "torch"
     for kind, found in FORMATS.items():
         if path.suffix.lower() in found.suffixes:
             return kind
+    if not path.exists():
+        raise CheckpointError(f"{path}: no such file")
     supported = "; ".join(f"{kind}: {' '.join(f.suffixes)}" for kind, f in FORMATS.items())
     raise UsageError(
         f"{path}: cannot tell the model's format from {path.suffix or 'a name without suffix'!r} "

@@ -68,22 +68,25 @@ def locate_weights(name_or_path: str | Location) -> Path:
     used.
 
     Raises:
-        UsageError: a name without suffix is neither a file nor that of published weights.
-        CheckpointError: the published weights have another license or no checksum, and are not
-            here; or the file is not the published one.
+        UsageError: it is the folder of a run.
+        CheckpointError: a name without suffix is neither a file nor that of published weights; or
+            the published weights have another license or no checksum, and are not here; or the
+            file is not the published one.
         OculoxError: they cannot be fetched.
     """
     place = to_location(name_or_path)
     if isinstance(place, Address):
         return _from_address(place)
     path, name = place, str(place)
+    if (best := path / "best.pt").is_file():
+        raise UsageError(f"{path}: the folder of a run, where a model is expected; name {best}")
     known = any(entry.name == name for entry in published_weights())
     if path.is_file() or (not known and (path.exists() or path.suffix or path.name != name)):
         return path
     try:
         entry = find_published(name)
     except UsageError as error:
-        raise UsageError(f"{name}: no such file, and {error}") from None
+        raise CheckpointError(f"{name}: no such file, and {error}") from None
     cached = cache_folder() / entry.filename
     try:
         is_here = cached.is_file()
