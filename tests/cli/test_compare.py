@@ -36,7 +36,7 @@ def test_two_sizes_compared(oculox, eager_pt, three_classes_pt, tiny_data, tmp_p
     assert len(out.splitlines()) == 13
     refused = oculox("compare", eager_pt, three_classes_pt, *words)
     assert refused.code == 1
-    assert "wrong class count" in refused.error
+    assert f"wrong class count: model B ({three_classes_pt}) predicts 3 classes" in refused.error
 
 
 def test_the_number_of_draws_is_checked(oculox, eager_pt):

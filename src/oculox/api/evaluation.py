@@ -8,7 +8,7 @@ from oculox.api.detector import Detector
 from oculox.config.schema import Precision
 from oculox.data.coco import Split
 from oculox.datasets.splits import open_split
-from oculox.evaluation.evaluate import Evaluation
+from oculox.evaluation.evaluate import Evaluation, match_classes
 from oculox.evaluation.evaluate import evaluate as evaluate_backend
 from oculox.files import require_new_file
 from oculox.report.comparison import Comparison, compare_evaluations, write_comparison
@@ -143,6 +143,9 @@ def compare(
     index = (
         detectors[0]._own_data(split) if data is None else open_split(data, split, images=images)
     )
+    names = [str(one.path or one.backend.spec.model.name) for one in detectors]
+    for side, one, name in zip("AB", detectors, names, strict=True):
+        match_classes(one.backend.spec, index, model=f"model {side} ({name})")
     settings = detectors[0]._evaluation_settings(conf, iou)
     first, second = (
         evaluate_backend(
@@ -157,7 +160,6 @@ def compare(
         )
         for one in detectors
     )
-    names = [str(one.path or one.backend.spec.model.name) for one in detectors]
     result = compare_evaluations((names[0], names[1]), (first, second), index, draws=draws)
     if page is not None:
         described = [one._described(settings) for one in detectors]

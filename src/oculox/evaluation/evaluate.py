@@ -282,17 +282,20 @@ def _columns(found: Detections, owner: int, labels: IntArray) -> FoundObjects:
     )
 
 
-def match_classes(spec: ModelSpec, index: CocoIndex) -> tuple[tuple[int, ...], tuple[str, ...]]:
+def match_classes(
+    spec: ModelSpec, index: CocoIndex, *, model: str = "the model"
+) -> tuple[tuple[int, ...], tuple[str, ...]]:
     """The data's category id of each class the network predicts, and notes on how they match.
 
-    Equal sets of names are matched by name, in any order; otherwise by position.
+    Equal sets of names are matched by name, in any order; otherwise by position. `model` names
+    the network in the error.
 
     Raises:
         DataError: when the numbers of classes differ.
     """
     if spec.num_classes != len(index.class_names):
         raise DataError(
-            f"wrong class count: the model predicts {spec.num_classes} classes, "
+            f"wrong class count: {model} predicts {spec.num_classes} classes, "
             f"{index.annotations} has {len(index.class_names)}; evaluate on the data the model "
             "was trained for, or fine-tune it on this data"
         )
