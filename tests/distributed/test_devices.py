@@ -37,10 +37,21 @@ def test_devices_that_are_absent(device):
         pass
 
 
-@pytest.mark.parametrize("device", ["", "gpu", "warp", ":0"])
-def test_devices_that_do_not_exist(device):
-    with pytest.raises(UsageError, match=f"device '{device}' cannot be used"):
+@pytest.mark.parametrize(
+    ("device", "hint"),
+    [
+        ("", ""),
+        ("gpu", "; did you mean cuda?"),
+        ("0", "; did you mean cuda?"),
+        ("warp", ""),
+        (":0", ""),
+    ],
+)
+def test_devices_that_do_not_exist(device, hint):
+    with pytest.raises(UsageError) as caught:
         usable_device(device)
+    expected = "expected auto, cpu, cuda, cuda:1, mps or npu"
+    assert str(caught.value) == f"device '{device}' cannot be used: {expected}{hint}"
 
 
 def test_half_precision_needs_an_accelerator():

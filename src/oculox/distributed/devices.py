@@ -44,6 +44,12 @@ def usable_device(device: torch.device | str) -> torch.device:
         raise UsageError(f"device '{device}' cannot be used: no such device here; use auto or cpu")
     try:
         target = torch.device(device)
+    except RuntimeError:
+        hint = "; did you mean cuda?" if "gpu" in kind.lower() or kind.isdigit() else ""
+        raise UsageError(
+            f"device '{device}' cannot be used: expected auto, cpu, cuda, cuda:1, mps or npu{hint}"
+        ) from None
+    try:
         torch.zeros(1, device=target)
     except (RuntimeError, AssertionError) as error:
         raise UsageError(f"device '{device}' cannot be used: {first_line(error)}") from error
