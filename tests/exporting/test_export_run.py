@@ -98,7 +98,7 @@ def test_a_missing_package_is_named_with_its_extra(
     monkeypatch.setitem(sys.modules, package, None)
     path = tmp_path / f"m{TARGETS[format_name].suffix}"
     with pytest.raises(MissingExtraError, match=rf"'{package}'.*oculox\[{extra}\]"):
-        export_model(lively_weights, ExportOptions(format=format_name), path)
+        export_model(lively_weights, ExportOptions(format=format_name), path, progress=pytest.fail)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -3,13 +3,14 @@
 import dataclasses
 import importlib.util
 import json
+import sys
 
 import numpy as np
 import pytest
 
 from oculox.api import Detector
 from oculox.config.schema import InputConfig
-from oculox.errors import UsageError
+from oculox.errors import MissingExtraError, UsageError
 from oculox.exporting.benchmark import benchmark
 from oculox.exporting.benchmark_report import as_table, write_plot
 from oculox.exporting.open_with import (
@@ -86,6 +87,18 @@ def test_a_checkpoint_is_converted_for_the_sizes_of_test_time_augmentation(
         assert len(a) > 0
         assert abs(len(a) - len(b)) <= 1
         assert a.scores[0] == pytest.approx(b.scores[0], abs=1e-4)
+
+
+@pytest.mark.parametrize("backend", ["onnx", "openvino", "ncnn"])
+def test_a_missing_package_is_named_before_converting(
+    lively_pt, tmp_path, monkeypatch, capfd, backend
+):
+    monkeypatch.setenv("OCULOX_CACHE", str(tmp_path))
+    monkeypatch.setitem(sys.modules, {"onnx": "onnxruntime"}.get(backend, backend), None)
+    with pytest.raises(MissingExtraError, match=rf"oculox\[{backend}\]"):
+        open_with(lively_pt, RunOptions(device="cpu"), backend=backend)
+    assert "converting" not in capfd.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.skipif(not (HAS_ONNX or HAS_NCNN), reason="nothing to convert to is installed")

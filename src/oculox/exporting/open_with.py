@@ -30,6 +30,7 @@ from oculox.errors import ExportError, OculoxError, UsageError
 from oculox.exporting.job import ExportOptions, make_job
 from oculox.exporting.parity import sample_inputs
 from oculox.exporting.targets import find_target
+from oculox.extras import require_installed
 from oculox.files import (
     cache_folder,
     file_sha256,
@@ -164,6 +165,9 @@ def open_with(
     )
     find_target(wanted)
     folder = runtimes_folder() / _conversion_key(path, wanted)
+    if (kept := kept_model(folder)) is not None:
+        return open_model(kept, device=device)
+    require_installed(_NEEDS[backend], extra=backend, purpose=f"the backend {backend}")
     try:
         make_folder(folder)
     except OculoxError as error:
@@ -172,7 +176,7 @@ def open_with(
         opened = open_model(_convert(path, wanted, Path(scratch.name)), device=device)
         weakref.finalize(opened, scratch.cleanup)
         return opened
-    return open_model(kept_model(folder) or _convert(path, wanted, folder), device=device)
+    return open_model(_convert(path, wanted, folder), device=device)
 
 
 def choose_runtime(path: str | Location, options: RunOptions) -> RuntimeChoice | None:

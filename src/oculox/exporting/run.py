@@ -103,6 +103,7 @@ def export_model(
         ParityError: when the file does not agree with the network.
     """
     target = find_target(options)
+    target.require_packages()
     say = progress or (lambda _: None)
     with scratch_beside(output) as scratch:
         calibration: tuple[ImageFile, ...] = ()

@@ -18,6 +18,7 @@ from oculox.exporting.to_onnx import write_onnx
 from oculox.exporting.to_openvino import write_openvino
 from oculox.exporting.to_tensorrt import write_tensorrt
 from oculox.exporting.to_torch import write_pt2, write_torchscript
+from oculox.extras import require_installed
 from oculox.runtime.exported import ExportPrecision
 from oculox.runtime.open_model import FORMATS
 
@@ -36,6 +37,8 @@ class Target:
         can: leave the ``batch`` or the input ``size`` free, put ``nms`` or ``preprocess`` inside.
         batches: the only fixed batch size; None for any.
         runs: whether Oculox can run the file on this machine, and so compare it.
+        needs: packages that write it.
+        extra: that brings them, where it is not called like the format.
     """
 
     name: str
@@ -46,26 +49,59 @@ class Target:
     can: tuple[Feature, ...] = ()
     batches: int | None = None
     runs: bool = True
+    needs: tuple[str, ...] = ()
+    extra: str | None = None
 
     @property
     def suffix(self) -> str:
         """Of the file or folder."""
         return FORMATS[self.name].suffixes[0]
 
+    def require_packages(self) -> None:
+        """See that what writes it is installed.
+
+        Raises:
+            MissingExtraError: a package is missing; the message names the extra.
+        """
+        extra, purpose = self.extra or self.name, f"an export to {self.title}"
+        require_installed(self.needs, extra=extra, purpose=purpose)
+
 
 _PRECISIONS: tuple[ExportPrecision, ...] = ("fp32", "fp16", "int8")
 _FEATURES: tuple[Feature, ...] = ("batch", "size", "nms", "preprocess")
+_ONNX = ("onnx", "onnxscript")
 _ON_MAC = platform.system() == "Darwin"
 _ALL = (
-    Target("onnx", "ONNX", write_onnx, precisions=_PRECISIONS, can=_FEATURES),
-    Target("openvino", "OpenVINO", write_openvino, precisions=_PRECISIONS, can=_FEATURES),
+    Target("onnx", "ONNX", write_onnx, precisions=_PRECISIONS, can=_FEATURES, needs=_ONNX),
+    Target(
+        "openvino",
+        "OpenVINO",
+        write_openvino,
+        precisions=_PRECISIONS,
+        can=_FEATURES,
+        needs=("openvino", *_ONNX),
+    ),
     Target("torchscript", "TorchScript", write_torchscript, can=("batch",)),
     Target("pt2", "PyTorch exported program", write_pt2, can=("batch", "size")),
-    Target("ncnn", "ncnn", write_ncnn, batches=1),
-    Target("litert", "LiteRT", write_litert),
-    Target("coreml", "Core ML", write_coreml, precisions=("fp32", "fp16"), runs=_ON_MAC),
-    Target("tensorrt", "TensorRT", write_tensorrt, precisions=_PRECISIONS, can=("batch", "nms")),
-    Target("mindir", "MindIR", write_mindir),
+    Target("ncnn", "ncnn", write_ncnn, batches=1, needs=("pnnx",)),
+    Target("litert", "LiteRT", write_litert, needs=("litert_torch",)),
+    Target(
+        "coreml",
+        "Core ML",
+        write_coreml,
+        precisions=("fp32", "fp16"),
+        runs=_ON_MAC,
+        needs=("coremltools",),
+    ),
+    Target(
+        "tensorrt",
+        "TensorRT",
+        write_tensorrt,
+        precisions=_PRECISIONS,
+        can=("batch", "nms"),
+        needs=("tensorrt", *_ONNX),
+    ),
+    Target("mindir", "MindIR", write_mindir, needs=("mindspore",), extra="mindspore"),
 )
 TARGETS: Mapping[str, Target] = MappingProxyType({target.name: target for target in _ALL})
 """Formats by the name that ``--format`` takes."""
