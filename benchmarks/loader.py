@@ -63,7 +63,10 @@ def official(config: Config, index: CocoIndex, steps: int, *, folder: Path, cach
     except ImportError as error:
         raise SystemExit(f"{error}; see the top of this file") from error
     (folder / "annotations").mkdir(exist_ok=True)
-    for name, target in (("annotations/split.json", index.annotations), ("images", index.image_dir)):
+    for name, target in (
+        ("annotations/split.json", index.annotations),
+        ("images", index.image_dir),
+    ):
         if not (folder / name).exists():
             (folder / name).symlink_to(Path(str(target)).resolve())
     size, augment = config.input.size, config.augment

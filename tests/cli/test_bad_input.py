@@ -401,7 +401,11 @@ def test_weights_for_another_class_count_in_evaluation(oculox, three_classes_pt,
         (("--data", "{data}/" + VAL, "--images", "{tmp}/none"), 1, "none"),
         (("--data", "{data}", "--detections", "{data}/x.json/y"), 1, "could not be written"),
         (("--data", "{data}", "--detections", "{data}"), 2, "is a folder"),
-        (("--data", "{data}", "--detections", "{data}/x.json"), 2, "pass --overwrite to replace it"),
+        (
+            ("--data", "{data}", "--detections", "{data}/x.json"),
+            2,
+            "pass --overwrite to replace it",
+        ),
         (("--data", "{data}", "--report", "{data}/x.json"), 2, "pass --overwrite to replace it"),
     ],
 )

@@ -204,9 +204,10 @@ def test_the_hash_is_that_of_what_was_read(index, tmp_path):
 @pytest.mark.parametrize("name", [".", "mine.pt"])
 def test_a_place_in_use_is_refused_before_the_work(eager_pt, tmp_path, name):
     (tmp_path / "mine.pt").write_bytes(b"weights")
-    with pytest.raises(UsageError, match="is a folder|mine.pt exists; name another file"):
+    refused = r"is a folder|mine\.pt exists; name another file"
+    with pytest.raises(UsageError, match=refused):
         evaluate(eager_pt, "no such data", report=tmp_path / name)
-    with pytest.raises(UsageError, match="is a folder|mine.pt exists; name another file"):
+    with pytest.raises(UsageError, match=refused):
         compare(eager_pt, eager_pt, "no such data", report=tmp_path / name)
     with pytest.raises(UsageError if name == "." else DataError):
         evaluate(eager_pt, "no such data", report=tmp_path / name, overwrite=True)
