@@ -8,7 +8,7 @@ BASE_STAMP := $(VENV)/.installed-base
 
 help:
 	@echo "make demo       train, evaluate and use a detector on the built-in data"
-	@echo "make test       run the tests in WORKERS=2 processes (test-slow: the long proofs)"
+	@echo "make test       run the tests in WORKERS=$(WORKERS) processes (test-slow: the long proofs)"
 	@echo "make test-oldest  the tests with the oldest packages that are allowed"
 	@echo "make test-mindspore  the tests that need MindSpore, in an environment of their own"
 	@echo "make test-wheel the wheel in an environment of its own"

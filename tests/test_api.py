@@ -119,8 +119,9 @@ def test_what_is_no_image(detector, image, error, message):
 
 
 def test_an_unknown_colour_order(detector, paths):
-    with pytest.raises(UsageError, match="'bgr' or 'rgb'"):
-        detector(cv2.imread(str(paths[0])), color="gbr")
+    for image in (cv2.imread(str(paths[0])), paths[0]):
+        with pytest.raises(UsageError, match="'bgr' or 'rgb'"):
+            detector(image, color="gbr")
 
 
 def test_options(eager_pt, paths):
@@ -143,7 +144,10 @@ def test_options(eager_pt, paths):
         ({"classes": []}, "class filter is empty"),
         ({"classes": [6]}, "the model has 0-5"),
         ({"batch": 0}, "batch must be at least 1"),
+        ({"classes": "ball, fish"}, r"several classes are a list: \['ball', 'fish'\]"),
         ({"conf": 1.5}, "conf"),
+        ({"conf": "x"}, "conf must be between 0 and 1, got 'x'"),
+        ({"max_det": 1.5}, "max_det must be a whole number from 1 on, got 1.5"),
         ({"iou": -0.1}, "iou"),
         ({"device": "toaster"}, "toaster"),
         ({"precision": "int8"}, "precision must be one of"),
@@ -162,6 +166,13 @@ def test_files_that_are_no_models(tmp_path):
     (tmp_path / "model.tar").write_text("?")
     with pytest.raises(UsageError, match="cannot tell the model's format"):
         Detector(tmp_path / "model.tar")
+    with pytest.raises(UsageError, match=r"expected a path, .* got NoneType"):
+        Detector(None)
+
+
+def test_what_a_detector_says_of_itself(eager_pt):
+    made = Detector(eager_pt, device="cpu", imgsz=(96, 128))
+    assert repr(made) == f"Detector({made.backend.spec.model.name}, 96x128, 6 classes, torch)"
 
 
 def test_a_backend_of_ones_own(eager_weights, detector, paths):
@@ -169,7 +180,7 @@ def test_a_backend_of_ones_own(eager_weights, detector, paths):
     assert own.path is None
     assert own.names == detector.names == eager_weights.spec.names
     same(own(paths[0]), detector(paths[0]))
-    with pytest.raises(UsageError, match="name the data"):
+    with pytest.raises(UsageError, match=r"name the data .* the weights do not say"):
         own.evaluate()
     with pytest.raises(UsageError, match="starts from a weights file"):
         own.train("yolox-nano")

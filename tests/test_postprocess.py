@@ -122,7 +122,7 @@ def test_predictions_that_are_not_finite_do_not_survive(field, value):
         ({"conf": 1.5}, r"conf must be between 0 and 1, got 1\.5"),
         ({"iou": -0.1}, r"iou must be between 0 and 1, got -0\.1"),
         ({"iou": math.nan}, r"iou must be between 0 and 1, got nan"),
-        ({"max_det": 0}, r"max_det must be at least 1, got 0"),
+        ({"max_det": 0}, r"max_det must be a whole number from 1 on, got 0"),
     ],
 )
 def test_wrong_options(options, message):

@@ -1,6 +1,6 @@
 """``python -m oculox``: the command line."""
 
-from oculox.cli.main import main
+from oculox.cli.main import run
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    run()

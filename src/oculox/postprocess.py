@@ -58,10 +58,11 @@ class DetectSettings:
         """Check the ranges."""
         for field in ("conf", "iou"):
             value = getattr(self, field)
-            if not 0 <= value <= 1:
-                raise UsageError(f"{field} must be between 0 and 1, got {value}")
-        if self.max_det < 1:
-            raise UsageError(f"max_det must be at least 1, got {self.max_det}")
+            if not (isinstance(value, int | float | np.number) and 0 <= value <= 1):
+                raise UsageError(f"{field} must be between 0 and 1, got {value!r}")
+        most: object = self.max_det
+        if not (isinstance(most, int | np.integer) and most >= 1):
+            raise UsageError(f"max_det must be a whole number from 1 on, got {most!r}")
 
 
 def select_detections(

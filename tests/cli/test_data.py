@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 from oculox.addresses import Address
 from oculox.api import check_data
+from oculox.cli.console import file_size
 from oculox.cli.data import app
 from oculox.config.schema import DataConfig, InputConfig
 from oculox.data.cache import build_images
@@ -178,11 +179,19 @@ def test_yolo_is_checked_measured_and_searched_for_caches(demo: Path, tmp_path: 
     assert Path(row["path"]).parent == folder
 
 
+@pytest.mark.parametrize(
+    ("size", "shown"), [(0, "0.0 kB"), (16_672, "16.7 kB"), (1_250_001, "1.3 MB")]
+)
+def test_sizes_of_files(size: int, shown: str) -> None:
+    assert file_size(size) == shown
+
+
 def test_view(demo: Path, tmp_path: Path) -> None:
     page = tmp_path / "view.html"
     result = run("view", demo, "--output", page)
     assert result.exit_code == 0, result.output
-    assert f"{page}: 11 images, 0 findings, 0." in result.output
+    size = file_size(page.stat().st_size)
+    assert f"{page}: 11 images, 0 findings, {size}" in result.output
     again = run("view", demo, "--output", page)
     assert isinstance(again.exception, UsageError)
     assert "pass `overwrite`" in str(again.exception)

@@ -135,6 +135,23 @@ def test_standard_input(predict, images, tmp_path, monkeypatch):
     assert piped["detections"] == read["detections"]
 
 
+def test_a_camera_that_is_not_there_is_one_line_and_leaves_nothing(eager_pt, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "oculox", "predict", eager_pt, "97", "--device", "cpu"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert (
+        done.stderr == "error: camera-97: the camera cannot be opened; is it connected and free?\n"
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_standard_input_of_a_process(eager_pt, images, tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "oculox", "predict", eager_pt, "-", "--output", tmp_path, "--json"],

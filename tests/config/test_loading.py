@@ -127,6 +127,7 @@ def test_overrides(override, expected):
         value = getattr(value, part)
     assert value == expected
     assert type(value) is type(expected)
+    assert load_config("yolox-s", override) == load_config("yolox-s", [override])
 
 
 def test_numbers_in_files_may_be_spelt_like_overrides(tmp_path):

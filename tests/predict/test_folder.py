@@ -4,6 +4,7 @@ import io
 import json
 import threading
 import time
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -179,7 +180,7 @@ def test_nothing_but_bad_images(red_pipeline, tmp_path):
         red_pipeline, find_sources([tmp_path / "bad.png"]), output=tmp_path / "out"
     )
     assert (summary.images, len(summary.unreadable)) == (0, 1)
-    assert entries(tmp_path / "out") == []
+    assert not (tmp_path / "out").exists()
 
 
 def test_standard_input(red_pipeline, tmp_path):
@@ -271,23 +272,24 @@ def test_addresses_that_give_no_image_are_skipped(
 
 def test_an_address_that_is_gone_is_skipped(red_pipeline, tmp_path, web):
     url = web(b"", "image/jpeg", status=404) + "/a.jpg"
-    source = Source(kind="image", name=url, address=url)  # it was there a moment ago
-    summary = predict_to_folder(red_pipeline, [source], output=tmp_path / "out")
-    assert "cannot be downloaded (404" in str(summary.unreadable[0].error)
-    assert find_sources([url])[0].kind == "camera"
+    summary = predict_to_folder(red_pipeline, find_sources([url]), output=tmp_path / "out")
+    assert "the image cannot be downloaded (404" in str(summary.unreadable[0].error)
 
 
-def test_damaged_video_is_skipped_and_leaves_nothing(red_pipeline, tmp_path):
-    (tmp_path / "bad.mp4").write_bytes(b"no film")
-    out = tmp_path / "out"
-    summary = predict_to_folder(red_pipeline, find_sources([tmp_path / "bad.mp4"]), output=out)
-    assert "bad.mp4" in str(summary.unreadable[0].error)
-    assert [p.name for p in out.iterdir()] == ["predictions.json"]
-
-
-def test_absent_camera_is_told(red_pipeline, tmp_path):
-    summary = predict_to_folder(red_pipeline, find_sources(["97"]), output=tmp_path / "out")
-    assert "camera-97" in str(summary.unreadable[0].error)
+@pytest.mark.parametrize(
+    ("given", "name"), [("bad.mp4", "bad.mp4"), ("97", "camera-97"), ("-", "standard input")]
+)
+def test_what_cannot_be_read_is_told_and_leaves_nothing(
+    red_pipeline, tmp_path, monkeypatch, given, name
+):
+    monkeypatch.chdir(tmp_path)
+    Path("bad.mp4").write_bytes(b"no film")
+    summary = predict_to_folder(
+        red_pipeline, find_sources([given]), output=Path("runs/predict"), stdin=io.BytesIO(b"")
+    )
+    assert summary.empty
+    assert name in str(summary.unreadable[0].error)
+    assert [path.name for path in tmp_path.iterdir()] == ["bad.mp4"]
 
 
 def test_wrong_frame_limit(red_pipeline, tmp_path):

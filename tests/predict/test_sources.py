@@ -55,6 +55,12 @@ def test_sources_without_files(given, kind, address):
     assert (source.kind, source.address, source.path) == (kind, address, None)
 
 
+@pytest.mark.parametrize(("name", "kind"), [("a.JPG?size=3", "image"), ("live", "camera")])
+def test_an_address_that_does_not_answer_is_what_its_suffix_says(name, kind, monkeypatch):
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    assert find_sources([f"http://127.0.0.1:9/{name}"])[0].kind == kind
+
+
 def test_video_by_suffix(folder):
     assert [s.kind for s in find_sources([folder / "film.mp4"])] == ["video"]
 

@@ -42,7 +42,7 @@ def test_spec_checks_counts(changes, message):
         ({"conf": 1.5}, "conf must be between 0 and 1, got 1.5"),
         ({"iou": -0.1}, "iou must be between 0 and 1"),
         ({"conf": float("nan")}, "conf must be"),
-        ({"max_det": 0}, "max_det must be at least 1"),
+        ({"max_det": 0}, "max_det must be a whole number from 1 on"),
     ],
 )
 def test_settings_check_ranges(changes, message):

@@ -46,6 +46,15 @@ def test_a_missing_extra_is_named(eager_pt, capsys, monkeypatch):
     )
 
 
+def test_the_first_line(capsys, monkeypatch):
+    def begin(options, *, started, **_):
+        started("http://127.0.0.1:8000")
+
+    monkeypatch.setattr("oculox.serve.run.serve", begin)
+    assert main(["serve", "best.pt"]) == 0
+    assert capsys.readouterr().out == "best.pt at http://127.0.0.1:8000 (Ctrl-C ends it)\n"
+
+
 @contextlib.contextmanager
 def command(*words):
     """The command in a process of its own, which does not outlive the block."""

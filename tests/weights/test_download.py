@@ -196,19 +196,27 @@ def test_https_is_never_redirected_to_http(
     assert server.requests == []
 
 
-def test_a_wrong_file_is_deleted(server: Server, tmp_path: Path) -> None:
+def test_of_a_wrong_download_nothing_is_kept(server: Server, tmp_path: Path) -> None:
     server.content = b"something else"
     with pytest.raises(CheckpointError, match="not the published test") as caught:
         fetch(server, tmp_path)
     assert server.url in str(caught.value)
+    assert "nothing was kept; download https://example.org" in str(caught.value)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_file_that_was_damaged_later_is_fetched_again(server: Server, tmp_path: Path) -> None:
-    path = fetch(server, tmp_path).path
-    path.write_bytes(CONTENT[:-1])
-    assert fetch(server, tmp_path).path.read_bytes() == CONTENT
-    assert len(server.requests) == 2
+def test_a_file_that_is_there_and_differs_is_kept(server: Server, tmp_path: Path) -> None:
+    other = CONTENT[:-1]
+    for path in (fetch(server, tmp_path).path, tmp_path / "by hand" / "weights.pth"):
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(other)
+        for _ in range(2):
+            with pytest.raises(CheckpointError, match="Delete or replace it") as caught:
+                fetch(server, path.parent)
+            for text in (str(path), SHA256, hashlib.sha256(other).hexdigest()):
+                assert text in str(caught.value)
+            assert path.read_bytes() == other
+    assert len(server.requests) == 1
 
 
 def test_without_a_checksum_the_user_has_to_agree(server: Server, tmp_path: Path) -> None:
@@ -336,8 +344,10 @@ def test_published_names_are_fetched_once(
     assert len(server.requests) == 1
     assert capsys.readouterr().err == "", "what is here needs no word"
     nano.write_bytes(b"damaged")
-    with pytest.raises(CheckpointError, match="not the published yolox-nano"):
-        load_weights("yolox-nano")
+    for _ in range(2):
+        with pytest.raises(CheckpointError, match="not the published yolox-nano"):
+            load_weights("yolox-nano")
+    nano.unlink()
     assert Detector("yolox-nano", device="cpu").names[0] == "person"
     assert len(server.requests) == 2
 

@@ -1,5 +1,6 @@
 """Any weights file, recognised by its content."""
 
+import re
 import shutil
 
 import pytest
@@ -26,7 +27,9 @@ def test_files_that_are_not_there(tmp_path, suffix):
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-@pytest.mark.parametrize("data", [b"", b"\0", b"hello\n" * 50, bytes(range(256)) * 8])
+@pytest.mark.parametrize(
+    "data", [b"", b"\0", b"hello\n" * 50, b"these\n", b"\xff\xd8\xff\xe0", bytes(range(256)) * 8]
+)
 def test_files_of_anything(tmp_path, suffix, data):
     path = tmp_path / f"file{suffix}"
     path.write_bytes(data)
@@ -34,6 +37,7 @@ def test_files_of_anything(tmp_path, suffix, data):
         load_weights(path)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
+    assert not re.search(r"weights_only|\(\d+\)", str(caught.value)), "PyTorch's own words"
 
 
 @pytest.mark.parametrize(

@@ -110,7 +110,7 @@ def test_code_in_a_file_is_refused_and_not_run(tmp_path, legacy):
     path = tmp_path / "trap.pt"
     content = {"state": {"weight": torch.zeros(1)}, "hook": Trap(tmp_path / "ran")}
     torch.save(content, path, _use_new_zipfile_serialization=not legacy)
-    with pytest.raises(CheckpointError, match=r"trap\.pt: refused: it holds pickled objects"):
+    with pytest.raises(CheckpointError, match=r"trap\.pt: refused: .* values \(\w+\.mkdir\)$"):
         load_torch(path)
     assert not (tmp_path / "ran").exists()
     torch.load(path, weights_only=False)

@@ -14,7 +14,7 @@ from oculox.data.coco import CocoIndex, Split
 from oculox.data.tiles import Tiling
 from oculox.datasets.splits import load_splits, open_split
 from oculox.distributed.devices import open_processes, own_device
-from oculox.errors import UsageError
+from oculox.errors import UsageError, plural
 from oculox.evaluation.evaluate import Evaluation
 from oculox.evaluation.evaluate import evaluate as evaluate_backend
 from oculox.exporting.benchmark import Benchmark, benchmark
@@ -124,8 +124,13 @@ class Detector:
                     self.choice = choose_runtime(model, wanted)
                     backend = None if self.choice is None else self.choice.runtime
             self.backend = open_with(model, wanted, backend=backend)
-        else:
+        elif isinstance(model, Backend):
             self.backend = model
+        else:
+            raise UsageError(
+                "the model: expected a path, an address, a name of published weights or a Backend, "
+                f"got {type(model).__name__}"
+            )
         spec = self.backend.spec
         settings = DetectSettings(
             conf=conf,
@@ -137,6 +142,15 @@ class Detector:
         views = Views(tta=tta, tiling=None if tile is None else Tiling(tile, tile_overlap))
         self.pipeline = Pipeline(
             self.backend, settings, views=views, size_hw=self.size_hw, batch=batch
+        )
+
+    def __repr__(self) -> str:
+        """The model's name, its input, how many classes it knows and what runs it."""
+        spec = self.backend.spec
+        height, width = spec.check_size(self.size_hw)
+        return (
+            f"Detector({spec.model.name}, {height}x{width}, "
+            f"{plural(spec.num_classes, 'class')}, {self.backend.kind})"
         )
 
     @property
@@ -424,5 +438,8 @@ class Detector:
         if self.path is not None and self.path.suffix == ".pt":
             config = training_config(on_disk(self.path))
         if config is None:
-            raise UsageError("name the data to evaluate on (`data`); the model does not know it")
+            raise UsageError(
+                "name the data to evaluate on (`data`); "
+                "the weights do not say what they were trained on"
+            )
         return load_splits(config_from_dict(config, where=str(self.path)).data, split)[0]

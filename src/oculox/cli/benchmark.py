@@ -10,7 +10,7 @@ from oculox.cli.console import note, print_json, say
 
 
 def benchmark(
-    weights: o.Model,
+    weights: o.Weights,
     formats: Annotated[
         str,
         typer.Option(help="Comma-separated; add -fp16 or -int8: torch,onnx,openvino-int8."),

@@ -40,6 +40,11 @@ def print_json(value: Any) -> None:
     typer.echo(json.dumps(to_jsonable_python(value), indent=1, ensure_ascii=False))
 
 
+def file_size(size: int) -> str:
+    """``1.3 MB``, ``8.2 kB``."""
+    return f"{size / 1e6:.1f} MB" if size >= 1e5 else f"{size / 1e3:.1f} kB"
+
+
 def milliseconds(stages: dict[str, float]) -> str:
     """``decode 1.2, network 30.4``."""
     return ", ".join(f"{name} {value:.1f}" for name, value in stages.items())

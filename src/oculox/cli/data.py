@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from oculox.cli import options as o
-from oculox.cli.console import note, print_json, progress_bar, say
+from oculox.cli.console import file_size, note, print_json, progress_bar, say
 from oculox.datasets.formats import LabelFormat, SourceFormat, TargetFormat
 from oculox.errors import plural
 from oculox.files import FileMode
@@ -198,7 +198,7 @@ def pack(
         say(
             f"{one.folder}: {plural(one.images, f'{split} image')}, "
             f"{plural(one.objects, 'object')}, {plural(one.shards, 'shard')}, "
-            f"{one.bytes / 1e6:.1f} MB; index: {one.index}"
+            f"{file_size(one.bytes)}; index: {one.index}"
         )
     say(f"train on it with data.root={target}")
 
@@ -291,7 +291,7 @@ def view(
     else:
         say(
             f"{output}: {plural(shown, 'image')}, {plural(len(found.faults), 'finding')}, "
-            f"{size / 1e6:.1f} MB"
+            f"{file_size(size)}"
         )
 
 

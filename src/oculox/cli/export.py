@@ -29,7 +29,7 @@ def parse_batch(text: str) -> str:
 
 
 def export(  # the options are the command's surface
-    weights: o.Model,
+    weights: o.Weights,
     format: Annotated[  # noqa: A002
         str, typer.Option("--format", help="onnx, openvino, ...; docs/deploy.md lists all.")
     ],

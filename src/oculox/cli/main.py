@@ -130,4 +130,7 @@ def _show_warning(
 
 def run() -> None:
     """Entry point of the installed command."""
+    # OpenCV's warnings of what cannot be opened: the error that follows says it better.
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "8")
     raise SystemExit(main())

@@ -43,6 +43,10 @@ Model = Annotated[
         help="A checkpoint, an exported model, published weights or a service's address.",
     ),
 ]
+Weights = Annotated[
+    str,
+    typer.Argument(metavar="WEIGHTS", help="A file of any project, or a published name."),
+]
 DataPath = Annotated[
     str,
     typer.Argument(

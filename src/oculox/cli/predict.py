@@ -149,7 +149,7 @@ def predict(
         note(f"error: {skipped.error}")
     if json:
         print_json({**_as_dict(summary), "backend": _backend(detector)})
-    else:
+    elif not summary.empty:
         _say(summary, conf=conf)
     if not summary.ok:
         raise typer.Exit(1)
@@ -213,8 +213,8 @@ def _backend(detector: Detector) -> dict[str, Any]:
 
 def _as_dict(summary: PredictSummary) -> dict[str, Any]:
     return {
-        "output": str(summary.output),
-        "predictions": str(summary.predictions),
+        "output": None if summary.empty else str(summary.output),
+        "predictions": None if summary.empty else str(summary.predictions),
         "images": summary.images,
         "detections": summary.detections,
         "unreadable": [

@@ -69,7 +69,7 @@ def serve(
         if json:
             print_json({"address": address, "model": str(weights)})
         else:
-            say(f"{weights} at {address}")
+            say(f"{weights} at {address} (Ctrl-C ends it)")
         if api_key is None and host not in ("127.0.0.1", "::1", "localhost"):
             note("warning: no `api_key` is set: everybody who reaches this address may use it")
 

@@ -56,21 +56,22 @@ def known_recipes() -> tuple[str, ...]:
 
 
 def load_config(
-    source: str | Path, overrides: Sequence[str] = (), *, from_weights: bool = False
+    source: str | Path, overrides: str | Sequence[str] = (), *, from_weights: bool = False
 ) -> Config:
     """Resolve a recipe's name or a YAML file, plus overrides, into a validated configuration.
 
     Args:
         source: a recipe (``yolox-s``, ``yolox-s-adamw``), or the path or address of a YAML file.
             A file may name another recipe or file (relative to itself) under ``extends``.
-        overrides: ``section.key=value``; the value is YAML. ``recipe=NAME`` says which training
-            settings a plain network's recipe gets, also where a file extends it: official,
-            adamw or finetune.
+        overrides: ``section.key=value``, one or several; the value is YAML. ``recipe=NAME`` says
+            which training settings a plain network's recipe gets, also where a file extends it:
+            official, adamw or finetune.
         from_weights: without ``recipe=``, take finetune instead of official.
 
     Raises:
         ConfigError: unknown recipe, unreadable YAML, unknown key or invalid value.
     """
+    overrides = [overrides] if isinstance(overrides, str) else overrides
     asked = [o.removeprefix("recipe=") for o in overrides if o.startswith("recipe=")]
     chosen = asked[-1] if asked else "finetune" if from_weights else _OFFICIAL
     tree = _read_tree(str(source), folder=Path(), settings=chosen)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import urlsplit
@@ -65,6 +66,11 @@ class PredictSummary:
         return dataclasses.replace(self, output=output, videos=tuple(videos))
 
     @property
+    def empty(self) -> bool:
+        """Whether no source could be read, and so nothing was written."""
+        return not self.images and not self.videos
+
+    @property
     def ok(self) -> bool:
         """Whether every source could be read."""
         return not self.unreadable
@@ -86,7 +92,7 @@ def predict_to_folder(
     `predictions.json` is a list with one entry per image: source, width, height, detections
     (box in xyxy pixels, score, class_id, name), and `annotated`, the annotated file's name, if
     drawn. A video becomes a file of JSON lines and, if drawn, an MP4. A source that cannot be
-    read is skipped and reported in the summary.
+    read is skipped and reported in the summary; where all are, nothing is written.
 
     Args:
         pipeline: what finds objects.
@@ -115,7 +121,28 @@ def predict_to_folder(
                 progress=progress,
             )
         return summary.moved(output)
-    prepare_folder(output, overwrite=overwrite)
+    with _folder(output, overwrite=overwrite):
+        return _predict(
+            pipeline,
+            sources,
+            output=output,
+            draw=draw,
+            max_frames=max_frames,
+            stdin=stdin,
+            progress=progress,
+        )
+
+
+def _predict(
+    pipeline: Pipeline,
+    sources: Sequence[Source],
+    *,
+    output: Path,
+    draw: bool,
+    max_frames: int | None,
+    stdin: BinaryIO | None,
+    progress: Progress | None,
+) -> PredictSummary:
     names = _Names(output, sources)
     report = functools.partial(_report, progress, len(sources))
     images = [source for source in sources if source.kind in ("image", "stdin")]
@@ -152,7 +179,8 @@ def predict_to_folder(
             except DataError as error:
                 unreadable.append(Unreadable(source=source, error=error))
             report(len(written) + len(unreadable) + len(videos))
-    write_json(output / PREDICTIONS, [one.entry() for one in written])
+    if written or videos:
+        write_json(output / PREDICTIONS, [one.entry() for one in written])
     return PredictSummary(
         output=output,
         images=len(written),
@@ -205,8 +233,9 @@ def _report(progress: Progress | None, total: int, done: int) -> None:
         progress(done, total)
 
 
-def prepare_folder(output: Path, *, overwrite: bool) -> None:
-    """Make the output folder.
+@contextlib.contextmanager
+def _folder(output: Path, *, overwrite: bool) -> Iterator[None]:
+    """Make the output folder; what was made and is empty in the end goes again.
 
     Raises:
         UsageError: when it is not a folder, or holds something and `overwrite` is false.
@@ -214,7 +243,14 @@ def prepare_folder(output: Path, *, overwrite: bool) -> None:
     """
     if output.is_file() or not overwrite:
         require_free(output, replaceable=True)
+    made = [folder for folder in (output, *output.parents) if not folder.exists()]
     make_folder(output)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            for folder in made:
+                folder.rmdir()
 
 
 class _Names:

@@ -50,6 +50,7 @@ def load_image(
         DataError: it cannot be read or downloaded, or is no image.
         UsageError: it is a folder, a pattern, a video or no image.
     """
+    _check_color(color)
     if isinstance(image, str | Location):
         text = image if isinstance(image, str) else as_text(image)
         if text.startswith(WEB_PREFIXES):
@@ -85,8 +86,7 @@ def as_bgr(image: object, *, color: ColorOrder | None = None, where: str = "imag
     Raises:
         UsageError: when it is not an image, empty, or of another dtype or shape.
     """
-    if color not in ("bgr", "rgb", None):
-        raise UsageError(f"color must be 'bgr' or 'rgb', got {color!r}")
+    _check_color(color)
     if isinstance(image, Tensor):
         image, color = _from_tensor(image, where), color or "rgb"
     array = image if isinstance(image, np.ndarray) else None
@@ -119,6 +119,11 @@ def as_bgr(image: object, *, color: ColorOrder | None = None, where: str = "imag
     return np.asarray(
         cv2.cvtColor(array, cv2.COLOR_RGB2BGR if channels == 3 else cv2.COLOR_RGBA2BGR), np.uint8
     )
+
+
+def _check_color(color: str | None) -> None:
+    if color not in ("bgr", "rgb", None):
+        raise UsageError(f"color must be 'bgr' or 'rgb', got {color!r}")
 
 
 def _from_tensor(image: Tensor, where: str) -> npt.NDArray[Any]:

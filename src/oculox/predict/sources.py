@@ -12,8 +12,9 @@ import os
 import sys
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import BinaryIO, Literal
+from urllib.parse import urlsplit
 
 from oculox.addresses import (
     Address,
@@ -278,15 +279,17 @@ def _file(path: Path) -> Source:
 
 
 def _is_web_image(url: str) -> bool:
-    """Whether the server says that this is an image; a stream where it cannot be asked."""
+    """Whether the server says that this is an image; its suffix where nothing comes from there."""
     import requests
+
+    looks_so = PurePosixPath(urlsplit(url).path).suffix.lower() in IMAGE_SUFFIXES
 
     try:
         with requests.get(url, stream=True, timeout=_TIMEOUT_SECONDS) as response:
             kind: str = response.headers.get("Content-Type", "")
-            return response.ok and kind.lower().startswith("image/")
+            return kind.lower().startswith("image/") if response.ok else looks_so
     except requests.RequestException:
-        return False
+        return looks_so
 
 
 def download(url: str) -> bytes:

@@ -194,12 +194,24 @@ async def authorized(request: Request) -> None:
         )
 
 
+async def only_known_parameters(request: Request) -> None:
+    """Refuse what a path does not take: a misspelt threshold would change nothing.
+
+    Raises:
+        RefusedError: 422 a parameter of the address is unknown.
+    """
+    known = [field.alias for field in request.scope["route"].dependant.query_params]
+    for name in request.query_params:
+        if name not in known:
+            raise RefusedError(422, f"unknown parameter {name!r}; known are {', '.join(known)}")
+
+
 @router.post(
     "/v1/detect",
     response_model=FoundObjects,
     responses={200: DETECT_ANSWER, **problems(401, 408, 413, 415, 422, 429, 503)},
     openapi_extra={"requestBody": DETECT_BODY},
-    dependencies=[Depends(authorized)],
+    dependencies=[Depends(authorized), Depends(only_known_parameters)],
 )
 async def detect(
     request: Request,
@@ -345,9 +357,12 @@ async def _invalid(request: Request, error: Exception) -> Response:
 
 
 async def _failed(request: Request, error: Exception) -> Response:
-    del request
     assert isinstance(error, HTTPException)
-    reason = {404: "there is no such path", 405: "the path has another method"}
+    allowed = (error.headers or {}).get("Allow", "another method")
+    reason = {
+        404: "there is no such path",
+        405: f"this path takes {allowed}, not {request.method}",
+    }
     text = reason.get(error.status_code, str(error.detail))
     return JSONResponse({"error": text}, error.status_code, headers=error.headers)
 

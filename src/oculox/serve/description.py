@@ -57,7 +57,7 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
         408: "The body did not arrive in time.",
         413: "The body or the image is too large.",
         415: "The body, or the image in it, is of no known kind.",
-        422: "A parameter is invalid, or the image is damaged.",
+        422: "A parameter is invalid or unknown, or the image is damaged.",
         429: "Too many requests at once.",
         503: "The service is busy, or ends.",
     }

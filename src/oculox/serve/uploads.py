@@ -21,6 +21,7 @@ from oculox.types import ImageArray
 
 FORMATS = "JPEG, PNG, WebP, BMP or GIF"
 """Images whose size is known before they are decoded; others could be of any size."""
+_EXAMPLE = 'expected a JSON object such as {"image": "<base64>"}'
 _DRAIN_SECONDS = 2
 
 
@@ -37,10 +38,11 @@ async def read_upload(request: Request, limits: Limits, *, allow_urls: bool) -> 
     if kind == b"application/json":
         return await _from_json(request, limits, allow_urls=allow_urls)
     if kind.startswith(b"image/") or kind == b"application/octet-stream":
-        return await _whole(request, limits.max_bytes)
+        return await _whole(request, limits, limits.max_bytes)
+    given = f"Content-Type {kind.decode('latin-1')!r}" if kind else "the Content-Type is missing"
     raise RefusedError(
         415,
-        f"Content-Type {kind.decode('latin-1') or 'is missing'!r}: send an image as "
+        f"{given}: send an image as "
         "multipart/form-data, as image/* or application/octet-stream, or as JSON with base64",
     )
 
@@ -73,9 +75,9 @@ def read_pixels(data: bytes, limits: Limits) -> ImageArray:
         raise RefusedError(422, str(error)) from None
 
 
-async def _body(request: Request, most: int) -> AsyncIterator[bytes]:
-    """The parts of a body of at most that many bytes."""
-    too_large = RefusedError(413, f"the body is larger than {most / (1 << 20):g} MiB")
+async def _body(request: Request, limits: Limits, most: int) -> AsyncIterator[bytes]:
+    """The parts of a body of at most that many bytes, which hold the largest image allowed."""
+    too_large = _too_large(limits)
     stream, received = request.stream(), 0
     stated = request.headers.get("content-length", "0")
     if not stated.isdecimal() or int(stated) > most:
@@ -89,6 +91,10 @@ async def _body(request: Request, most: int) -> AsyncIterator[bytes]:
         yield part
 
 
+def _too_large(limits: Limits) -> RefusedError:
+    return RefusedError(413, f"the image is larger than {limits.max_mb:g} MiB")
+
+
 async def _drain(stream: AsyncIterator[bytes]) -> None:
     """Drop the rest of a body for a moment: a client that still sends would miss the answer."""
     with contextlib.suppress(TimeoutError):
@@ -97,14 +103,14 @@ async def _drain(stream: AsyncIterator[bytes]) -> None:
                 pass
 
 
-async def _whole(request: Request, most: int) -> bytes:
-    return b"".join([part async for part in _body(request, most)])
+async def _whole(request: Request, limits: Limits, most: int) -> bytes:
+    return b"".join([part async for part in _body(request, limits, most)])
 
 
 async def _from_form(request: Request, limits: Limits) -> bytes:
     # The boundaries and heads of the parts come on top of the image.
     most = limits.max_bytes + (1 << 16)
-    body = await _whole(request, most)
+    body = await _whole(request, limits, most)
 
     async def parts() -> AsyncGenerator[bytes, None]:
         yield body
@@ -114,9 +120,11 @@ async def _from_form(request: Request, limits: Limits) -> bytes:
     try:
         form = await parser.parse()
     except MultiPartException as error:
-        raise RefusedError(
-            422, f"the form cannot be read ({error.message}); send one file called 'image'"
-        ) from None
+        if error.message.startswith("Too many"):
+            reason = "the form holds more than the image; parameters go into the address: ?conf=0.5"
+        else:
+            reason = f"the form cannot be read ({error.message})"
+        raise RefusedError(422, f"{reason}; send one file called 'image'") from None
     try:
         image = form.get("image")
         if not isinstance(image, UploadFile):
@@ -125,7 +133,7 @@ async def _from_form(request: Request, limits: Limits) -> bytes:
     finally:
         await form.close()
     if len(data) > limits.max_bytes:
-        raise RefusedError(413, f"the image is larger than {limits.max_mb:g} MiB")
+        raise _too_large(limits)
     return data
 
 
@@ -133,14 +141,14 @@ async def _from_json(request: Request, limits: Limits, *, allow_urls: bool) -> b
     # Base64 has four bytes for three.
     most = limits.max_bytes * 4 // 3 + (1 << 16)
     try:
-        value = json.loads(await _whole(request, most))
+        value = json.loads(await _whole(request, limits, most))
     except (ValueError, RecursionError):
-        raise RefusedError(422, "the body is no valid JSON") from None
+        raise RefusedError(422, f"the body is not valid JSON; {_EXAMPLE}") from None
     if not isinstance(value, dict) or len(value) != 1 or not {"image", "url"} & value.keys():
-        raise RefusedError(422, 'expected a JSON object such as {"image": "<base64>"}')
+        raise RefusedError(422, _EXAMPLE)
     [(key, content)] = value.items()
     if not isinstance(content, str):
-        raise RefusedError(422, f"{key!r} must be a text")
+        raise RefusedError(422, f"{key!r} must be a string; {_EXAMPLE}")
     if key == "url":
         if not allow_urls:
             raise RefusedError(422, "this service fetches no addresses; send the image itself")
@@ -148,4 +156,4 @@ async def _from_json(request: Request, limits: Limits, *, allow_urls: bool) -> b
     try:
         return base64.b64decode(content, validate=True)
     except ValueError as error:
-        raise RefusedError(422, f"'image' is no valid base64 ({error})") from None
+        raise RefusedError(422, f"'image' is not valid base64 ({error})") from None

@@ -114,6 +114,9 @@ class ModelSpec:
                 near = difflib.get_close_matches(text, self.names, n=1)
                 shown = ", ".join(self.names[:10]) + (", ..." if self.num_classes > 10 else "")
                 hint = f"did you mean {near[0]!r}?" if near else f"its classes: {shown}"
+                if "," in text:
+                    parts = [part.strip() for part in text.split(",")]
+                    hint = f"several classes are a list: {parts}"
                 raise UsageError(f"the model has no class {text!r}; {hint}")
         self.check_classes(indices)
         return tuple(dict.fromkeys(indices))

@@ -149,7 +149,8 @@ def fetch_weights(
 ) -> Downloaded:
     """Download published weights into a folder, or find them there, and verify them.
 
-    The file appears in the folder only after it has been verified.
+    The file appears in the folder only after it has been verified. One that is there and differs
+    is never replaced.
 
     Args:
         entry: of the catalogue.
@@ -174,8 +175,7 @@ def fetch_weights(
         raise UsageError(f"{url}: expected a URL with {', '.join(_SCHEMES)}")
     target = folder / entry.filename
     if target.is_file():
-        with contextlib.suppress(CheckpointError):
-            return Downloaded(target, _verify_cached(target, entry), entry.sha256 is not None)
+        return Downloaded(target, _verify_cached(target, entry), entry.sha256 is not None)
     wanted = "it" if url == entry.url else entry.url
     otherwise = (
         f"download {wanted} elsewhere and put it at {target}, or set {MIRROR_VARIABLE} to a mirror"
@@ -186,7 +186,9 @@ def fetch_weights(
             _copy(url, part, otherwise=otherwise)
         else:
             _download(url, part, otherwise=otherwise, progress=progress)
-        sha256 = _verify(part, [entry.sha256], where=url, entry=entry)
+        sha256 = _verify(
+            part, [entry.sha256], where=url, entry=entry, otherwise=f"nothing was kept; {otherwise}"
+        )
         part.replace(target)
     write_text(_recorded(target), f"{sha256}  {target.name}\n")
     return Downloaded(target, sha256, entry.sha256 is not None)
@@ -247,25 +249,30 @@ def _first_cause(error: BaseException) -> str:
 
 
 def _verify_cached(path: Path, entry: PublishedWeights) -> str:
-    """Compare with the published checksum and the recorded one; a file that differs is deleted."""
+    """Compare with the published checksum and the recorded one.
+
+    A file that differs is kept: the user may have put it there.
+    """
     recorded = _recorded(path)
     known = recorded.read_text("utf-8").split()[0] if recorded.is_file() else None
-    try:
-        return _verify(path, [entry.sha256, known], where=str(path), entry=entry)
-    except CheckpointError:
-        path.unlink()
-        raise
+    otherwise = (
+        "it was left as it is. Delete or replace it; weights of your own are named by their path, "
+        "outside of the cache"
+    )
+    expected = [entry.sha256, known]
+    return _verify(path, expected, where=str(path), entry=entry, otherwise=otherwise)
 
 
-def _verify(path: Path, expected: list[str | None], *, where: str, entry: PublishedWeights) -> str:
+def _verify(
+    path: Path, expected: list[str | None], *, where: str, entry: PublishedWeights, otherwise: str
+) -> str:
     """The SHA-256 of a file, which must start with each of the expected ones."""
     found = file_sha256(path)
     for digits in filter(None, expected):
         if not found.startswith(digits):
             raise CheckpointError(
                 f"{where}: not the published {entry.name}: its SHA-256 should start with "
-                f"{digits}, is {found}; the file was deleted. Fetch it again; weights of "
-                "your own are named by their path, outside of the cache"
+                f"{digits}, is {found}; {otherwise}"
             )
     return found
 

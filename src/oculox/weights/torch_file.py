@@ -1,6 +1,7 @@
 """PyTorch files in and out: written atomically, and never a pickle from outside."""
 
 import pickle
+import re
 import struct
 import warnings
 import zipfile
@@ -60,9 +61,11 @@ def load_torch(path: Path) -> dict[str, Any]:
             content = torch.load(path, map_location="cpu", weights_only=True)
             _check_tensors(content)
     except pickle.UnpicklingError as error:
+        # PyTorch's own text says how to run what is in the file.
+        named = re.search(r"GLOBAL ([\w.]+)", str(error))
         raise CheckpointError(
-            f"{path}: refused: it holds pickled objects besides tensors and plain values, "
-            f"or is not a PyTorch file ({first_line(error)})"
+            f"{path}: refused: it holds pickled objects besides tensors and plain values"
+            + (f" ({named[1]})" if named else ", or is not a PyTorch file")
         ) from None
     except MemoryError:
         # A few wrong bytes in a file of the format before PyTorch 1.6 may promise gigabytes.
@@ -70,8 +73,11 @@ def load_torch(path: Path) -> dict[str, Any]:
             f"{path}: damaged, or larger than the memory of this machine can hold"
         ) from None
     except _DAMAGED as error:
-        detail = first_line(error)
-        raise CheckpointError(f"{path}: damaged, or not a PyTorch file ({detail})") from None
+        # Of the others PyTorch says nothing that helps: the key that a table of its own lacks, or
+        # how to load without the restrictions.
+        told = isinstance(error, (RuntimeError, OSError, ValueError, zipfile.BadZipFile))
+        detail = f" ({first_line(error)})" if told and "weights_only" not in str(error) else ""
+        raise CheckpointError(f"{path}: damaged, or not a PyTorch file{detail}") from None
     if not isinstance(content, dict):
         raise CheckpointError(
             f"{path}: expected a mapping of tensors, got {type(content).__name__}"
