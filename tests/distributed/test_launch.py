@@ -105,12 +105,12 @@ def test_a_notice_of_preemption_stops_all(program, tmp_path):
     got = []
     running = "while [ ! -f pid-0 ]; do sleep 0.05; done; sleep 0.5"
     program(f'if [ "$RANK" = 1 ]; then {running}; kill -USR1 $PPID; fi; exec sleep 60')
-    before = signal.signal(signal.SIGTERM, note)
+    before = signal.signal(signal.SIGUSR1, note)
     try:
-        assert launch([], processes=2) == 128 + signal.SIGTERM
+        assert launch([], processes=2) == 128 + signal.SIGUSR1
     finally:
-        signal.signal(signal.SIGTERM, before)
-    assert got == [signal.SIGTERM]
+        signal.signal(signal.SIGUSR1, before)
+    assert got == [signal.SIGUSR1]
     assert not any(psutil.pid_exists(pid) for pid in pids(tmp_path))
 
 
