@@ -20,7 +20,11 @@ from oculox.training.log import read_log
 pytestmark = pytest.mark.slow
 
 TORCHRUN = ("-m", "torch.distributed.run")
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+ENVIRONMENT = {
+    **os.environ,
+    "OMP_NUM_THREADS": "1",
+    "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",  # see docs/cluster.md
+}
 
 
 def begin(*words, **options):
@@ -252,11 +256,10 @@ def wait_for_port(port, process):
     raise AssertionError(("nobody listens", process.poll()))
 
 
-def test_a_lost_node_is_done_without(quick, tmp_path, monkeypatch, record_property):
+def test_a_lost_node_is_done_without(quick, tmp_path, record_property):
     """``--nnodes 1:2``: of two machines one is gone, the other goes on; one comes, both go on."""
     output, port = tmp_path / "run", free_port()
     words = ("train", "yolox-nano", *quick, "train.aug_epochs=45", "train.eval_interval=0")
-    monkeypatch.setenv("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
     conf = "last_call_timeout=20,keep_alive_interval=2,keep_alive_max_attempt=3"
     more = ("--max-restarts", 3, "--rdzv-conf", conf)
     options = {"port": port, "nodes": "1:2", "more": more}
