@@ -148,15 +148,19 @@ def _blot(
     canvas: FloatArray, outline: npt.NDArray[np.float64], color: Color, *, shift: float
 ) -> None:
     """Fill an outline (in place, on a canvas of the caller's own) over a soft shadow."""
-    mask = np.zeros(canvas.shape[:2], np.uint8)
-    cv2.fillPoly(mask, [np.round((outline + shift) * 16).astype(np.int32)], 255, cv2.LINE_AA, 4)
-    shadow = cv2.GaussianBlur(mask, (0, 0), max(0.6, shift))
-    canvas *= 1 - 0.4 * shadow[..., None].astype(np.float32) / 255
-    mask[:] = 0
+    mask, shadow = np.zeros((2, *canvas.shape[:2]), np.uint8)
     cv2.fillPoly(mask, [np.round(outline * 16).astype(np.int32)], 255, cv2.LINE_AA, 4)
-    weight = mask[..., None].astype(np.float32) / 255
-    canvas *= 1 - weight
-    canvas += weight * np.asarray(color, np.float32)
+    cv2.fillPoly(shadow, [np.round((outline + shift) * 16).astype(np.int32)], 255, cv2.LINE_AA, 4)
+    shadow = cv2.GaussianBlur(shadow, (0, 0), max(0.6, shift))
+    # Only where it changes something: most outlines are small.
+    rows, columns = np.flatnonzero((mask | shadow).any(1)), np.flatnonzero((mask | shadow).any(0))
+    if not rows.size:
+        return
+    part = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    canvas[part] *= 1 - 0.4 * shadow[part][..., None].astype(np.float32) / 255
+    weight = mask[part][..., None].astype(np.float32) / 255
+    canvas[part] *= 1 - weight
+    canvas[part] += weight * np.asarray(color, np.float32)
 
 
 class _Stage:
