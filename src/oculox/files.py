@@ -263,6 +263,18 @@ def make_folder(folder: Path) -> None:
 
 
 @contextlib.contextmanager
+def remove_empty(folder: Path) -> Iterator[None]:
+    """Remove a folder and those above it again, where the block made them and left them empty."""
+    made = [one for one in (folder, *folder.parents) if not one.exists()]
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            for one in made:
+                one.rmdir()
+
+
+@contextlib.contextmanager
 def new_folder(target: Path) -> Iterator[Path]:
     """A temporary folder beside `target` whose entries move there when the block succeeds.
 
@@ -287,17 +299,14 @@ def scratch_beside(target: Path) -> Iterator[Path]:
         OculoxError: the disk refuses, here or inside the block.
     """
     target = require_local(target).expanduser().absolute()
-    made = [folder for folder in target.parents if not folder.exists()]
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as scratch:
-            yield Path(scratch)
-    except OSError as error:
-        raise OculoxError(f"{target}: could not be written ({_reason(error)})") from error
-    finally:
-        with contextlib.suppress(OSError):
-            for folder in made:
-                folder.rmdir()
+    folder = target.parent
+    with remove_empty(folder):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=folder, prefix=f".{target.name}-") as scratch:
+                yield Path(scratch)
+        except OSError as error:
+            raise OculoxError(f"{target}: could not be written ({_reason(error)})") from error
 
 
 def move_entries(source: Path, target: Path, *, last: str = "") -> tuple[Path, ...]:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
-from oculox.addresses import Address, Location, local_output
+from oculox.addresses import Location, local_output
 from oculox.errors import DataError
-from oculox.files import make_folder, require_free, write_image, write_json
+from oculox.files import make_folder, remove_empty, require_free, write_image, write_json
 from oculox.predict.pipeline import Pipeline
 from oculox.predict.sources import LoadedImage, Source, Unreadable, fetching, read_source
 from oculox.predict.video import VideoSummary, annotate_video
@@ -109,9 +108,12 @@ def predict_to_folder(
         UsageError: when the folder is occupied.
         DataError: when it cannot be written.
     """
-    if isinstance(output, Address):
-        with local_output(output, overwrite=overwrite) as folder:
-            summary = predict_to_folder(
+    with local_output(output, overwrite=overwrite) as folder:
+        if folder.is_file() or not overwrite:
+            require_free(folder, replaceable=True)
+        with remove_empty(folder):
+            make_folder(folder)
+            summary = _predict(
                 pipeline,
                 sources,
                 output=folder,
@@ -120,17 +122,7 @@ def predict_to_folder(
                 stdin=stdin,
                 progress=progress,
             )
-        return summary.moved(output)
-    with _folder(output, overwrite=overwrite):
-        return _predict(
-            pipeline,
-            sources,
-            output=output,
-            draw=draw,
-            max_frames=max_frames,
-            stdin=stdin,
-            progress=progress,
-        )
+    return summary.moved(output)
 
 
 def _predict(
@@ -231,26 +223,6 @@ def _finish(targets: Mapping[Source, Path], loaded: LoadedImage, found: Detectio
 def _report(progress: Progress | None, total: int, done: int) -> None:
     if progress is not None:
         progress(done, total)
-
-
-@contextlib.contextmanager
-def _folder(output: Path, *, overwrite: bool) -> Iterator[None]:
-    """Make the output folder; what was made and is empty in the end goes again.
-
-    Raises:
-        UsageError: when it is not a folder, or holds something and `overwrite` is false.
-        OculoxError: when it cannot be made.
-    """
-    if output.is_file() or not overwrite:
-        require_free(output, replaceable=True)
-    made = [folder for folder in (output, *output.parents) if not folder.exists()]
-    make_folder(output)
-    try:
-        yield
-    finally:
-        with contextlib.suppress(OSError):
-            for folder in made:
-                folder.rmdir()
 
 
 class _Names:
