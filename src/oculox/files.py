@@ -34,13 +34,21 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "oculox"
 
 
-def cache_refused(error: OSError) -> OculoxError:
-    """The error for people where the system refuses the cache folder, such as another user's."""
-    whose = ", it may be another user's" if isinstance(error, PermissionError) else ""
-    return OculoxError(
-        f"{cache_folder()}: the cache cannot be written ({error.strerror}{whose}); set "
-        "OCULOX_CACHE to a folder of your own where files can be made and locked"
-    )
+@contextlib.contextmanager
+def cache_errors() -> Iterator[None]:
+    """Around work in the cache folder, which the system may refuse, such as another user's.
+
+    Raises:
+        OculoxError: for an OSError of the block.
+    """
+    try:
+        yield
+    except OSError as error:
+        whose = ", it may be another user's" if isinstance(error, PermissionError) else ""
+        raise OculoxError(
+            f"{cache_folder()}: the cache cannot be written ({error.strerror}{whose}); set "
+            "OCULOX_CACHE to a folder of your own where files can be made and locked"
+        ) from None
 
 
 def try_lock(file: BinaryIO | int, *, shared: bool = False, wait: bool = False) -> bool:

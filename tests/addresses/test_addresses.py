@@ -338,8 +338,10 @@ def test_a_cache_that_cannot_be_written(s3, tmp_path, monkeypatch):
     s3.put("bucket-lock", {"a.bin": b"a"})
     (tmp_path / "file").touch()
     monkeypatch.setenv("OCULOX_CACHE", str(tmp_path / "file"))
-    with pytest.raises(OculoxError, match=r"cannot be written.*OCULOX_CACHE"):
-        local_copy(Address("s3://bucket-lock/a.bin"))
+    address = Address("s3://bucket-lock/a.bin")
+    for work in (lambda: local_copy(address), address.read_bytes):
+        with pytest.raises(OculoxError, match=r"cannot be written.*OCULOX_CACHE"):
+            work()
 
 
 def told_to_another_user(work):

@@ -23,7 +23,7 @@ from oculox.addresses.storage import (
     stamp_of,
 )
 from oculox.errors import OculoxError
-from oculox.files import cache_folder, cache_refused, hold_lock, write_atomically
+from oculox.files import cache_errors, cache_folder, hold_lock, write_atomically
 
 SIZE_VARIABLE = "OCULOX_CACHE_GB"
 _CACHE_GB = 30.0
@@ -122,10 +122,8 @@ def forget_changed(files: Iterable[Found]) -> None:
     for file in files:
         copy = _place(file.address)
         if _kept_stamp(copy) not in (None, file.stamp):
-            try:
+            with cache_errors():
                 copy.unlink(missing_ok=True)
-            except PermissionError as error:
-                raise cache_refused(error) from None
 
 
 def _fetch(file: Found, part: Path, *, in_cache: bool) -> None:
@@ -140,16 +138,13 @@ def _fetch(file: Found, part: Path, *, in_cache: bool) -> None:
 
 @contextlib.contextmanager
 def _one_at_a_time(copy: Path) -> Iterator[None]:
-    with contextlib.ExitStack() as stack:
-        try:
-            stack.enter_context(hold_lock(_root() / "locks" / f"{digest(str(copy)) % _LOCKS:02x}"))
-        except OSError as error:
-            raise cache_refused(error) from None
+    lock = _root() / "locks" / f"{digest(str(copy)) % _LOCKS:02x}"
+    with cache_errors(), hold_lock(lock):
         try:
             yield
         except OculoxError as error:  # of `write_atomically`
             if isinstance(error.__cause__, PermissionError):
-                raise cache_refused(error.__cause__) from None
+                raise error.__cause__ from None
             raise
 
 
@@ -163,23 +158,21 @@ def _place(address: Address) -> Path:
     return _root() / f"{digest(folder.text):016x}" / (address.name or "index")
 
 
+@cache_errors()
 def _kept_stamp(copy: Path) -> int | None:
     try:
         return int(copy.stat().st_mtime)
     except FileNotFoundError:
         return None
-    except PermissionError as error:
-        raise cache_refused(error) from None
 
 
+@cache_errors()
 def _touch(copy: Path) -> bool:
     """Note that a file is used; false where it is not there."""
     try:
         os.utime(copy, (time.time(), copy.stat().st_mtime))
     except FileNotFoundError:
         return False
-    except PermissionError as error:
-        raise cache_refused(error) from None
     return True
 
 

@@ -24,7 +24,7 @@ from oculox.addresses import (
 )
 from oculox.distributed.launch import count_machines, is_main_process
 from oculox.errors import OculoxError, OculoxWarning, UsageError
-from oculox.files import cache_folder, cache_refused, free_path, hold_lock
+from oculox.files import cache_errors, cache_folder, free_path, hold_lock
 from oculox.training.checkpoints import LAST, is_state, state_file, steps_of
 from oculox.training.run_folder import check_free, is_held
 
@@ -91,7 +91,7 @@ def run_place(output: Location | None, resume: Location | None) -> RunPlace:
                 f"{place}: only one machine can train a run at an address, and here are {machines} "
                 "(of torchrun); name a folder that all of them share, or take one machine"
             )
-    try:
+    with cache_errors():
         if isinstance(resume, Address):
             if output is not None:
                 raise UsageError("a resumed run has its own folder: leave out `output`")
@@ -101,8 +101,6 @@ def run_place(output: Location | None, resume: Location | None) -> RunPlace:
             folder = free_path(_folder_of(output))
             _tell_left(output, folder)
             return RunPlace(folder, None, output)
-    except OSError as error:
-        raise cache_refused(error) from None
     return RunPlace(output, resume)
 
 

@@ -19,7 +19,7 @@ from urllib.request import url2pathname
 from oculox.addresses import Address, Location, local_copy, local_folder, to_location
 from oculox.distributed.launch import is_main_process
 from oculox.errors import CheckpointError, OculoxError, UsageError
-from oculox.files import cache_folder, cache_refused, file_sha256, scratch_beside, write_text
+from oculox.files import cache_errors, cache_folder, file_sha256, scratch_beside, write_text
 from oculox.version import __version__
 from oculox.weights.catalogue import PublishedWeights, find_published, published_weights
 
@@ -88,10 +88,8 @@ def locate_weights(name_or_path: str | Location) -> Path:
     except UsageError as error:
         raise CheckpointError(f"{name}: no such file, and {error}") from None
     cached = cache_folder() / entry.filename
-    try:
+    with cache_errors():
         is_here = cached.is_file()
-    except PermissionError as error:
-        raise cache_refused(error) from None
     if is_here:
         _verify_cached(cached, entry)
         return cached
