@@ -91,23 +91,23 @@ def mirrored(
                 tell(f"not sent: {error}; trying again")
 
     thread = threading.Thread(target=work, daemon=True)
+
+    def finish() -> None:
+        over.set()
+        thread.join()
+        _send_all(folder, address, known, last=last)
+        shutil.rmtree(folder, ignore_errors=True)
+
     thread.start()
     try:
         yield
     except BaseException:
-        over.set()
-        thread.join()
         try:
-            _send_all(folder, address, known, last=last)
+            finish()
         except AddressError as error:
             tell(f"not sent: {error}")
-        else:
-            shutil.rmtree(folder, ignore_errors=True)
         raise
-    over.set()
-    thread.join()
-    _send_all(folder, address, known, last=last)
-    shutil.rmtree(folder, ignore_errors=True)
+    finish()
 
 
 def _send_all(
