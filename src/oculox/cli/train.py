@@ -39,29 +39,23 @@ class SettingsCommand(TyperCommand):
     """A command that takes settings: an unknown option that is called like one is explained."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """As any command does, but for the error."""
-        words = list(args)  # which parsing uses up
-        try:
-            return super().parse_args(ctx, args)
-        except Exception as error:
-            # The module of this class depends on the version of Typer.
-            if type(error).__name__ == "NoSuchOption":
-                _explain_setting(error.option_name, words)  # type: ignore[attr-defined]
-            raise
+        """As any command does, after a look for such options."""
+        known = {name for param in self.get_params(ctx) for name in param.opts}
+        for word, following in zip(args, [*args[1:], "VALUE"], strict=False):
+            option, _, value = word.partition("=")
+            if option.startswith("--") and option not in known:
+                _explain_setting(option, value or following)
+        return super().parse_args(ctx, args)
 
 
-def _explain_setting(option: str, words: list[str]) -> None:
+def _explain_setting(option: str, value: str) -> None:
     from oculox.config import key_named
 
     key = key_named(option.lstrip("-").replace("-", "_"))
-    if key is None:
-        return
-    place = next(i for i, word in enumerate(words) if word.partition("=")[0] == option)
-    following = next(iter(words[place + 1 :]), "VALUE")
-    value = words[place].partition("=")[2] or following
-    raise UsageError(
-        f"no option {option}: settings are words without dashes, here {key}={value}"
-    ) from None
+    if key is not None:
+        raise UsageError(
+            f"no option {option}: settings are words without dashes, here {key}={value}"
+        )
 
 
 def train(
