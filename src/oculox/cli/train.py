@@ -89,10 +89,10 @@ def train(
 
     Every setting of the recipe can be overridden; `oculox config RECIPE` prints them.
     """
-    from oculox import api
     from oculox.addresses import to_location
     from oculox.distributed.launch import is_launched, is_main_process, launch, was_restarted
     from oculox.training.checkpoints import has_state
+    from oculox.training.loop import run_training
     from oculox.training.remote import run_place
     from oculox.training.run_folder import finished_run, settle_config
 
@@ -110,7 +110,6 @@ def train(
             recipe, words, weights=start, output=place.output, resume=place.resume
         )
     if place.resume is not None and finished_run(config, place.resume) is not None:
-        devices = 1
         if is_main_process():
             note(
                 f"{run}: this run is finished; to go on, raise train.epochs (or train.max_steps "
@@ -118,7 +117,7 @@ def train(
             )
     elif devices > 1 and not is_launched():
         raise typer.Exit(launch(context.obj, processes=devices))
-    summary = api.train(recipe, *words, weights=start, output=folder, resume=run, devices=devices)
+    summary = run_training(config, place=place, weights=start)
     if not is_main_process():
         return
     if json:
