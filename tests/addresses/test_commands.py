@@ -130,7 +130,7 @@ def state_after(steps, weights, folder):
     return (folder / "last.pt").read_bytes()
 
 
-def test_what_a_killed_run_left_here_is_named(s3, eager_weights, tmp_path, capsys):
+def test_what_a_killed_run_left_here_is_named(s3, eager_weights, tmp_path, monkeypatch, capsys):
     config = config_to_yaml(load_config("yolox-nano")).encode()
     there = state_after(30, eager_weights, tmp_path / "there")
     s3.put("bucket-left", {"mine/last.pt": there, "mine/config.yaml": config})
@@ -148,6 +148,9 @@ def test_what_a_killed_run_left_here_is_named(s3, eager_weights, tmp_path, capsy
     left = folder.with_name("mine-2")
     assert f"{left} on this machine (last.pt after step 40; " in str(told[0].message)
     assert f"go on with it here: oculox train --resume {left}" in str(told[0].message)
+    with monkeypatch.context() as patch:
+        patch.setenv("OCULOX_LAUNCHER", "1")  # one of several processes, whose launcher has told
+        assert run_place(None, run).resume == folder
     # Each time, until it is gone; also by a new run at the address, and on the command line.
     (left / "last.pt").write_bytes(b"damaged")
     with pytest.warns(OculoxWarning, match=r"no whole last.pt; .* which is not used; remove it$"):

@@ -40,6 +40,11 @@ def is_launched() -> bool:
     return "LOCAL_RANK" in os.environ
 
 
+def is_of_launch() -> bool:
+    """Whether `launch` started this process; its command has been checked before that."""
+    return _LAUNCHER in os.environ
+
+
 def was_restarted() -> bool:
     """Whether torchrun (``--max-restarts``) runs this command again after a process failed."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0

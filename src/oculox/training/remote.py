@@ -22,7 +22,7 @@ from oculox.addresses import (
     mirrored,
     stamp_at,
 )
-from oculox.distributed.launch import count_machines, is_main_process
+from oculox.distributed.launch import count_machines, is_main_process, is_of_launch
 from oculox.errors import OculoxError, OculoxWarning, UsageError
 from oculox.files import cache_errors, cache_folder, free_path, hold_lock
 from oculox.training.checkpoints import LAST, is_state, state_file, steps_of
@@ -124,7 +124,9 @@ def _fetch_run(resume: Address) -> RunPlace:
 
 def _tell_left(remote: Address, folder: Path) -> None:
     """Warn of folders beside that of a run which other runs at its address have left here."""
-    for left in sorted(folder.parent.glob("*/")) if is_main_process() else ():
+    if is_of_launch() or not is_main_process():
+        return  # another process tells
+    for left in sorted(folder.parent.glob("*/")):
         if left == folder or is_held(left):
             continue
         size = sum(path.stat().st_size for path in left.rglob("*") if path.is_file())
