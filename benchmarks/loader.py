@@ -14,14 +14,10 @@ of the rates in the same round.
 from __future__ import annotations
 
 import argparse
-import importlib
-import importlib.util
 import json
 import statistics
-import sys
 import tempfile
 import time
-import types
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -55,13 +51,10 @@ def ours(config: Config, index: CocoIndex, steps: int) -> Batches:
 
 def official(config: Config, index: CocoIndex, steps: int, *, folder: Path, cache: bool) -> Batches:
     """What the official ``get_data_loader`` and its workers do for the same settings."""
-    if "torchvision" not in sys.modules and importlib.util.find_spec("torchvision") is None:
-        sys.modules["torchvision"] = types.ModuleType("torchvision")  # for NMS alone
-    try:
-        data: Any = importlib.import_module("yolox.data")
-        importlib.import_module("loguru").logger.remove()
-    except ImportError as error:
-        raise SystemExit(f"{error}; see the top of this file") from error
+    from training_step import import_official  # of this folder
+
+    data = import_official("yolox.data")
+    import_official("loguru").logger.remove()
     (folder / "annotations").mkdir(exist_ok=True)
     for name, target in (
         ("annotations/split.json", index.annotations),

@@ -26,6 +26,7 @@ import time
 import types
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -127,16 +128,20 @@ def ignore(value: object) -> None:
     """Drop a result."""
 
 
-def official_step(name: str, batch: Batch) -> Step:
-    """What ``train_one_iter`` of the official ``core/trainer.py`` does, in float32."""
-    if importlib.util.find_spec("torchvision") is None:
+def import_official(name: str) -> Any:
+    """A module of the official package, with the stand-in for torchvision where it is absent."""
+    if "torchvision" not in sys.modules and importlib.util.find_spec("torchvision") is None:
         sys.modules["torchvision"] = types.ModuleType("torchvision")
     try:
-        get_exp = importlib.import_module("yolox.exp").get_exp
-        average = importlib.import_module("yolox.utils").ModelEMA
+        return importlib.import_module(name)
     except ImportError as error:
-        raise SystemExit(f"--official: {error}; see the top of this file") from error
-    experiment = get_exp(exp_name=name)
+        raise SystemExit(f"the official code: {error}; see the top of this file") from error
+
+
+def official_step(name: str, batch: Batch) -> Step:
+    """What ``train_one_iter`` of the official ``core/trainer.py`` does, in float32."""
+    average = import_official("yolox.utils").ModelEMA
+    experiment = import_official("yolox.exp").get_exp(exp_name=name)
     torch.manual_seed(0)
     model = experiment.get_model().train()
     optimizer = experiment.get_optimizer(len(batch.images))
