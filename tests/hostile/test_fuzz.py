@@ -510,6 +510,12 @@ def hang(*_):
     raise HangError
 
 
+def memory():
+    """Bytes of addresses that this process uses, and bytes of memory that it holds."""
+    pages = Path("/proc/self/statm").read_text().split()[:2]
+    return tuple(int(number) * resource.getpagesize() for number in pages)
+
+
 def attack(kind, folder, source, count, sender):
     """Try inputs until one does harm; in a process of its own."""
     devnull = os.open(os.devnull, os.O_WRONLY)
@@ -518,10 +524,7 @@ def attack(kind, folder, source, count, sender):
     tried, target = 0, None
     try:
         target = kind(folder, source)
-        used, held, *_ = (
-            int(pages) * resource.getpagesize()
-            for pages in Path("/proc/self/statm").read_text().split()
-        )
+        used, held = memory()
         resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, -1))
         signal.signal(signal.SIGALRM, hang)
 
@@ -630,8 +633,7 @@ def test_a_file_that_promises_more_than_the_memory_holds(tmp_path):
         buffer.getvalue().replace(b"X\x10\0\0\0protocol", b"X" + promised + b"protocol", 1)
     )
     before = resource.getrlimit(resource.RLIMIT_AS)
-    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (used + (1 << 30), before[1]))
+    resource.setrlimit(resource.RLIMIT_AS, (memory()[0] + (1 << 30), before[1]))
     try:
         with pytest.raises(CheckpointError, match=r"a\.pth: damaged, or larger than the memory"):
             load_weights(path)
