@@ -29,7 +29,7 @@ from oculox.distributed.launch import is_main_process
 from oculox.errors import ExportError, OculoxError, UsageError
 from oculox.exporting.job import ExportOptions, make_job
 from oculox.exporting.parity import sample_inputs
-from oculox.exporting.targets import find_target
+from oculox.exporting.targets import TARGETS, find_target
 from oculox.extras import require_installed
 from oculox.files import (
     cache_folder,
@@ -48,13 +48,11 @@ from oculox.weights import load_weights
 from oculox.weights.download import locate_weights
 
 TORCH = "torch"
+_PACKAGES = {"onnx": "onnxruntime", "openvino": "openvino", "ncnn": "ncnn"}
 _NEEDS = MappingProxyType(
-    {
-        "onnx": ("onnxruntime", "onnx", "onnxscript"),
-        "openvino": ("openvino", "onnx", "onnxscript"),
-        "ncnn": ("ncnn", "pnnx"),
-    }
+    {name: (package, *TARGETS[name].needs) for name, package in _PACKAGES.items()}
 )
+"""What runs a converted model, then what converts."""
 RUNTIMES = ("auto", TORCH, *_NEEDS)
 """What a checkpoint can be run with."""
 
