@@ -15,7 +15,8 @@ from oculox import train
 from oculox.addresses import Address, remove
 from oculox.cli.main import main
 from oculox.config import config_to_yaml, load_config
-from oculox.errors import ConfigError, OculoxWarning, UsageError
+from oculox.data import coco
+from oculox.errors import ConfigError, DataError, OculoxWarning, UsageError
 from oculox.training.remote import run_place
 from oculox.weights.checkpoint import load_training_state, save_checkpoint
 from s3_server import Fault
@@ -178,6 +179,12 @@ def test_a_signed_link_is_not_for_a_configuration():
         load_config("yolox-nano", ["data.train.annotations=https://me:pass@host/a.json?key=secret"])
     assert "secret" not in str(caught.value)
     assert "pass" not in str(caught.value).replace("password", "")
+
+
+def test_a_signed_link_may_name_a_dataset(monkeypatch):
+    monkeypatch.setattr(coco, "list_names", lambda folder: {})
+    with pytest.raises(DataError, match=r"^https://host/data\?\.\.\.: no such dataset"):
+        coco.find_splits(Address("https://host/data?key=secret"), "val")
 
 
 def test_a_run_that_cannot_be_sent_stays_here(s3, stored, quick, monkeypatch, capsys, tmp_path):

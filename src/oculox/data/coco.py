@@ -283,11 +283,13 @@ def find_splits(
     Raises:
         DataError: the split (or, for all, any split) is not there.
     """
+    # Unchecked: it is not saved, so the address may be one that gives access.
+    data = DataConfig.model_construct(root=root)
     found: dict[Split, tuple[Location, Location]] = {}
     errors = []
     for split in get_args(Split) if which == "all" else (which,):
         try:
-            pair = find_split(DataConfig(root=root), split, by_keys=False)
+            pair = find_split(data, split, by_keys=False)
         except DataError as error:
             errors.append(error)
         else:

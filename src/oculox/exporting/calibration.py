@@ -6,10 +6,9 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 
 from oculox.addresses import Address, Location, list_files
-from oculox.config.schema import DataConfig
 from oculox.data.image import IMAGE_SUFFIXES, ImageFile, read_image
 from oculox.data.preprocess import preprocess, to_floats
-from oculox.datasets.splits import load_splits, recognise
+from oculox.datasets.splits import open_split, recognise
 from oculox.errors import DataError
 from oculox.exporting.job import Job
 from oculox.runtime.exported import Array
@@ -74,7 +73,7 @@ class CalibrationFeeds:
 
 def _images(source: Location) -> Sequence[ImageFile]:
     if recognise(source) is not None:
-        (index,) = load_splits(DataConfig(root=source), "train")
+        index = open_split(source, "train")
         return [index.image_file(i) for i in range(len(index))]
     if not source.is_dir():
         raise DataError(f"{source}: no such folder of images or dataset")
