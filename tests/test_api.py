@@ -518,6 +518,12 @@ def test_a_callback_follows_a_run_and_stops_it(quick, tmp_path):
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
+def test_a_callback_is_told_where_a_limited_run_ends(quick, tmp_path):
+    steps = Steps()
+    train("yolox-nano", *quick, "train.max_steps=2", output=tmp_path / "run", callback=steps)
+    assert steps.calls[:2] == [("step", 1, 2), ("step", 2, 2)]
+
+
 def test_callbacks_that_fail_or_have_no_run(quick, tmp_path):
     class Broken(TrainCallback):
         def on_epoch(self, epoch, total):

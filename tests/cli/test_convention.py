@@ -370,6 +370,6 @@ def test_arguments_that_messages_name_are_options_of_commands():
 def test_the_command_line_shows_arguments_as_options(oculox, tmp_path):
     (tmp_path / "a.pt").write_bytes(b"")
     outcome = oculox("weights", "convert", tmp_path / "b.pth", tmp_path / "a.pt")
-    assert outcome.error.endswith("a.pt exists; pass --overwrite to replace it")
-    with pytest.raises(UsageError, match="exists; pass `overwrite` to replace it"):
+    assert outcome.error.endswith("name another file, or pass --overwrite to replace it")
+    with pytest.raises(UsageError, match="name another file, or pass `overwrite` to replace it"):
         convert_weights(tmp_path / "b.pth", tmp_path / "a.pt")

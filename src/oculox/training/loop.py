@@ -281,7 +281,7 @@ def _train_epoch(run: Run, epoch: int, progress: TrainProgress, tools: _Tools) -
         step += 1
         tools.meter.step(step, loss, size_hw=size)
         tools.count_step()
-        stop.cancelled = bool(tools.callback.on_step(step, run.rate.total_steps, loss))
+        stop.cancelled = bool(tools.callback.on_step(step, run.last_step, loss))
         if loss.stops or (alone and stop.number):
             stop.agree()
             break

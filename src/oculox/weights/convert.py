@@ -8,6 +8,7 @@ from torch import Tensor
 
 from oculox.config.schema import InputConfig
 from oculox.errors import UsageError
+from oculox.files import require_new_file
 from oculox.weights.bundle import Weights
 from oculox.weights.catalogue import customary_input
 from oculox.weights.checkpoint import save_checkpoint, save_safetensors
@@ -80,8 +81,7 @@ def convert_weights(
         OculoxError: the target cannot be written.
     """
     wanted = _checked_layout(target, layout)
-    if target.exists() and not overwrite:
-        raise UsageError(f"{target} exists; pass `overwrite` to replace it")
+    require_new_file(target, overwrite=overwrite)
     weights = load_weights(source)
     if layout is None and len(wanted) > 1:
         wanted = tuple(one for one in wanted if one == weights.origin) or wanted
