@@ -58,7 +58,7 @@ def test_adamw_goes_with_every_network(name):
     # MMYOLO's `yolox_*_fast_8xb32-300e-rtmdet-hyp_coco`
     assert (config.optimizer.name, config.optimizer.weight_decay) == ("adamw", 0.05)
     assert (config.train.batch, rate.peak, rate.floor) == (256, 0.004, pytest.approx(0.0002))
-    assert (rate.warmup_steps, rate.tail_steps, rate.total_steps) == (50, 200, 3000)
+    assert (rate.warmup_steps, rate.flat_steps, rate.total_steps) == (50, 200, 3000)
     assert (config.augment.multiscale_interval, config.augment.mixup_scale) == (1, (0.8, 1.6))
     assert (config.ema.decay, config.ema.ramp) == (1 - 0.0002, 2000)
     kept = ("model", "input", "data", "loss", "schedule", "ema", "eval")

@@ -55,14 +55,32 @@ def test_rate_scales_with_the_batch():
 
 def test_rate_is_flat_where_the_run_is_all_tail():
     rate = LearningRate(
-        peak=1.0, start=0.0, floor=0.05, warmup_steps=0, tail_steps=10, total_steps=10
+        peak=1.0, start=0.0, floor=0.05, warmup_steps=0, flat_steps=10, total_steps=10
     )
     assert {rate.at(step) for step in range(10)} == {0.05}
 
 
+def test_rate_that_falls_in_the_tail_too():
+    config = load_config("yolox-s", ["train.epochs=10", "schedule.tail_lr=falling"])
+    plan = plan_epochs(config.train, warmup_epochs=0)
+    rate = build_learning_rate(config, plan, steps_per_epoch=10)
+    assert plan.tail == 2
+    assert all(rate.at(s) > rate.at(s + 1) for s in range(99))
+    assert rate.at(50) == pytest.approx((rate.peak + rate.floor) / 2)
+    assert rate.at(100) == pytest.approx(rate.floor)
+
+
+def test_a_run_of_the_tail_alone_has_the_lowest_rate():
+    words = ["train.aug_epochs=0", "train.tail_epochs=2", "schedule.tail_lr=falling"]
+    config = load_config("yolox-s", words)
+    plan = plan_epochs(config.train, warmup_epochs=5)
+    rate = build_learning_rate(config, plan, steps_per_epoch=10)
+    assert {rate.at(step) for step in range(20)} == {rate.floor}
+
+
 def test_rate_without_warmup_starts_at_the_peak():
     rate = LearningRate(
-        peak=1.0, start=0.0, floor=0.1, warmup_steps=0, tail_steps=2, total_steps=10
+        peak=1.0, start=0.0, floor=0.1, warmup_steps=0, flat_steps=2, total_steps=10
     )
     assert rate.at(0) == 1.0
     assert all(rate.at(s) >= rate.at(s + 1) for s in range(9))

@@ -222,14 +222,16 @@ class OptimizerConfig(_Section):
 
 
 class ScheduleConfig(_Section):
-    """Learning rate over the run: quadratic warm-up, cosine, flat tail."""
+    """Learning rate over the run: quadratic warm-up, then a cosine."""
 
     warmup_epochs: float = Field(5.0, ge=0)
     """Epochs of warm-up; shortened in short runs."""
     warmup_lr: float = Field(0.0, ge=0)
     """Learning rate (for 64 images) where warm-up starts."""
     min_lr_ratio: float = Field(0.05, ge=0, le=1)
-    """Learning rate of the tail as a fraction of the peak."""
+    """Lowest learning rate as a fraction of the peak."""
+    tail_lr: Literal["lowest", "falling"] = "lowest"
+    """Rate of the tail: the lowest all along, as in the paper, or falling to it with the cosine."""
 
 
 class EmaConfig(_Section):

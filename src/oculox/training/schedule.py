@@ -75,14 +75,14 @@ def plan_epochs(train: TrainConfig, *, warmup_epochs: float) -> EpochPlan:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LearningRate:
-    """Quadratic warm-up, cosine, flat tail.
+    """Quadratic warm-up, cosine, flat end.
 
     Attributes:
         peak: learning rate after warm-up, for the global batch.
         start: learning rate of the first step where there is warm-up.
-        floor: learning rate of the tail.
+        floor: lowest learning rate, which the cosine ends with.
         warmup_steps: length of the warm-up.
-        tail_steps: length of the flat tail.
+        flat_steps: length of the flat end.
         total_steps: length of the run.
     """
 
@@ -90,7 +90,7 @@ class LearningRate:
     start: float
     floor: float
     warmup_steps: float
-    tail_steps: int
+    flat_steps: int
     total_steps: int
 
     def at(self, step: int) -> float:
@@ -98,9 +98,9 @@ class LearningRate:
         if step <= self.warmup_steps and self.warmup_steps > 0:
             rise = (step / self.warmup_steps) ** 2
             return (self.peak - self.start) * rise + self.start
-        if step >= self.total_steps - self.tail_steps:
+        if step >= self.total_steps - self.flat_steps:
             return self.floor
-        between = self.total_steps - self.warmup_steps - self.tail_steps
+        between = self.total_steps - self.warmup_steps - self.flat_steps
         cosine = math.cos(math.pi * (step - self.warmup_steps) / between)
         return self.floor + 0.5 * (self.peak - self.floor) * (1 + cosine)
 
@@ -109,12 +109,14 @@ def build_learning_rate(config: Config, plan: EpochPlan, *, steps_per_epoch: int
     """The learning rate of a run; values for 64 images are scaled by the global batch."""
     scale = config.train.images_per_step / 64
     peak = config.optimizer.lr * scale
+    # A run of the tail alone goes on from where another has fallen to.
+    falling = config.schedule.tail_lr == "falling" and plan.aug > 0
     return LearningRate(
         peak=peak,
         start=config.schedule.warmup_lr * scale,
         floor=peak * config.schedule.min_lr_ratio,
         warmup_steps=plan.warmup * steps_per_epoch,
-        tail_steps=plan.tail * steps_per_epoch,
+        flat_steps=0 if falling else plan.tail * steps_per_epoch,
         total_steps=plan.total * steps_per_epoch,
     )
 
