@@ -361,7 +361,7 @@ def test_extras_are_named_where_they_are_needed():
     named = set()
     for page in PAGES:
         for code in codes(page.read_text("utf-8")):
-            for found in re.findall(r"oculox\[([\w,]+)\]", code.text):
+            for found in re.findall(r"(?:oculox|'\.)\[([\w,]+)\]", code.text):
                 named |= set(found.split(","))
     assert named <= {*PROJECT["optional-dependencies"]}
     deploy = (ROOT / "docs/deploy.md").read_text("utf-8")
