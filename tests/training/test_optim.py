@@ -34,6 +34,22 @@ def test_groups_cover_every_parameter_once_and_decay_convolutions_alone(recipe):
         assert all((p.dim() == 4) == decayed for p in group["params"])
 
 
+def test_backbone_and_neck_may_have_a_part_of_the_rate():
+    network = nano()
+    config = load_config("yolox-nano", ["optimizer.body_lr_ratio=0.2"])
+    optimizer = build_optimizer(network, config.optimizer)
+    set_learning_rate(optimizer, 0.01)
+    rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    decays = {
+        id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]
+    }
+    assert len(optimizer.param_groups) == 6
+    for name, parameter in network.named_parameters():
+        expected = 0.01 if name.startswith("head.") else 0.002
+        assert rates[id(parameter)] == pytest.approx(expected)
+        assert (decays[id(parameter)] > 0) == (parameter.dim() == 4)
+
+
 def test_frozen_parts_do_not_move():
     network = nano()
     freeze_parts(network, ("backbone",))

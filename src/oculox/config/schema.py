@@ -213,6 +213,8 @@ class OptimizerConfig(_Section):
     """Peak learning rate for 64 images a step; scaled by the global batch."""
     known_lr_ratio: float = Field(1.0, gt=0, le=1)
     """Part of `lr` where the weights know all classes by name; where some, in proportion."""
+    body_lr_ratio: float = Field(1.0, gt=0, le=1)
+    """Part of `lr` for the backbone and the neck; the head always has all of it."""
     momentum: float = Field(0.9, ge=0, lt=1)
     """Nesterov momentum of sgd, the first beta of adamw."""
     weight_decay: float = Field(5e-4, ge=0)

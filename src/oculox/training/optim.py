@@ -15,17 +15,24 @@ from oculox.config.schema import OptimizerConfig
 from oculox.models import YOLOX
 
 
-def parameter_groups(network: nn.Module, *, weight_decay: float) -> list[dict[str, object]]:
+def parameter_groups(
+    *parts: nn.Module, weight_decay: float, lr_ratio: float = 1.0
+) -> list[dict[str, object]]:
     """Norm weights, decayed convolution weights, and biases: three groups in that order.
 
     Parameters without gradient are left out. Every other parameter is in exactly one group.
+
+    Args:
+        parts: a network, or parts of one.
+        weight_decay: of the convolution weights.
+        lr_ratio: their part of the learning rate, see `set_learning_rate`.
 
     Source: official `yolox_base.py`, `get_optimizer`.
     """
     norms: list[nn.Parameter] = []
     weights: list[nn.Parameter] = []
     biases: list[nn.Parameter] = []
-    for module in network.modules():
+    for module in (module for part in parts for module in part.modules()):
         for name, parameter in module.named_parameters(recurse=False):
             if not parameter.requires_grad:
                 continue
@@ -36,18 +43,23 @@ def parameter_groups(network: nn.Module, *, weight_decay: float) -> list[dict[st
             else:
                 weights.append(parameter)
     grouped = len(norms) + len(weights) + len(biases)
-    assert grouped == sum(p.requires_grad for p in network.parameters())
+    assert grouped == sum(p.requires_grad for part in parts for p in part.parameters())
     groups: list[dict[str, object]] = [
-        {"params": norms, "weight_decay": 0.0},
-        {"params": weights, "weight_decay": weight_decay},
-        {"params": biases, "weight_decay": 0.0},
+        {"params": norms, "weight_decay": 0.0, "lr_ratio": lr_ratio},
+        {"params": weights, "weight_decay": weight_decay, "lr_ratio": lr_ratio},
+        {"params": biases, "weight_decay": 0.0, "lr_ratio": lr_ratio},
     ]
     return [group for group in groups if group["params"]]
 
 
-def build_optimizer(network: nn.Module, config: OptimizerConfig) -> SGD | AdamW:
+def build_optimizer(network: YOLOX, config: OptimizerConfig) -> SGD | AdamW:
     """SGD with Nesterov momentum, or AdamW; the learning rate is set at every step."""
-    groups = parameter_groups(network, weight_decay=config.weight_decay)
+    decay, ratio = config.weight_decay, config.body_lr_ratio
+    if ratio == 1:
+        groups = parameter_groups(network, weight_decay=decay)
+    else:
+        body = parameter_groups(network.backbone, network.neck, weight_decay=decay, lr_ratio=ratio)
+        groups = [*body, *parameter_groups(network.head, weight_decay=decay)]
     # One pass over the parameters instead of one for each term: four times faster.
     fused = next(network.parameters()).device.type in ("cpu", "cuda")
     if config.name == "adamw":
@@ -62,9 +74,9 @@ def build_optimizer(network: nn.Module, config: OptimizerConfig) -> SGD | AdamW:
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Give every group the same rate."""
+    """Give every group its part of a rate."""
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group.get("lr_ratio", 1.0)  # absent in older states
 
 
 @torch.no_grad()
