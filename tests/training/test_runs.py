@@ -250,18 +250,46 @@ def test_a_run_stopped_by_a_signal_goes_on_exactly(
     assert [row["epoch"] for row in rows if row["kind"] == "eval"] == [2, 3]
 
 
-@pytest.mark.parametrize("limit", [slow(2), 4])
-def test_a_run_resumed_at_its_limit_trains_no_further(quick, tmp_path, interrupt, limit):
+def test_a_run_resumed_at_its_limit_trains_no_further(quick, tmp_path, interrupt):
     interrupt(signal.SIGINT, name="train_step", call=4)
     output = tmp_path / "out"
     with pytest.raises(KeyboardInterrupt):
         train("yolox-nano", *quick, output=output)
     before = states_of(output / "last.pt")
-    resumed = train(f"train.max_steps={limit}", resume=output)
+    resumed = train("train.max_steps=4", resume=output)
     assert resumed.steps == 4
     assert len(resumed.metrics) == 12
     after = states_of(output / "last.pt")
     assert all(torch.equal(after[1][key], value) for key, value in before[1].items())
+
+
+def test_a_run_killed_before_its_first_evaluation_and_limited(quick, tmp_path, monkeypatch, capfd):
+    real, calls = loop.train_step, itertools.count(1)
+
+    def dying(*args, **options):
+        if next(calls) == 4:
+            raise MemoryError
+        return real(*args, **options)
+
+    monkeypatch.setattr(loop, "train_step", dying)
+    output = tmp_path / "out"
+    with pytest.raises(MemoryError):
+        train("yolox-nano", *quick, "train.checkpoint_interval=1", output=output)
+    before = {path: path.read_bytes() for path in output.iterdir()}
+    resume = ("train", "--resume", str(output))
+    assert main([*resume, "train.max_steps=2"]) == 2
+    error = capfd.readouterr().err.splitlines()[-1]
+    assert error.startswith(f"error: {output}: this run has done 3 steps, more than train.max")
+    assert {path: path.read_bytes() for path in output.iterdir()} == before
+
+    assert main([*resume, "train.max_steps=3"]) == 0
+    out = capfd.readouterr().out
+    assert "in epoch 1; 3 steps done" in out
+    assert f"best checkpoint  {output / 'best.pt'}" in out
+    assert (output / "best.pt").is_file()
+    (output / "best.pt").unlink()
+    assert main([*resume, "train.max_steps=3"]) == 0
+    assert "best.pt" not in capfd.readouterr().out
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
@@ -561,7 +589,9 @@ def test_without_an_ap_the_newest_weights_are_the_best(quick, tiny_data, tmp_pat
     code = main(["train", "yolox-nano", *quick, *words, "--output", str(output)])
     said = capsys.readouterr()
     assert code == 0, said.err
-    assert "no AP (the validation split has no objects): best.pt holds the newest" in said.out
+    assert (
+        "no AP, as the validation split has no objects: the newest weights are the best" in said.out
+    )
     assert "there is no AP, since the validation split has no objects" in said.err
     last = load_weights(output / "last.pt").state
     best = load_weights(output / "best.pt").state

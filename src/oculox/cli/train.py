@@ -136,12 +136,14 @@ def _say_summary(summary: TrainSummary) -> None:
     best = (
         f"best AP {summary.best_ap:.4f} in epoch {summary.best_epoch}"
         if summary.best_ap >= 0
-        else "no AP (the validation split has no objects): best.pt holds the newest weights"
+        else "no AP, as the validation split has no objects: the newest weights are the best"
     )
     say(f"{best}; {plural(summary.steps, 'step')} done, {summary.seconds / 60:.1f} minutes")
-    say(f"best checkpoint  {summary.best}")
+    if best_exists := summary.best.exists():  # somebody may have moved it
+        say(f"best checkpoint  {summary.best}")
     written = {"log": "log.jsonl", "curves": "curves.png", "report": "report.html"}
     for title, name in written.items():
         if (summary.output / name).exists():
             say(f"{title:<16} {summary.output / name}")
-    say(f"next             oculox predict {summary.best} YOUR_IMAGES")
+    if best_exists:
+        say(f"next             oculox predict {summary.best} YOUR_IMAGES")

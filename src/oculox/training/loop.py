@@ -21,7 +21,7 @@ from oculox.data.preprocess import to_floats
 from oculox.distributed.devices import open_accelerator, processes_of, settled_precision
 from oculox.distributed.launch import is_launched, note_report
 from oculox.distributed.sync_bn import share_buffers
-from oculox.errors import TrainingError, plural
+from oculox.errors import TrainingError, UsageError, plural
 from oculox.evaluation.evaluate import evaluate_loader
 from oculox.evaluation.metrics import CocoMetrics
 from oculox.postprocess import DetectSettings
@@ -142,6 +142,12 @@ def _run(
     run = build_run(config, accelerator, weights=weights)
     with place.naming_address():
         progress = TrainProgress() if resume is None else restore_run(run, resume)
+        done, limit = progress.step, train.max_steps
+        if limit and limit < done:
+            raise UsageError(
+                f"{resume}: this run has done {plural(done, 'step')}, more than "
+                f"train.max_steps={limit}; raise that, or leave it out with train.max_steps=null"
+            )
     # Last, so that a run that cannot start leaves no folder.
     if resume is None:
         folder = create_folder(run, place.output, from_weights=weights is not None)
@@ -149,7 +155,6 @@ def _run(
         folder = state_file(resume).parent
         if accelerator.is_main_process:
             keep_length(config, folder)
-    done = progress.step
     with (
         hold_folder(folder, enabled=accelerator.is_main_process),
         place.sending(folder, enabled=accelerator.is_main_process),
@@ -205,7 +210,8 @@ def _train(run: Run, progress: TrainProgress, tools: _Tools) -> TrainSummary:
                 # A process that ends makes the launcher end the others, which may be saving.
                 run.parts.accelerator.wait_for_everyone()
             metrics = _evaluate(run, epoch, progress, tools)
-            if progress.epoch <= epoch:
+            # Not twice, where a run that was killed makes up for its last evaluation.
+            if progress.epoch <= epoch or not progress.best_epoch or metrics.ap > progress.best_ap:
                 progress = progress.scored(metrics.ap, epoch=epoch + 1)
             improved = progress.best_epoch == epoch + 1
             stopped = 0 < train.early_stop <= progress.evals_without_gain
