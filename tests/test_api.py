@@ -18,7 +18,7 @@ import torch
 
 import oculox
 from oculox import Config, Detections, Detector, TrainCallback, load_config, train
-from oculox.errors import CheckpointError, DataError, UsageError
+from oculox.errors import CheckpointError, DataError, OculoxWarning, UsageError
 from oculox.models import build_model
 from oculox.runtime.torch_backend import TorchBackend
 from oculox.weights import load_weights
@@ -422,7 +422,7 @@ def test_streams_that_cannot_be(detector, paths, tmp_path):
     given = [paths[0], tmp_path / "gone.jpg", paths[1]]
     with pytest.raises(DataError, match=r"gone\.jpg: no such image"):
         list(detector.stream(given))
-    with pytest.warns(UserWarning, match=r"gone\.jpg: no such image; left out") as told:
+    with pytest.warns(OculoxWarning, match=r"gone\.jpg: no such image; left out") as told:
         found = list(detector.stream(given, batch=3, skip_unreadable=True))
     assert told[0].filename == __file__
     assert [one.source for one in found] == [str(paths[0]), str(paths[1])]

@@ -57,7 +57,7 @@ class ExportError(OculoxError):
 
 
 class OculoxWarning(UserWarning):
-    """What a person should know and the work goes on without; the command line prints a note."""
+    """What a person should know and the work goes on without; the command line prints a line."""
 
 
 class RenamedKeyWarning(OculoxWarning):

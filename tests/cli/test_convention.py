@@ -367,6 +367,19 @@ def test_arguments_that_messages_name_are_options_of_commands():
     assert named <= known
 
 
+def test_the_library_warns_in_the_way_that_the_command_line_shows_as_a_line():
+    source = Path(api.__file__).parents[1]
+    calls = [
+        (path.name, call)
+        for path in source.rglob("*.py")
+        for call in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(call, ast.Call) and ast.unparse(call.func) == "warnings.warn"
+    ]
+    assert len(calls) > 5
+    category = re.compile(r"OculoxWarning|RenamedKeyWarning")
+    assert [name for name, call in calls if not category.search(ast.unparse(call))] == []
+
+
 def test_the_command_line_shows_arguments_as_options(oculox, tmp_path):
     (tmp_path / "a.pt").write_bytes(b"")
     outcome = oculox("weights", "convert", tmp_path / "b.pth", tmp_path / "a.pt")

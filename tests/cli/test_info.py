@@ -53,13 +53,13 @@ def test_config_as_json(oculox):
     assert tree == config_to_dict(load_config("yolox-s", ["train.batch=12"]))
 
 
-def test_old_names_in_a_saved_configuration_are_noted_once(oculox, tmp_path):
+def test_old_names_in_a_saved_configuration_are_told_once(oculox, tmp_path):
     path = tmp_path / "old.yaml"
     path.write_text("eval: {nms: 0.5}\n")
     for _ in range(2):
         outcome = oculox("config", path, "--json")
         assert outcome.json["eval"]["iou"] == 0.5
-        assert outcome.err == f"note: {path}: 'eval.nms' is called 'eval.iou' now\n"
+        assert outcome.err == f"warning: {path}: 'eval.nms' is called 'eval.iou' now\n"
     refused = oculox("config", "yolox-s", "eval.nms=0.5")
     assert refused.code == 2
     assert refused.error == "'eval.nms=0.5': 'eval.nms' is called 'eval.iou' now"

@@ -6,11 +6,14 @@ import importlib.util
 import sys
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
 from oculox.api import Detector
+from oculox.cli.main import main
 from oculox.config.schema import InputConfig
+from oculox.errors import OculoxWarning
 from oculox.exporting.parity import check_parity, compare_detections, sample_inputs
 from oculox.postprocess import DetectSettings
 from oculox.runtime.exported import InGraphNms
@@ -122,12 +125,19 @@ def test_settings_narrow_what_a_file_with_NMS_found(exports, scenes):
     assert sum(map(len, agnostic)) <= sum(map(len, wide))
 
 
-def test_settings_cannot_widen_what_a_file_with_NMS_found(exports, scenes):
+def test_settings_cannot_widen_what_a_file_with_NMS_found(exports, scenes, tmp_path, capfd):
     needs("onnx")
-    backend = open_model(exports(**CASES["onnx-whole"]).path)
+    path = exports(**CASES["onnx-whole"]).path
+    backend = open_model(path)
     images = np.stack(scenes).transpose(0, 3, 1, 2)
-    with pytest.warns(UserWarning, match=r"conf 0\.2, IoU 0\.5 by itself"):
+    with pytest.warns(OculoxWarning, match=r"conf 0\.2, IoU 0\.5 by itself"):
         backend.detect(images, DetectSettings(conf=0.01, iou=0.5))
+    for number in range(2):
+        cv2.imwrite(str(tmp_path / f"{number}.png"), scenes[number])
+    words = ("--conf", "0.01", "--no-draw", "--output", str(tmp_path / "out"))
+    assert main(["predict", str(path), str(tmp_path), *words]) == 0
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith("warning: the model applies NMS at conf 0.2, IoU 0.5 by itself")
 
 
 def test_a_fixed_batch_is_filled_up(exports, scenes):

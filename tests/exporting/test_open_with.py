@@ -10,7 +10,7 @@ import pytest
 
 from oculox.api import Detector
 from oculox.config.schema import InputConfig
-from oculox.errors import MissingExtraError, UsageError
+from oculox.errors import MissingExtraError, OculoxWarning, UsageError
 from oculox.exporting.benchmark import benchmark
 from oculox.exporting.benchmark_report import as_table, write_plot
 from oculox.exporting.open_with import (
@@ -168,7 +168,7 @@ def test_a_damaged_choice_is_none(tmp_path, content):
 def test_a_cache_that_cannot_be_written_keeps_nothing(lively_pt, tmp_path, monkeypatch, scenes):
     (tmp_path / "file").touch()
     monkeypatch.setenv("OCULOX_CACHE", str(tmp_path / "file"))
-    with pytest.warns(UserWarning, match="cannot be made .* the conversion is not kept"):
+    with pytest.warns(OculoxWarning, match="cannot be made .* the conversion is not kept"):
         detector = Detector(lively_pt, imgsz=(64, 96), backend="ncnn")
     assert len(detector(scenes)) == 2
 

@@ -22,7 +22,9 @@ from red_images import RedBackend, red_image, save_image, save_red_images
 pytestmark = [
     pytest.mark.slow,
     # Beside other heavy work a process of Ray may need minutes to start.
-    pytest.mark.filterwarnings("default:Ray. no worker has opened the model:UserWarning"),
+    pytest.mark.filterwarnings(
+        "default:Ray. no worker has opened the model:oculox.errors.OculoxWarning"
+    ),
 ]
 
 pq = pytest.importorskip("pyarrow.parquet", reason="the extra `parquet` is not installed")

@@ -121,9 +121,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _show_warning(
     message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: Any
 ) -> None:
-    """Our own warnings are notes for people; those of libraries look as Python shows them."""
+    """Our own warnings are lines for people; those of libraries look as Python shows them."""
     if issubclass(category, OculoxWarning):
-        note(f"note: {message}")
+        note(f"warning: {message}")
     else:
         note(warnings.formatwarning(message, category, filename, lineno))
 

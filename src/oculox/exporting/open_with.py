@@ -26,7 +26,7 @@ from oculox.addresses import Location
 from oculox.config.schema import Precision
 from oculox.distributed.devices import describe_machine, usable_device
 from oculox.distributed.launch import is_main_process
-from oculox.errors import ExportError, OculoxError, UsageError
+from oculox.errors import ExportError, OculoxError, OculoxWarning, UsageError
 from oculox.exporting.job import ExportOptions, make_job
 from oculox.exporting.parity import sample_inputs
 from oculox.exporting.targets import TARGETS, find_target
@@ -169,7 +169,7 @@ def open_with(
     try:
         make_folder(folder)
     except OculoxError as error:
-        warnings.warn(f"{error}; the conversion is not kept", stacklevel=2)
+        warnings.warn(f"{error}; the conversion is not kept", OculoxWarning, stacklevel=3)
         scratch = tempfile.TemporaryDirectory(prefix="oculox-")
         opened = open_model(_convert(path, wanted, Path(scratch.name)), device=device)
         weakref.finalize(opened, scratch.cleanup)
@@ -210,7 +210,7 @@ def choose_runtime(path: str | Location, options: RunOptions) -> RuntimeChoice |
         try:
             write_json(file, dataclasses.asdict(choice))
         except OculoxError as error:
-            warnings.warn(f"{error}; the choice is not kept", stacklevel=2)
+            warnings.warn(f"{error}; the choice is not kept", OculoxWarning, stacklevel=3)
     return choice
 
 

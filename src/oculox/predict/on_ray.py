@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from oculox.addresses import Location
-from oculox.errors import OculoxError, first_line
+from oculox.errors import OculoxError, OculoxWarning, first_line
 from oculox.extras import require
 from oculox.predict.parquet import DonePart, FailedPart, Open, PartWorker
 
@@ -134,6 +134,7 @@ class RayWorkers:
                 warnings.warn(
                     f"Ray: no worker has opened the model for {_PATIENCE} seconds; one needs "
                     f"{self._share}, and the cluster has {self._ray.available_resources()} left",
+                    OculoxWarning,
                     stacklevel=2,
                 )
         actor, part = self._busy.pop(call := done[0])

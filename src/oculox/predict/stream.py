@@ -15,7 +15,7 @@ import numpy as np
 from torch import Tensor
 
 from oculox.addresses import Address, is_address
-from oculox.errors import DataError
+from oculox.errors import DataError, OculoxWarning
 from oculox.predict.inputs import ColorOrder, images_in, load_image
 from oculox.predict.pipeline import Pipeline
 from oculox.predict.sources import Source, find_sources
@@ -101,7 +101,7 @@ def detect_each(
         if not isinstance(result, DataError):
             yield result
         elif skip_unreadable:
-            warnings.warn(f"{result}; left out", stacklevel=2)
+            warnings.warn(f"{result}; left out", OculoxWarning, stacklevel=2)
         else:
             raise result
 

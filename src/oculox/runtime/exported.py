@@ -19,7 +19,7 @@ from pydantic_core import to_jsonable_python
 from torch import Tensor
 
 from oculox.data.preprocess import to_float_array
-from oculox.errors import CheckpointError
+from oculox.errors import CheckpointError, OculoxWarning
 from oculox.postprocess import DetectSettings, narrow_detections, select_detections
 from oculox.runtime.backend import Backend
 from oculox.types import DecodedPredictions, Detections, ImageArray, ModelSpec
@@ -217,6 +217,7 @@ class ExportedBackend(Backend):
             warnings.warn(
                 f"the model applies NMS at conf {inside.conf}, IoU {inside.iou} by itself; "
                 f"conf {settings.conf}, IoU {settings.iou} cannot bring back what it drops",
+                OculoxWarning,
                 stacklevel=3,
             )
         found = []
