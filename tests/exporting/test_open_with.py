@@ -165,12 +165,20 @@ def test_a_damaged_choice_is_none(tmp_path, content):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not HAS_NCNN, reason="ncnn or pnnx is not installed")
-def test_a_cache_that_cannot_be_written_keeps_nothing(lively_pt, tmp_path, monkeypatch, scenes):
+def test_a_cache_that_cannot_be_written_keeps_nothing(
+    lively_pt, tmp_path, monkeypatch, scenes, capfd
+):
     (tmp_path / "file").touch()
     monkeypatch.setenv("OCULOX_CACHE", str(tmp_path / "file"))
-    with pytest.warns(OculoxWarning, match="cannot be made .* the conversion is not kept"):
-        detector = Detector(lively_pt, imgsz=(64, 96), backend="ncnn")
-    assert len(detector(scenes)) == 2
+    monkeypatch.setattr("oculox.exporting.open_with._NEEDS", {"ncnn": ("ncnn", "pnnx")})
+    with pytest.warns(OculoxWarning, match="cannot be written, so nothing .* is kept") as told:
+        detectors = [
+            Detector(lively_pt, imgsz=(64, 96), device="cpu", backend=backend)
+            for backend in ("auto", "ncnn")
+        ]
+    assert len(told) == 1
+    assert capfd.readouterr().err.count("converting lively.pt to") == 1
+    assert [len(detector(scenes)) for detector in detectors] == [2, 2]
 
 
 def test_auto_stays_with_pytorch_for_other_precisions(lively_pt):

@@ -123,7 +123,7 @@ def _show_warning(
 ) -> None:
     """Our own warnings are lines for people; those of libraries look as Python shows them."""
     if issubclass(category, OculoxWarning):
-        note(f"warning: {message}")
+        note(f"warning: {with_options(str(message))}")
     else:
         note(warnings.formatwarning(message, category, filename, lineno))
 

@@ -4,6 +4,7 @@ Conversions and measurements are kept in `runtimes_folder`, under hashes of what
 weights, the size, and the versions and the machine that matter.
 """
 
+import atexit
 import contextlib
 import dataclasses
 import hashlib
@@ -15,7 +16,7 @@ import statistics
 import tempfile
 import time
 import warnings
-import weakref
+from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -168,13 +169,23 @@ def open_with(
     require_installed(_NEEDS[backend], extra=backend, purpose=f"the backend {backend}")
     try:
         make_folder(folder)
-    except OculoxError as error:
-        warnings.warn(f"{error}; the conversion is not kept", OculoxWarning, stacklevel=3)
-        scratch = tempfile.TemporaryDirectory(prefix="oculox-")
-        opened = open_model(_convert(path, wanted, Path(scratch.name)), device=device)
-        weakref.finalize(opened, scratch.cleanup)
-        return opened
-    return open_model(_convert(path, wanted, folder), device=device)
+    except OculoxError:
+        folder = _stand_in(folder.parent) / folder.name
+    return open_model(kept_model(folder) or _convert(path, wanted, folder), device=device)
+
+
+@cache
+def _stand_in(folder: Path) -> Path:
+    """Takes the place of a folder that cannot be written, until this process ends."""
+    warnings.warn(
+        f"{folder}: cannot be written, so nothing that `backend` converts or measures is kept; set "
+        "OCULOX_CACHE to a folder of your own",
+        OculoxWarning,
+        stacklevel=4,
+    )
+    scratch = Path(tempfile.mkdtemp(prefix="oculox-"))
+    atexit.register(shutil.rmtree, scratch, ignore_errors=True)
+    return scratch
 
 
 def choose_runtime(path: str | Location, options: RunOptions) -> RuntimeChoice | None:
@@ -209,8 +220,8 @@ def choose_runtime(path: str | Location, options: RunOptions) -> RuntimeChoice |
         choice = _measure(path, names, dataclasses.replace(options, device="cpu"))
         try:
             write_json(file, dataclasses.asdict(choice))
-        except OculoxError as error:
-            warnings.warn(f"{error}; the choice is not kept", OculoxWarning, stacklevel=3)
+        except OculoxError:
+            _stand_in(file.parent)  # warns, where that was not done
     return choice
 
 
