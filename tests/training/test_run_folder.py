@@ -1,5 +1,7 @@
 """The folder of a run."""
 
+import re
+
 import pytest
 
 from oculox.config import Config, config_to_yaml, known_keys, load_config
@@ -87,8 +89,10 @@ def test_how_and_where_a_run_goes_on_is_free(tmp_path, override):
     ],
 )
 def test_what_defines_a_run_is_not(tmp_path, override, said):
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(ConfigError, match=said) as refused:
         resumed_config(begun(tmp_path), [override])
+    free = str(refused.value).partition(" may change, such as ")[2].rstrip(")")
+    assert set(re.split(", | and ", free)) <= FREE_KEYS
 
 
 def test_nothing_to_resume(tmp_path):

@@ -325,8 +325,9 @@ def resumed_config(resume: Path, overrides: Sequence[str] = ()) -> Config:
     if changed:
         raise ConfigError(
             f"{folder}: the run was started with other settings: {', '.join(changed[:4])}; "
-            "resume with the same (only train.epochs may be raised), or start a new run from its "
-            "best.pt with `weights`"
+            "resume with the same, or start a new run from its weights with `weights` "
+            "(train.epochs may be raised, and settings of where and how a run works may change, "
+            "such as data.root, train.device and train.max_steps)"
         )
     return config
 
