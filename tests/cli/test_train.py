@@ -51,9 +51,9 @@ def test_summary_as_json(train, tmp_path):
 
 
 def test_summary_for_people(train, tmp_path):
-    outcome = train(tmp_path / "run", *ONE_STEP)
+    outcome = train(tmp_path / "my run", *ONE_STEP)
     out = outcome.out
-    assert f"next             oculox predict {tmp_path / 'run/best.pt'} YOUR_IMAGES" in out
+    assert f"next             oculox predict '{tmp_path / 'my run/best.pt'}' YOUR_IMAGES" in out
     assert re.search(r"best AP .* in epoch 1; 1 step done, ", out), out
     assert "; stops after 1 step (train.max_steps); output in " in outcome.err
 
@@ -98,10 +98,12 @@ def test_a_refused_command_leaves_no_folder(oculox, quick, tmp_path, monkeypatch
 
 
 def test_an_occupied_folder_is_wrong_usage(train, tmp_path):
-    (tmp_path / "config.yaml").write_text("mine")
-    error = train(tmp_path, code=2).error
+    output = tmp_path / "my run"
+    output.mkdir()
+    (output / "config.yaml").write_text("mine")
+    error = train(output, code=2).error
     assert "holds another run" in error
-    assert f"choose another --output, or go on with it: --resume {tmp_path}" in error
+    assert f"choose another --output, or go on with it: --resume '{output}'" in error
 
 
 def test_neither_a_recipe_nor_a_run(oculox):

@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -233,10 +234,13 @@ def test_a_run_stopped_by_a_signal_goes_on_exactly(
     finished, quick, tmp_path, interrupt, monkeypatch, name, call, step
 ):
     interrupt(signal.SIGINT, name=name, call=call)
-    output = tmp_path / "out"
+    output = tmp_path / "my run"
     with pytest.raises(KeyboardInterrupt):
         train("yolox-nano", *quick, output=output)
-    said = f"stopped by SIGINT after step {step}; last.pt is saved, go on with: oculox train"
+    said = (
+        f"stopped by SIGINT after step {step}; last.pt is saved, go on with: "
+        f"oculox train --resume '{output}'"
+    )
     assert said in (output / "log.txt").read_text()
     assert not (output / "summary.json").exists()
     monkeypatch.undo()
@@ -696,7 +700,7 @@ def test_a_run_killed_before_its_summary_writes_it(finished, tmp_path):
 
 
 def test_a_damaged_state_names_a_whole_one_to_go_on_from(finished, quick, tmp_path, capfd):
-    output = tmp_path / "out"
+    output = tmp_path / "my run"
     settings = (*quick, "train.checkpoint_interval=1", "train.keep_checkpoints=1")
     train("yolox-nano", *settings, "train.max_steps=8", output=output)
     with pytest.raises(UsageError, match="or one of its older states"):
@@ -717,7 +721,7 @@ def test_a_damaged_state_names_a_whole_one_to_go_on_from(finished, quick, tmp_pa
         assert "the state after step 8 is whole, go on from it with: oculox train" in error
         assert {path: path.read_bytes() for path in output.iterdir()} == left
     # The command of the message, to the end: as if nothing had happened.
-    words = error.split("oculox ")[1].split()
+    words = shlex.split(error.split("oculox ")[1])
     assert words[-1] == str(output / "previous.pt")
     assert main([*words, "train.max_steps=null"]) == 0
     assert_bit_equal(finished.output / "last.pt", output / "last.pt")

@@ -1,5 +1,6 @@
 """``oculox demo``: the whole job on the built-in dataset."""
 
+import shlex
 import shutil
 from pathlib import Path
 from typing import Annotated
@@ -92,4 +93,4 @@ def demo(
     say(f"weights      {exported}")
     say(f"detections   {sheet}")
     say(f"run          {summary.output}")
-    say(f"next         oculox predict {exported} {data / 'val2017'}")
+    say(f"next         {shlex.join(('oculox', 'predict', str(exported), str(data / 'val2017')))}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -146,4 +147,4 @@ def _say_summary(summary: TrainSummary) -> None:
         if (summary.output / name).exists():
             say(f"{title:<16} {summary.output / name}")
     if best_exists:
-        say(f"next             oculox predict {summary.best} YOUR_IMAGES")
+        say(f"next             oculox predict {shlex.quote(str(summary.best))} YOUR_IMAGES")

@@ -7,6 +7,7 @@ best AP, ``epoch-0010.pt`` and so on older states (`train.keep_checkpoints`).
 import contextlib
 import dataclasses
 import os
+import shlex
 from collections.abc import Mapping
 from fnmatch import fnmatch
 from pathlib import Path
@@ -213,7 +214,8 @@ def _another_state(damaged: Path) -> str:
     if not found:
         return f"{folder} holds no other state of the run: start it again"
     step, path = max(found)
-    return f"the state after step {step} is whole, go on from it with: oculox train --resume {path}"
+    command = f"oculox train --resume {shlex.quote(str(path))}"
+    return f"the state after step {step} is whole, go on from it with: {command}"
 
 
 def trim_checkpoints(folder: Path, *, keep: int) -> None:

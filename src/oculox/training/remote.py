@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import filecmp
 import hashlib
+import shlex
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping
@@ -134,7 +135,9 @@ def _tell_left(remote: Address, folder: Path) -> None:
         holds, end = ("no whole last.pt", "remove it")
         if steps is not None:
             holds = f"last.pt after step {steps}"
-            end = f"remove it, or go on with it here: oculox train --resume {left}"
+            end = (
+                f"remove it, or go on with it here: oculox train --resume {shlex.quote(str(left))}"
+            )
         warnings.warn(
             f"{remote}: a run that was killed, or could not be sent, has left {left} on this "
             f"machine ({holds}; {size / 1e6:.1f} MB in all), which is not used; {end}",

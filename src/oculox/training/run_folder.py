@@ -8,6 +8,7 @@ rest.
 import dataclasses
 import json
 import math
+import shlex
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -204,7 +205,7 @@ def check_free(folder: Location) -> None:
             return
         raise UsageError(
             f"{folder}: holds another run; choose another `output`, or go on with it: "
-            f"`resume` {folder}"
+            f"`resume` {shlex.quote(str(folder))}"
         )
 
 

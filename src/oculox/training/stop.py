@@ -1,5 +1,6 @@
 """SIGTERM, SIGINT and SIGUSR1 as a request to stop once the state of a run is saved."""
 
+import shlex
 import signal
 import threading
 import time
@@ -27,7 +28,7 @@ class RunStopped(TrainingError):  # noqa: N818 - nothing is wrong
         """Say after which step, and how to go on with the run in `folder`."""
         super().__init__(
             f"stopped by {signal.Signals(number).name} after step {step}; last.pt is saved, go on "
-            f"with: oculox train --resume {folder}"
+            f"with: oculox train --resume {shlex.quote(str(folder))}"
         )
         self.number = number
 
