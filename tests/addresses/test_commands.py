@@ -157,7 +157,9 @@ def test_what_a_killed_run_left_here_is_named(s3, eager_weights, tmp_path, monke
     with pytest.warns(OculoxWarning, match=r"no whole last.pt; .* which is not used; remove it$"):
         run_place(None, run)
     assert main(["train", "--resume", str(run), "train.batch=9"]) == 2
-    assert capsys.readouterr().err.startswith(f"warning: {run}: a run that was killed, or could not")
+    assert capsys.readouterr().err.startswith(
+        f"warning: {run}: a run that was killed, or could not"
+    )
     for name in ("last.pt", "config.yaml"):
         remove(run / name)
     with pytest.warns(OculoxWarning) as told:

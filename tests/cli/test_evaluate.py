@@ -57,6 +57,22 @@ def test_how_it_runs_does_not_change_the_metrics(evaluate, words):
     assert evaluate("--json", *words).json["metrics"] == pytest.approx(plain, abs=1e-6)
 
 
+def test_data_that_is_elsewhere_was_named_by_the_training(oculox, quick, tmp_path, monkeypatch):
+    (tmp_path / "elsewhere").mkdir()
+    run, root = tmp_path / "run", quick[0].partition("=")[2]
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my-data").symlink_to(root)
+    words = ("data.root=my-data", "train.max_steps=1", "--output", run)
+    assert oculox("train", "yolox-nano", *quick, *words).code == 0
+    assert oculox("eval", run / "best.pt", "--workers", 0).code == 0
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    outcome = oculox("eval", run / "best.pt")
+    assert outcome.code == 1
+    assert "data.root: my-data is not a folder; " in outcome.error
+    assert f"{run / 'best.pt'} names this data, as it was trained with" in outcome.error
+    assert outcome.error.endswith("or other data, with --data")
+
+
 def test_what_is_evaluated_can_be_chosen(evaluate, tiny_data):
     by_folder = evaluate("--split", "train", "--json").json
     assert by_folder["images"] == 12

@@ -14,7 +14,7 @@ from oculox.data.coco import CocoIndex, Split
 from oculox.data.tiles import Tiling
 from oculox.datasets.splits import load_splits, open_split
 from oculox.distributed.devices import open_processes, own_device
-from oculox.errors import UsageError, plural
+from oculox.errors import DataError, UsageError, plural
 from oculox.evaluation.evaluate import Evaluation
 from oculox.evaluation.evaluate import evaluate as evaluate_backend
 from oculox.exporting.benchmark import Benchmark, benchmark
@@ -442,4 +442,12 @@ class Detector:
                 "name the data to evaluate on (`data`); "
                 "the weights do not say what they were trained on"
             )
-        return load_splits(config_from_dict(config, where=str(self.path)).data, split)[0]
+        data = config_from_dict(config, where=str(self.path)).data
+        try:
+            return load_splits(data, split)[0]
+        except DataError as error:
+            raise DataError(
+                f"{error}; {self.path} names this data, as it was trained with (a relative path "
+                "counts from the folder of the training): name it from here, or other data, with "
+                "`data`"
+            ) from None
