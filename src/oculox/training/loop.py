@@ -482,7 +482,7 @@ def _why_zero(metrics: CocoMetrics) -> str:
         )
     return (
         f"AP is 0 with {plural(metrics.detections, 'detection')}: none lies on an object of its "
-        "class. Check the annotations with: oculox data check"
+        "class. Train longer, or check the annotations with: oculox data check"
     )
 
 
