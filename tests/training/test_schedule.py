@@ -37,7 +37,9 @@ def test_a_shortened_plan_says_so():
     notes = plan_epochs(config.train, warmup_epochs=5).notes
     assert len(notes) == 2
     assert "tail" in notes[0]
-    assert "warm-up" in notes[1]
+    assert notes[1] == "short run: warm-up takes 2 of 20 epochs instead of 5"
+    one = load_config("yolox-s", ["train.epochs=1"])
+    assert "takes 0 of 1 epoch instead" in plan_epochs(one.train, warmup_epochs=5).notes[-1]
 
 
 def test_the_tail_is_exactly_as_long_as_configured():

@@ -249,7 +249,10 @@ def _gentler(config: Config, known: float) -> tuple[Config, list[str]]:
     rate = rates.lr * (1 - known * (1 - rates.known_lr_ratio))
     # Settled: a saved configuration must not do it again.
     settled = rates.model_copy(update={"lr": rate, "known_lr_ratio": 1.0})
-    note = f"the weights know {known:.0%} of the classes: optimizer.lr is {rate:.3g} now"
+    note = (
+        f"the weights know {known:.0%} of the classes: optimizer.lr is {rate:.3g} now, the peak "
+        "learning rate at 64 images a step"
+    )
     return config.model_copy(update={"optimizer": settled}), [note]
 
 

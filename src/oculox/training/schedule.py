@@ -13,6 +13,7 @@ import math
 import numpy as np
 
 from oculox.config.schema import AugmentConfig, Config, LossConfig, Range, TrainConfig
+from oculox.errors import plural
 
 # The largest parts of tail and warm-up where only the total number of epochs is given.
 TAIL_SHARE = 0.2
@@ -69,7 +70,10 @@ def plan_epochs(train: TrainConfig, *, warmup_epochs: float) -> EpochPlan:
     longest = min(max(1.0, total * WARMUP_SHARE), aug / 2)
     warmup = min(warmup_epochs, longest)
     if warmup < warmup_epochs:
-        notes.append(f"short run: warm-up takes {warmup:g} epochs instead of {warmup_epochs:g}")
+        notes.append(
+            f"short run: warm-up takes {warmup:g} of {plural(total, 'epoch')} instead of "
+            f"{warmup_epochs:g}"
+        )
     return EpochPlan(aug=aug, tail=tail, warmup=warmup, notes=tuple(notes))
 
 
