@@ -6,6 +6,14 @@ import shutil
 import pytest
 
 from oculox.cli.main import main
+from oculox.exporting.targets import TARGETS
+
+
+def test_the_help_names_all_formats(capsys):
+    assert main(["export", "--help"]) == 0
+    text = capsys.readouterr().out
+    assert all(name in text for name in TARGETS)
+    assert "docs/" not in text
 
 
 def test_a_file_a_table_and_sizes(lively_pt, tmp_path, capsys):

@@ -31,7 +31,11 @@ def parse_batch(text: str) -> str:
 def export(  # the options are the command's surface
     weights: o.Weights,
     format: Annotated[  # noqa: A002
-        str, typer.Option("--format", help="onnx, openvino, ...; docs/deploy.md lists all.")
+        str,
+        typer.Option(
+            "--format",
+            help="onnx, openvino, torchscript, pt2, ncnn, litert, coreml, tensorrt or mindir.",
+        ),
     ],
     output: Annotated[
         str | None,
