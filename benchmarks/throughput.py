@@ -4,7 +4,7 @@ The reference is the plain loop: read, network on all cores, draw, write, and th
 evaluation it is the loop over the loader's batches. Both take turns in one process, in several
 rounds; each figure is that of the best round.
 
-    python benchmarks/throughput.py yolox_nano.pth coco/val2017 --images 500
+    python benchmarks/throughput.py yolox_nano.pth coco/val2017 --limit 500
     python benchmarks/throughput.py yolox_nano.pth coco/val2017 --data coco
 """
 
