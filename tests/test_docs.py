@@ -13,6 +13,7 @@ from typing import NamedTuple
 import pytest
 import yaml
 
+import oculox
 from oculox.api import list_models
 from oculox.cli.console import with_options
 from oculox.cli.main import command_line
@@ -241,6 +242,13 @@ def unguarded(tree):
                 name = ast.unparse(call.func).rpartition(".")[2]
                 if name in ("train", "evaluate"):
                     yield name
+
+
+def test_the_public_names_are_listed():
+    page = (ROOT / "docs/python.md").read_text("utf-8")
+    first = page.partition("```python\n")[2].partition("```")[0]
+    names = re.findall(r"\w+", first.replace("from oculox import", ""))
+    assert {*names, "__version__"} == set(oculox.__all__)
 
 
 @each_page
