@@ -6,7 +6,14 @@ import cv2
 import numpy as np
 import pytest
 
-from oculox.data.image import decode_image, image_size, read_header, read_image, shrink_for
+from oculox.data.image import (
+    IMAGE_SUFFIXES,
+    decode_image,
+    image_size,
+    read_header,
+    read_image,
+    shrink_for,
+)
 from oculox.errors import DataError
 
 HEIGHT, WIDTH = 48, 80
@@ -62,6 +69,17 @@ def test_grey_alpha_and_16_bits_become_8_bit_bgr(photo: np.ndarray) -> None:
     deep = photo.astype(np.uint16) * 257
     difference = decode_image(encode(".png", deep), where="x").astype(int) - photo
     assert np.abs(difference).max() <= 1
+
+
+def test_avif_is_read_where_opencv_can(photo: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert ".avif" in IMAGE_SUFFIXES
+    if not cv2.haveImageWriter("a.avif"):
+        pytest.skip("this OpenCV is built without AVIF")
+    data = encode(".avif", photo)
+    assert np.abs(decode_image(data, where="x").astype(int) - photo).mean() < 8
+    monkeypatch.setattr(cv2, "imdecode", lambda data, flags: None)
+    with pytest.raises(DataError, match=r"^x: .* this OpenCV is built without AVIF"):
+        decode_image(data, where="x")
 
 
 def test_cmyk_jpeg_is_converted() -> None:

@@ -15,7 +15,10 @@ from oculox.errors import DataError
 from oculox.types import ImageArray
 
 IMAGE_SUFFIXES = frozenset(
-    (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm", ".jp2")
+    (
+        *(".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"),
+        *(".gif", ".ppm", ".pgm", ".jp2", ".avif"),
+    )
 )
 """Lower-case suffixes of the files that are taken for images."""
 
@@ -136,7 +139,10 @@ def decode_image(
     if image is None and header.truncated:
         raise truncated
     if image is None or image.dtype != np.uint8:
-        raise DataError(f"{where}: not an image that can be decoded (damaged or unknown format)")
+        why = "damaged or unknown format"
+        if data[4:12] == b"ftypavif":
+            why = "damaged, or this OpenCV is built without AVIF: install a newer one"
+        raise DataError(f"{where}: not an image that can be decoded ({why})")
     height, width = image.shape[:2]
     _check_pixels(height * shrink, width * shrink, where=where)
     return np.asarray(image, np.uint8)
