@@ -538,6 +538,21 @@ def test_wrong_usage(oculox, words):
     assert any(line.startswith("Error: ") for line in outcome.err.splitlines()), outcome.err
 
 
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (("eval", "yolox-nona"), 1),  # like best.pt, it might be a file
+        (("weights", "get", "yolox-nona"), 2),
+        (("config", "yolox-nona"), 2),
+        (("export", "{weights}", "--format", "onxx"), 2),
+    ],
+)
+def test_exit_codes_of_misspelt_names(oculox, eager_pt, words, code):
+    outcome = oculox(*(eager_pt if word == "{weights}" else word for word in words))
+    assert outcome.code == code
+    assert "did you mean" in outcome.error
+
+
 def test_outputs_that_cannot_be_used(oculox, quick, tmp_path):
     (tmp_path / "file").write_text("mine")
     (tmp_path / "old").mkdir()
