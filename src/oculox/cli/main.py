@@ -23,12 +23,26 @@ from oculox.cli.serve import serve
 from oculox.cli.track import track
 from oculox.cli.train import SettingsCommand, train
 from oculox.distributed.launch import follow_launcher, is_launched, is_main_process, one_report
-from oculox.errors import OculoxError, OculoxWarning, RenamedKeyWarning
+from oculox.errors import OculoxError, OculoxWarning, RenamedKeyWarning, UsageError
 from oculox.version import __version__
+
+# Wrong words of any kind; the module that has this class varies by version.
+_ParserError: type[typer.BadParameter] = typer.BadParameter.mro()[1]
 
 
 class _Commands(TyperGroup):
-    """The commands, with Ctrl-C as one line and 130; Typer's own handling varies by version."""
+    """The commands; errors of the parser and Ctrl-C, with 130, are one line in all versions."""
+
+    def main(self, *args: Any, **extra: Any) -> Any:
+        try:
+            return super().main(*args, **{**extra, "standalone_mode": False})
+        except _ParserError as error:
+            message = error.format_message()
+            if "\n" in message:  # the help of commands of which none is named
+                error.show()
+                return error.exit_code
+            path = error.ctx.command_path if error.ctx else "oculox"
+            raise UsageError(f"{message.removesuffix('.')} (see {path} --help)") from None
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -107,7 +121,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 warnings.simplefilter("ignore", RenamedKeyWarning)
             warnings.showwarning = _show_warning  # type: ignore[assignment]
             # Commands that start several processes of themselves need their own words.
-            command_line()(args=words, prog_name="oculox", obj=words)
+            end = command_line()(args=words, prog_name="oculox", obj=words)
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     except OculoxError as error:
@@ -115,7 +129,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         message = with_options(str(error))
         print(f"error{who}: {message}", file=sys.stderr)  # noqa: T201 - the one line of an error
         return error.exit_code
-    return 0
+    return end or 0
 
 
 def _show_warning(
