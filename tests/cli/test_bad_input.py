@@ -243,7 +243,7 @@ def test_settings_in_the_words_of_other_projects(oculox, command, words, meant):
         ("{tmp}/list.yaml", "expected a mapping of sections, got list"),
         ("{tmp}/section.yaml", "section.yaml: train: "),
         ("{tmp}/tag.yaml", "tag.yaml: not valid YAML"),
-        ("{tmp}", "neither a recipe nor a YAML file"),
+        ("{tmp}", "is a folder, not a recipe; to train on a dataset: oculox train yolox-s data"),
         ("{tmp}/none.yaml", "none.yaml: no such file"),
     ],
 )

@@ -348,6 +348,12 @@ def test_finds_the_splits_that_are_there(tmp_path: Path) -> None:
     assert found["test"] == (tmp_path / "test", tmp_path / "test/_annotations.coco.json")
 
 
+def test_a_folder_inside_a_dataset_names_the_dataset(tiny_data: Path) -> None:
+    said = rf"train2017: no train split found; .*; {tiny_data} holds a dataset: name that folder$"
+    with pytest.raises(DataError, match=said):
+        find_split(DataConfig(root=tiny_data / "train2017"), "train")
+
+
 def test_one_file_for_all_is_one_split(tmp_path: Path) -> None:
     (tmp_path / "_annotations.coco.json").write_text("{}")
     assert find_splits(tmp_path) == {"train": (tmp_path, tmp_path / "_annotations.coco.json")}

@@ -283,6 +283,14 @@ def test_yolo_roboflow_layout_takes_each_split_once(tmp_path: Path) -> None:
     ]
 
 
+def test_the_format_that_a_folder_seems_to_have_is_told(tiny_data: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no class names; .* the format coco, not yolo$"):
+        convert(tiny_data, tmp_path / "yolo", source_format="yolo")
+    convert(tiny_data, tmp_path / "yolo", source_format="coco", target_format="yolo")
+    with pytest.raises(DataError, match=r"no train split found; .* the format yolo, not coco$"):
+        convert(tmp_path / "yolo", tmp_path / "new", source_format="coco")
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

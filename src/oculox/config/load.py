@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import shlex
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
@@ -343,6 +344,9 @@ def _number(text: str) -> str | float:
 def _unknown_source(source: str, path: Location) -> str:
     if path.suffix.lower() in (".yaml", ".yml") and not path.exists():
         return f"{path}: no such file; `oculox models` lists the recipes that need none"
+    if isinstance(path, Path) and path.is_dir():
+        command = shlex.join(("oculox", "train", "yolox-s", f"data.root={source}"))
+        return f"'{source}' is a folder, not a recipe; to train on a dataset: {command}"
     close = difflib.get_close_matches(source, known_recipes(), n=1, cutoff=0.4)
     hint = f"; did you mean '{close[0]}'?" if close else ""
     known, endings = ", ".join(recipe_names()), " or ".join(f"-{name}" for name in _OVERLAYS)

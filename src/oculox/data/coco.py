@@ -359,6 +359,10 @@ def find_split(
         if split == "test" or not by_keys
         else f"; or set data.{split}.images and data.{split}.annotations"
     )
+    if isinstance(root, Path):
+        above = root.absolute().parent
+        if any((above / annotations).is_file() for _, annotations in _layouts(split)):
+            hint = f"; {above} holds a dataset: name that folder"
     others = (
         "; YOLO and Pascal VOC are not read at addresses: make COCO (`oculox data convert`) or "
         "shards (`oculox data pack`) of them on a disk, and copy those to an address"

@@ -14,6 +14,7 @@ from oculox.datasets.formats.coco import read_coco, write_coco
 from oculox.datasets.formats.dataset import SPLITS, LabelledData
 from oculox.datasets.formats.voc import read_voc
 from oculox.datasets.formats.yolo import read_yolo, write_yolo
+from oculox.datasets.splits import recognise
 from oculox.errors import DataError, UsageError
 from oculox.files import FileMode, new_folder, require_free, require_local
 from oculox.types import Progress, counted
@@ -98,11 +99,19 @@ def convert(
     on_image = counted(progress)
     more = {"skip_difficult": True} if skip_difficult else {}
     read, write = _READERS[source_format], _WRITERS[target_format]
-    data = read(source, classes=classes, splits=splits, on_image=on_image, **more)
-    images = {split: len(many) for split, many in data.splits.items()}
-    if not sum(images.values()) or not data.classes:
-        first = f"; the first fault: {data.all_faults[0]}" if data.all_faults else ""
-        raise DataError(f"{source}: nothing could be converted{first}")
+    try:
+        data = read(source, classes=classes, splits=splits, on_image=on_image, **more)
+        images = {split: len(many) for split, many in data.splits.items()}
+        if not sum(images.values()) or not data.classes:
+            first = f"; the first fault: {data.all_faults[0]}" if data.all_faults else ""
+            raise DataError(f"{source}: nothing could be converted{first}")
+    except DataError as error:
+        seems = recognise(source)
+        if seems in (None, source_format):
+            raise
+        raise DataError(
+            f"{error}; this looks like the format {seems}, not {source_format}"
+        ) from None
     with new_folder(target) as scratch:
         write(data, scratch, mode=mode)
     objects = {
