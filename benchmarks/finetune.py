@@ -43,7 +43,9 @@ SUBSETS = {
         "giraffe",
     ),
 }
-"""Classes of COCO that are datasets of their own."""
+"""Classes of COCO that are datasets of their own, and once more with names that no weights know."""
+
+RENAMED = "-renamed"
 
 TRAIN_SHARE = 0.7
 """Part of a subset's images that is trained on; the hash of an image's bytes decides."""
@@ -189,7 +191,7 @@ def run(case: Case, setting: Sequence[str], args: argparse.Namespace, results: R
 def prepare(shared: Path, work: Path, wanted: Sequence[str] | None) -> dict[str, Path]:
     """Write the datasets that are not there yet; those whose source is missing are left out."""
     found: dict[str, Path] = {}
-    for name in wanted or ["bccd", *SUBSETS, "demo"]:
+    for name in wanted or ["bccd", "demo", *SUBSETS, *(name + RENAMED for name in SUBSETS)]:
         folder = work / name
         if not folder.exists():
             try:
@@ -208,10 +210,11 @@ def write_dataset(name: str, shared: Path, folder: Path) -> None:
     elif name == "bccd":
         convert(shared / "bccd" / "BCCD", folder, source_format="voc")
     else:
-        write_subset(shared / "coco_mini", folder, SUBSETS[name])
+        subset = name.removesuffix(RENAMED)
+        write_subset(shared / "coco_mini", folder, SUBSETS[subset], rename=subset != name)
 
 
-def write_subset(coco: Path, folder: Path, classes: Sequence[str]) -> None:
+def write_subset(coco: Path, folder: Path, classes: Sequence[str], *, rename: bool) -> None:
     """The images of COCO that hold some classes, each image's bytes once, split by their hash."""
     entries = [
         (split, json.loads((coco / "annotations" / f"instances_{split}.json").read_text("utf-8")))
@@ -219,6 +222,8 @@ def write_subset(coco: Path, folder: Path, classes: Sequence[str]) -> None:
     ]
     categories = [c for c in entries[0][1]["categories"] if c["name"] in classes]
     ids = {c["id"] for c in categories}
+    if rename:
+        categories = [{**c, "name": f"thing {c['id']}"} for c in categories]
     parts: dict[str, dict[str, list[Any]]] = {
         part: {"images": [], "annotations": [], "categories": categories}
         for part in ("train2017", "val2017")

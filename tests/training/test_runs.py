@@ -457,6 +457,7 @@ def test_two_processes_train_like_one(quick, shared, tmp_path, capfd):
         "input.size=256",
         "augment.multiscale=null",
         "optimizer.lr=0.0001",
+        "optimizer.lr_scaling=linear",
         "train.max_steps=6",
         "train.aug_epochs=4",
         "train.eval_interval=0",

@@ -55,6 +55,16 @@ def test_rate_scales_with_the_batch():
     assert rate.floor == pytest.approx(0.01 / 8 * 0.05)
 
 
+@pytest.mark.parametrize(("batch", "factor"), [(16, 0.5), (64, 1), (256, 2)])
+def test_rate_may_follow_the_square_root_of_the_batch(batch, factor):
+    words = [f"train.batch={batch}", "optimizer.lr_scaling=root", "schedule.warmup_lr=0.001"]
+    config = load_config("yolox-s", words)
+    plan = plan_epochs(config.train, warmup_epochs=5)
+    rate = build_learning_rate(config, plan, steps_per_epoch=1)
+    assert rate.peak == pytest.approx(0.01 * factor)
+    assert rate.start == pytest.approx(0.001 * factor)
+
+
 def test_rate_is_flat_where_the_run_is_all_tail():
     rate = LearningRate(
         peak=1.0, start=0.0, floor=0.05, warmup_steps=0, flat_steps=10, total_steps=10

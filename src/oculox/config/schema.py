@@ -211,6 +211,8 @@ class OptimizerConfig(_Section):
     """sgd (with Nesterov momentum, the paper's) or adamw (needs its own lr and weight_decay)."""
     lr: float = Field(0.01, gt=0)
     """Peak learning rate for 64 images a step; scaled by the global batch."""
+    lr_scaling: Literal["linear", "root"] = "linear"
+    """How `lr` follows the images of a step: in proportion, or as their square root."""
     known_lr_ratio: float = Field(1.0, gt=0, le=1)
     """Part of `lr` where the weights know all classes by name; where some, in proportion."""
     body_lr_ratio: float = Field(1.0, gt=0, le=1)

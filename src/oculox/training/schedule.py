@@ -112,6 +112,8 @@ class LearningRate:
 def build_learning_rate(config: Config, plan: EpochPlan, *, steps_per_epoch: int) -> LearningRate:
     """The learning rate of a run; values for 64 images are scaled by the global batch."""
     scale = config.train.images_per_step / 64
+    if config.optimizer.lr_scaling == "root":
+        scale = math.sqrt(scale)
     peak = config.optimizer.lr * scale
     # A run of the tail alone goes on from where another has fallen to.
     falling = config.schedule.tail_lr == "falling" and plan.aug > 0
