@@ -55,7 +55,8 @@ def test_gains_are_averaged_over_datasets_with_their_standard_error(finetune):
 
 
 def test_a_subset_of_coco_has_each_image_once(finetune, shared, tmp_path):
-    finetune.write_subset(shared / "coco_mini", tmp_path / "animals", finetune.SUBSETS["animals"])
+    animals = finetune.SUBSETS["animals"]
+    finetune.write_subset(shared / "coco_mini", tmp_path / "animals", animals, rename=False)
     index = {
         split: load_split(DataConfig(root=tmp_path / "animals"), split)
         for split in ("train", "val")
@@ -68,6 +69,10 @@ def test_a_subset_of_coco_has_each_image_once(finetune, shared, tmp_path):
     ]
     assert len(images) == len(set(images)) == sum(map(len, index.values()))
     assert len(index["train"]) > len(index["val"]) > 10
+    finetune.write_subset(shared / "coco_mini", tmp_path / "renamed", animals, rename=True)
+    renamed = load_split(DataConfig(root=tmp_path / "renamed"), "val")
+    assert len(renamed.class_names) == len(animals)
+    assert not set(renamed.class_names) & set(animals)
 
 
 @pytest.mark.slow
