@@ -14,12 +14,12 @@ from oculox.data.coco import CocoIndex
 from oculox.data.faults import bad_evaluation_images
 from oculox.data.loader import EvalLoader
 from oculox.data.preprocess import boxes_to_source, letterbox_geometry
+from oculox.distributed.ahead import usable_threads, work_ahead
 from oculox.distributed.devices import Processes
 from oculox.errors import DataError, UsageError
 from oculox.evaluation.coco_metrics import FoundObjects, evaluate_boxes
 from oculox.evaluation.metrics import CocoMetrics
 from oculox.postprocess import DetectSettings
-from oculox.runtime.ahead import usable_threads, work_ahead
 from oculox.runtime.backend import Backend
 from oculox.runtime.timing import StageTimes, Stopwatch
 from oculox.runtime.views import ImageDetector, Views

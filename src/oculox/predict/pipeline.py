@@ -9,10 +9,10 @@ from functools import partial
 from itertools import chain, islice
 from typing import Any, Protocol, TypeVar
 
+from oculox.distributed.ahead import usable_threads, work_ahead
 from oculox.errors import DataError
 from oculox.postprocess import DetectSettings
 from oculox.predict.inputs import ColorOrder, as_bgr
-from oculox.runtime.ahead import usable_threads, work_ahead
 from oculox.runtime.backend import Backend
 from oculox.runtime.timing import StageTimes, Stopwatch
 from oculox.runtime.views import ImageDetector, Views

@@ -2,9 +2,8 @@
 
 import dataclasses
 import json
-import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +12,12 @@ import numpy as np
 
 from oculox.datasets.demo.scene import Scene, render_scene
 from oculox.datasets.demo.shapes import KINDS
+from oculox.distributed.ahead import usable_threads, work_ahead
 from oculox.errors import DataError, UsageError
 from oculox.files import move_entries, require_own, scratch_beside
 
 CLASSES = tuple(kind.name for kind in KINDS)
 """Class names, in the order of category ids 1, 2, ..."""
-
-_AT_ONCE = 64
-"""Scenes that are rendered before the next are begun: what stays in memory."""
 
 _MARK = "Oculox demo dataset: rendered scenes"
 
@@ -71,19 +68,18 @@ def write_demo(
     folder = folder.expanduser().absolute()
     require_own(folder, _MARK, overwrite=overwrite)
     images, objects = {"train": train, "val": val}, {}
-    with scratch_beside(folder) as new, ThreadPoolExecutor(os.cpu_count()) as pool:
+    render = partial(render_scene, hw=size[::-1])
+    with scratch_beside(folder) as new:
         (new / "annotations").mkdir()
         for number, (split, count) in enumerate(images.items()):
+            rngs = (np.random.default_rng((seed, number, i)) for i in range(count))
             (new / f"{split}2017").mkdir()
             coco = _empty_coco(seed)
-            for first in range(0, count, _AT_ONCE):
-                part = range(first, min(count, first + _AT_ONCE))
-                rngs = (np.random.default_rng((seed, number, i)) for i in part)
-                scenes = pool.map(lambda rng: render_scene(rng, size[::-1]), rngs)
-                for i, scene in zip(part, scenes, strict=True):
-                    path = new / f"{split}2017" / f"{i + 1:06d}.jpg"
-                    _write_scene(path, scene, coco)
-                    on_image()
+            scenes = work_ahead(render, rngs, threads=usable_threads())
+            for i, scene in enumerate(scenes, start=1):
+                path = new / f"{split}2017" / f"{i:06d}.jpg"
+                _write_scene(path, scene, coco)
+                on_image()
             objects[split] = len(coco["annotations"])
             path = new / "annotations" / f"instances_{split}2017.json"
             path.write_text(json.dumps(coco), encoding="utf-8")

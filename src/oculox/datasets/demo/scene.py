@@ -153,10 +153,8 @@ def _blot(
     cv2.fillPoly(shadow, [np.round((outline + shift) * 16).astype(np.int32)], 255, cv2.LINE_AA, 4)
     shadow = cv2.GaussianBlur(shadow, (0, 0), max(0.6, shift))
     # Only where it changes something: most outlines are small.
-    rows, columns = np.flatnonzero((mask | shadow).any(1)), np.flatnonzero((mask | shadow).any(0))
-    if not rows.size:
-        return
-    part = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    left, top, width, height = cv2.boundingRect(mask | shadow)
+    part = np.s_[top : top + height, left : left + width]
     canvas[part] *= 1 - 0.4 * shadow[part][..., None].astype(np.float32) / 255
     weight = mask[part][..., None].astype(np.float32) / 255
     canvas[part] *= 1 - weight

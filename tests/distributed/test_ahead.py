@@ -6,7 +6,7 @@ import time
 import pytest
 import torch
 
-from oculox.runtime.ahead import work_ahead
+from oculox.distributed.ahead import work_ahead
 
 
 def test_results_come_in_the_order_of_the_items():
