@@ -10,11 +10,13 @@ from oculox.config.schema import AugmentConfig, InputConfig
 from oculox.data.coco import CocoIndex
 from oculox.data.mosaic import (
     Mixup,
+    blank,
     draw_mixup_plan,
     draw_tiles,
     mix_boxes,
     mix_image,
     plan_tiles,
+    three_channels,
     tile_boxes,
 )
 from oculox.data.preprocess import (
@@ -114,6 +116,7 @@ class TrainSet:
             # The official code mixes only mosaics that have labels.
             if len(labels) and rng.random() < self.augment.mixup_prob:
                 image, boxes, labels = self._mixup(image, boxes, labels, rng, read)
+            image = three_channels(image)
             width = self.input_config.size[1]
         else:
             index, image = self._first_readable(index, read)
@@ -179,7 +182,7 @@ class TrainSet:
         read: _Reader,
     ) -> tuple[ImageArray, FloatArray, IntArray]:
         """Four images around a random centre, through one random affine, into the input."""
-        size_hw = height, width = self.input_config.size
+        size_hw = self.input_config.size
         affine = random_affine(
             size_hw,
             degrees=self.augment.degrees,
@@ -189,7 +192,7 @@ class TrainSet:
             rng=rng,
         )
         tiles = plan_tiles([self.index.source_hw(i) for i in members], center, size_hw)
-        image = np.full((height, width, 3), self.input_config.pad_value, np.uint8)
+        image = blank(size_hw, self.input_config.pad_value)
         draw_tiles(image, tiles, affine, read=[partial(read, i) for i in members])
         parts = [
             tile_boxes(*self._objects(i, read), tile, size_hw)
