@@ -81,19 +81,23 @@ def select_detections(
     Returns:
         B detections.
     """
-    probabilities, classes = decoded.classes.detach().max(dim=-1)
-    scores = decoded.objectness.detach() * probabilities
-    boxes = decoded.boxes.detach()
-    wanted = (scores >= settings.conf) & scores.isfinite() & boxes.isfinite().all(dim=-1)
+    classes = decoded.classes.detach()
+    every = decoded.objectness.detach() * classes.amax(dim=-1)
+    # Few cells pass: only theirs are looked at further, and moved.
+    image, cell = (every >= settings.conf).nonzero(as_tuple=True)
+    boxes, scores = decoded.boxes.detach()[image, cell], every[image, cell]
+    ids = classes[image, cell].argmax(dim=-1)
+    wanted = scores.isfinite() & boxes.isfinite().all(dim=-1)
     if settings.class_ids is not None:
-        chosen = torch.tensor(list(settings.class_ids), dtype=torch.int64, device=classes.device)
-        wanted &= torch.isin(classes, chosen)
-    images = (boxes, scores, classes, wanted)
+        chosen = torch.tensor(list(settings.class_ids), dtype=torch.int64, device=ids.device)
+        wanted &= torch.isin(ids, chosen)
+    kept = (boxes[wanted], scores[wanted], ids[wanted])
+    counts = image[wanted].bincount(minlength=len(every)).tolist()
     if not (boxes.is_cuda and torchvision_nms()):
-        images = (boxes.cpu(), scores.cpu(), classes.cpu(), wanted.cpu())  # few, large transfers
+        kept = kept[0].cpu(), kept[1].cpu(), kept[2].cpu()
     return [
-        _apply_nms(b[k], s[k], c[k], settings=settings, names=names)
-        for b, s, c, k in zip(*images, strict=True)
+        _apply_nms(*rows, settings=settings, names=names)
+        for rows in zip(*(torch.split(values, counts) for values in kept), strict=True)
     ]
 
 
