@@ -9,6 +9,7 @@ from oculox.errors import CheckpointError, UsageError
 from oculox.postprocess import DetectSettings
 from oculox.runtime.backend import fixed_batches
 from oculox.runtime.onnx_backend import choose_providers, open_onnx
+from oculox.runtime.openvino_backend import taking_bytes
 from oculox.types import ModelSpec
 
 
@@ -180,3 +181,15 @@ def test_arrays_of_floats_are_those_of_pytorch(pixel_max):
     assert floats.flags.c_contiguous
     assert floats.dtype == np.float32
     np.testing.assert_array_equal(floats, to_floats(images, given).numpy())
+
+
+@pytest.mark.parametrize("pixel_max", [1, 255])
+def test_openvino_makes_the_same_floats_of_bytes(pixel_max):
+    openvino = pytest.importorskip("openvino")
+    pixels = openvino.opset13.parameter([-1, 3, -1, -1], np.float32)
+    nothing = openvino.opset13.add(pixels, np.float32(0))
+    model = taking_bytes(openvino, openvino.Model([nothing], [pixels]), pixel_max=pixel_max)
+    images = np.arange(2 * 8 * 9 * 3, dtype=np.uint8).reshape(2, 8, 9, 3)
+    (floats,) = openvino.compile_model(model, "CPU")([images]).values()
+    expected = to_float_array(images.transpose(0, 3, 1, 2), InputConfig(pixel_max=pixel_max))
+    np.testing.assert_allclose(floats, expected, rtol=1e-6)

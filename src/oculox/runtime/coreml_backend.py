@@ -28,4 +28,4 @@ def open_coreml(path: Path) -> Opened:
         results = model.predict({metadata.input_name: inputs})
         return tuple(results[name] for name in metadata.output_names)
 
-    return metadata, run
+    return Opened(metadata, run)

@@ -10,7 +10,7 @@ import threading
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Literal, Self
+from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -150,13 +150,26 @@ class ExportMetadata:
 Run = Callable[[Array], tuple[Array, ...]]
 """Runs an exported model.
 
-It takes float32 (B, 3, H, W) in the network's pixel range, or with preprocessing inside uint8
-(B, H, W, 3) BGR, and gives the outputs in the order of `ExportMetadata.output_names`.
+It takes float32 (B, 3, H, W) in the network's pixel range, or uint8 (B, H, W, 3) with
+preprocessing inside and where `Opened.takes_bytes` says so. It gives the outputs in the order of
+`ExportMetadata.output_names`.
 """
 Share = Callable[[int], Run]
 """Makes a `Run` for so many threads that call it at once, each with its share of the cores."""
-Opened = tuple[ExportMetadata, Run] | tuple[ExportMetadata, Run, Share]
-"""What the function that opens a format gives; with a `Share` where the runtime can do that."""
+
+
+class Opened(NamedTuple):
+    """What the function that opens a format gives.
+
+    metadata: from the file; run: runs the model, for one caller at a time, as some runtimes have
+    one set of buffers; share: where several threads can run the model at once; takes_bytes: the
+    input of `run` is uint8 (B, H, W, 3) in any case.
+    """
+
+    metadata: ExportMetadata
+    run: Run
+    share: Share | None = None
+    takes_bytes: bool = False
 
 
 class ExportedBackend(Backend):
@@ -164,37 +177,35 @@ class ExportedBackend(Backend):
 
     Args:
         kind: the format's short name.
-        metadata: from the file.
-        run: runs the model, for one caller at a time: some runtimes have one set of buffers.
-        share: where several threads can run the model at once.
+        opened: the file.
     """
 
-    def __init__(
-        self, kind: str, metadata: ExportMetadata, run: Run, share: Share | None = None
-    ) -> None:
-        super().__init__(metadata.fed_spec)
+    def __init__(self, kind: str, opened: Opened) -> None:
+        super().__init__(opened.metadata.fed_spec)
         self.kind = kind
-        self.metadata = metadata
-        self.run = run
-        self._share = share
+        self.metadata = opened.metadata
+        self.run = opened.run
+        self._opened = opened
         self._shared: dict[int, Run] = {}
         self._lock: AbstractContextManager[Any] = threading.Lock()
 
     def for_threads(self, threads: int) -> Backend:
         """See `Backend.for_threads`; what was made is kept."""
-        if self._share is None or threads < 2:
+        share = self._opened.share
+        if share is None or threads < 2:
             return self
         with self._lock:
             if threads not in self._shared:
-                self._shared[threads] = self._share(threads)
-        backend = ExportedBackend(self.kind, self.metadata, self._shared[threads])
+                self._shared[threads] = share(threads)
+        shared = self._opened._replace(run=self._shared[threads], share=None)
+        backend = ExportedBackend(self.kind, shared)
         backend._lock, backend.side_by_side = nullcontext(), True
         return backend
 
     def predict(self, images: ImageArray | Tensor) -> tuple[Array, ...]:
         """See `Backend.predict`; the outputs of `run`."""
         array = images.cpu().numpy() if isinstance(images, Tensor) else images
-        if self.metadata.preprocess:
+        if self.metadata.preprocess or self._opened.takes_bytes:
             inputs = np.ascontiguousarray(array.transpose(0, 2, 3, 1))
         else:
             inputs = to_float_array(array, self.spec.input)

@@ -39,4 +39,4 @@ def open_litert(path: Path, *, threads: int | None) -> Opened:
         results = runner(**{metadata.input_name: inputs})
         return tuple(results[name] for name in metadata.output_names)
 
-    return metadata, run
+    return Opened(metadata, run)

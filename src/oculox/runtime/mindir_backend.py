@@ -28,4 +28,4 @@ def open_mindir(path: Path) -> Opened:
     def run(inputs: Array) -> tuple[Array, ...]:
         return tuple(output.asnumpy() for output in network(mindspore.Tensor(inputs)))
 
-    return metadata, run
+    return Opened(metadata, run)

@@ -40,4 +40,4 @@ def open_ncnn(path: Path, *, threads: int | None) -> Opened:
         count = len(metadata.output_names)
         return tuple(np.array(extractor.extract(f"out{i}")[1])[None] for i in range(count))
 
-    return metadata, run
+    return Opened(metadata, run)

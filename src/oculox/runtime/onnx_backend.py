@@ -55,10 +55,11 @@ def open_onnx(path: Path, *, device: str, threads: int | None) -> Opened:
         names, name = list(metadata.output_names), metadata.input_name
         return lambda inputs: tuple(session.run(names, {name: inputs}))
 
+    whole = Opened(metadata, run_of(session))
     if len(providers) > 1:
-        return metadata, run_of(session)
+        return whole
     cores = threads or torch.get_num_threads()
-    return metadata, run_of(session), lambda callers: run_of(opened(max(1, cores // callers)))
+    return whole._replace(share=lambda callers: run_of(opened(max(1, cores // callers))))
 
 
 def choose_providers(usable: Sequence[str], device: str) -> list[Any]:

@@ -87,7 +87,7 @@ def open_model(
     opened: Opened = getattr(module, f"open_{kind}")(
         path, **{name: given[name] for name in found.takes}
     )
-    return ExportedBackend(kind, *opened)
+    return ExportedBackend(kind, opened)
 
 
 def format_of(path: Path) -> str:

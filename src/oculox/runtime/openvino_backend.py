@@ -36,6 +36,8 @@ def open_openvino(path: Path, *, device: str, threads: int | None) -> Opened:
     if model.has_rt_info(METADATA_KEY):
         text = str(model.get_rt_info(METADATA_KEY).astype(str))
     metadata = ExportMetadata.from_json(text, where=str(path))
+    if not metadata.preprocess:
+        model = taking_bytes(openvino, model, pixel_max=metadata.spec.input.pixel_max)
     config: dict[str, Any] = {}
     if threads is not None:
         config["INFERENCE_NUM_THREADS"] = threads
@@ -58,10 +60,24 @@ def open_openvino(path: Path, *, device: str, threads: int | None) -> Opened:
 
         return run
 
-    quick = compiled(PERFORMANCE_HINT="LATENCY")
+    quick = Opened(metadata, compiled(PERFORMANCE_HINT="LATENCY"), takes_bytes=True)
     if target != "CPU":
-        return metadata, quick
-    return metadata, quick, lambda callers: compiled(NUM_STREAMS=callers)
+        return quick
+    return quick._replace(share=lambda callers: compiled(NUM_STREAMS=callers))
+
+
+def taking_bytes(openvino: Any, model: Any, *, pixel_max: int) -> Any:
+    """A model of float32 (B, 3, H, W) -> one of uint8 (B, H, W, 3); see `to_float_array`.
+
+    OpenVINO computes the floats on all cores, together with the first layer.
+    """
+    change = openvino.preprocess.PrePostProcessor(model)
+    change.input().tensor().set_element_type(openvino.Type.u8).set_layout(openvino.Layout("NHWC"))
+    change.input().model().set_layout(openvino.Layout("NCHW"))
+    steps = change.input().preprocess().convert_element_type(openvino.Type.f32)
+    if pixel_max == 1:
+        steps.scale(255.0)
+    return change.build()
 
 
 @cache

@@ -59,4 +59,4 @@ def open_tensorrt(path: Path, *, device: str) -> Opened:
         stream.synchronize()
         return tuple(output.cpu().numpy() for output in outputs)
 
-    return metadata, run
+    return Opened(metadata, run)

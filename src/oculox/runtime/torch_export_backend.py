@@ -72,4 +72,4 @@ def _opened(
             outputs = program(torch.from_numpy(inputs).to(target))
         return tuple(output.cpu().numpy() for output in outputs)
 
-    return metadata, run
+    return Opened(metadata, run)
