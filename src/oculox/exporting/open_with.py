@@ -175,14 +175,20 @@ def open_with(
 
 
 @cache
-def _stand_in(folder: Path) -> Path:
-    """Takes the place of a folder that cannot be written, until this process ends."""
+def _warn_not_kept(folder: Path) -> None:
+    """Say once in a process that a folder cannot be written."""
     warnings.warn(
         f"{folder}: cannot be written, so nothing that `backend` converts or measures is kept; set "
         "OCULOX_CACHE to a folder of your own",
         OculoxWarning,
         stacklevel=4,
     )
+
+
+@cache
+def _stand_in(folder: Path) -> Path:
+    """Takes the place of a folder that cannot be written, until this process ends."""
+    _warn_not_kept(folder)
     scratch = Path(tempfile.mkdtemp(prefix="oculox-"))
     atexit.register(shutil.rmtree, scratch, ignore_errors=True)
     return scratch
@@ -221,7 +227,7 @@ def choose_runtime(path: str | Location, options: RunOptions) -> RuntimeChoice |
         try:
             write_json(file, dataclasses.asdict(choice))
         except OculoxError:
-            _stand_in(file.parent)  # warns, where that was not done
+            _warn_not_kept(file.parent)
     return choice
 
 

@@ -7,7 +7,6 @@ best AP, ``epoch-0010.pt`` and so on older states (`train.keep_checkpoints`).
 import contextlib
 import dataclasses
 import os
-import shlex
 from collections.abc import Mapping
 from fnmatch import fnmatch
 from pathlib import Path
@@ -20,6 +19,7 @@ from oculox.addresses import Address, Location
 from oculox.config import config_to_dict
 from oculox.errors import CheckpointError, TrainingError, first_line
 from oculox.training.build import Run
+from oculox.training.stop import resume_command
 from oculox.weights.bundle import Weights
 from oculox.weights.checkpoint import load_training_state, save_checkpoint
 
@@ -214,8 +214,7 @@ def _another_state(damaged: Path) -> str:
     if not found:
         return f"{folder} holds no other state of the run: start it again"
     step, path = max(found)
-    command = f"oculox train --resume {shlex.quote(str(path))}"
-    return f"the state after step {step} is whole, go on from it with: {command}"
+    return f"the state after step {step} is whole, go on from it with: {resume_command(path)}"
 
 
 def trim_checkpoints(folder: Path, *, keep: int) -> None:

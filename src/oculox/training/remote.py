@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import filecmp
 import hashlib
-import shlex
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping
@@ -28,6 +27,7 @@ from oculox.errors import OculoxError, OculoxWarning, UsageError
 from oculox.files import cache_errors, cache_folder, free_path, hold_lock
 from oculox.training.checkpoints import LAST, is_state, state_file, steps_of
 from oculox.training.run_folder import check_free, is_held
+from oculox.training.stop import resume_command
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,9 +135,7 @@ def _tell_left(remote: Address, folder: Path) -> None:
         holds, end = ("no whole last.pt", "remove it")
         if steps is not None:
             holds = f"last.pt after step {steps}"
-            end = (
-                f"remove it, or go on with it here: oculox train --resume {shlex.quote(str(left))}"
-            )
+            end = f"remove it, or go on with it here: {resume_command(left)}"
         warnings.warn(
             f"{remote}: a run that was killed, or could not be sent, has left {left} on this "
             f"machine ({holds}; {size / 1e6:.1f} MB in all), which is not used; {end}",

@@ -21,6 +21,11 @@ _ONCE = 1.0
 """Seconds in which further signals count as the same: a terminal and a launcher may both send."""
 
 
+def resume_command(run: Location) -> str:
+    """What goes on with the run of a folder, or from one of its states."""
+    return f"oculox train --resume {shlex.quote(str(run))}"
+
+
 class RunStopped(TrainingError):  # noqa: N818 - nothing is wrong
     """A signal, `number`, has stopped a run whose state is saved."""
 
@@ -28,7 +33,7 @@ class RunStopped(TrainingError):  # noqa: N818 - nothing is wrong
         """Say after which step, and how to go on with the run in `folder`."""
         super().__init__(
             f"stopped by {signal.Signals(number).name} after step {step}; last.pt is saved, go on "
-            f"with: oculox train --resume {shlex.quote(str(folder))}"
+            f"with: {resume_command(folder)}"
         )
         self.number = number
 
