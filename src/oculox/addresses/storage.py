@@ -29,6 +29,8 @@ _SLOWEST = 100_000
 """Bytes a second: a transfer that is slower is given up."""
 _CONNECT_SECONDS, _READ_SECONDS = 10, 30
 _LONGEST_PAUSE = 15.0
+_QUIET_RETRIES = 3
+"""So many pass without a word: about two seconds."""
 
 _PACKAGES = {"gs": "gcsfs", "gcs": "gcsfs", "hf": "huggingface_hub"} | dict.fromkeys(
     ("az", "abfs", "abfss", "adl"), "adlfs"
@@ -226,6 +228,15 @@ def attempt(
             pause = min(_LONGEST_PAUSE, 0.2 * 2**number) * secrets.SystemRandom().uniform(0.5, 1)
             if not may_pass or time.monotonic() + pause > limit:
                 raise problem from None
+            if number == _QUIET_RETRIES:
+                # The same words for all files of a storage, as the same are shown once.
+                storage = "/".join(str(address).split("/")[:3])
+                warnings.warn(
+                    f"{storage}{str(problem).removeprefix(str(address))}; trying again, for "
+                    f"{_patience():g} seconds in all ({PATIENCE_VARIABLE})",
+                    OculoxWarning,
+                    stacklevel=2,
+                )
         time.sleep(pause)
     raise AssertionError
 
@@ -329,5 +340,8 @@ def _until(deadline: float) -> Any:
 
 def _limit(size: int | None) -> float:
     """The moment when a transfer of that many bytes has taken too long."""
-    patience = positive_number(PATIENCE_VARIABLE, _PATIENCE)
-    return time.monotonic() + patience + (size or 0) / _SLOWEST
+    return time.monotonic() + _patience() + (size or 0) / _SLOWEST
+
+
+def _patience() -> float:
+    return positive_number(PATIENCE_VARIABLE, _PATIENCE)
