@@ -29,8 +29,8 @@ _SLOWEST = 100_000
 """Bytes a second: a transfer that is slower is given up."""
 _CONNECT_SECONDS, _READ_SECONDS = 10, 30
 _LONGEST_PAUSE = 15.0
-_QUIET_RETRIES = 3
-"""So many pass without a word: about two seconds."""
+_QUIET_SECONDS = 2.0
+"""Faults that last longer are told of."""
 
 _PACKAGES = {"gs": "gcsfs", "gcs": "gcsfs", "hf": "huggingface_hub"} | dict.fromkeys(
     ("az", "abfs", "abfss", "adl"), "adlfs"
@@ -215,7 +215,7 @@ def attempt(
         AbsentError: there is nothing at the address.
         AddressError: the fault does not pass, or has not for ``OCULOX_PATIENCE`` seconds.
     """
-    limit = _limit(size)
+    limit, quiet_until = _limit(size), time.monotonic() + _QUIET_SECONDS
     system, path = open_filesystem(address)
     for number in itertools.count():
         try:
@@ -228,7 +228,8 @@ def attempt(
             pause = min(_LONGEST_PAUSE, 0.2 * 2**number) * secrets.SystemRandom().uniform(0.5, 1)
             if not may_pass or time.monotonic() + pause > limit:
                 raise problem from None
-            if number == _QUIET_RETRIES:
+            if time.monotonic() + pause > quiet_until:
+                quiet_until = math.inf
                 # The same words for all files of a storage, as the same are shown once.
                 storage = "/".join(str(address).split("/")[:3])
                 warnings.warn(
