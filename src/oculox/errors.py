@@ -69,6 +69,13 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
+def first_cause(error: BaseException) -> BaseException:
+    """The error that began a chain of them: libraries wrap what the system said in long words."""
+    while error.__context__ is not None:
+        error = error.__context__
+    return error
+
+
 def plural(number: int, noun: str) -> str:
     """``1 image``, ``2 images``, ``3 boxes``: for messages that count."""
     ending = "es" if noun.endswith(("s", "x", "tch", "sh")) else "s"

@@ -29,7 +29,7 @@ from oculox.addresses import (
     to_location,
 )
 from oculox.data.image import IMAGE_SUFFIXES, decode_image, read_file, read_header
-from oculox.errors import DataError, UsageError, first_line
+from oculox.errors import DataError, UsageError, first_cause, first_line
 from oculox.types import ImageArray
 
 VIDEO_SUFFIXES = frozenset((".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg"))
@@ -312,5 +312,6 @@ def download(url: str) -> bytes:
                         "and name the file"
                     )
     except requests.RequestException as error:
-        raise DataError(f"{url}: the image cannot be downloaded ({first_line(error)})") from None
+        why = first_line(first_cause(error))
+        raise DataError(f"{url}: the image cannot be downloaded ({why})") from None
     return bytes(data)

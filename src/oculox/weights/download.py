@@ -18,7 +18,7 @@ from urllib.request import url2pathname
 
 from oculox.addresses import Address, Location, local_copy, local_folder, to_location
 from oculox.distributed.launch import is_main_process
-from oculox.errors import CheckpointError, OculoxError, UsageError
+from oculox.errors import CheckpointError, OculoxError, UsageError, first_cause, first_line
 from oculox.files import cache_errors, cache_folder, file_sha256, scratch_beside, write_text
 from oculox.version import __version__
 from oculox.weights.catalogue import PublishedWeights, find_published, published_weights
@@ -235,15 +235,8 @@ def _download(url: str, part: Path, *, otherwise: str, progress: Progress | None
     except requests.exceptions.InvalidSchema as error:
         raise OculoxError(f"{url}: leads to an address that is not encrypted ({error})") from None
     except requests.exceptions.RequestException as error:
-        raise OculoxError(
-            f"{url}: cannot be downloaded ({_first_cause(error)}); try again, {otherwise}"
-        ) from None
-
-
-def _first_cause(error: BaseException) -> str:
-    while error.__context__ is not None:
-        error = error.__context__
-    return str(error) or type(error).__name__
+        why = first_line(first_cause(error))
+        raise OculoxError(f"{url}: cannot be downloaded ({why}); try again, {otherwise}") from None
 
 
 def _verify_cached(path: Path, entry: PublishedWeights) -> str:
