@@ -33,6 +33,8 @@ def open_onnx(path: Path, *, device: str, threads: int | None) -> Opened:
     def opened(cores: int | None) -> Any:
         options = runtime.SessionOptions()
         options.log_severity_level = 3  # errors; the rest is about its own optimisations
+        # Its threads would wait for the next image in a busy loop, and slow down what decodes it.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
         if cores is not None:
             options.intra_op_num_threads = cores
         return runtime.InferenceSession(str(path), options, providers=providers)
