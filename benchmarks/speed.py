@@ -40,7 +40,7 @@ from oculox.runtime.backend import Backend
 from oculox.runtime.open_model import open_model
 from oculox.runtime.timing import Stopwatch
 from oculox.runtime.torch_backend import TorchBackend, fuse
-from oculox.types import ModelSpec
+from oculox.types import DecodedPredictions, ImageArray, ModelSpec
 from oculox.weights import Weights, build_network, load_weights
 
 BASELINE = "plain PyTorch"
@@ -61,6 +61,14 @@ class SeparatePools(nn.Module):
         return out
 
 
+class Plain(TorchBackend):
+    """Takes pixels channel by channel, as the official code does, not channels last."""
+
+    def predict(self, images: ImageArray | Tensor) -> DecodedPredictions:
+        """As any network in PyTorch."""
+        return super().predict(torch.from_numpy(np.ascontiguousarray(images, np.float32)))
+
+
 def plain_backend(weights: Weights) -> TorchBackend:
     """The baseline."""
     network = fuse(build_network(weights))
@@ -68,7 +76,7 @@ def plain_backend(weights: Weights) -> TorchBackend:
         for name, child in parent.named_children():
             if isinstance(child, SPP):
                 setattr(parent, name, SeparatePools(child))
-    return TorchBackend(network, weights.spec, owned=True)
+    return Plain(network, weights.spec, owned=True)
 
 
 def read_weights(name: str, *, untrained: bool) -> Weights:
