@@ -211,14 +211,14 @@ def _index(annotations: Location, columns: CocoColumns, images: Location) -> Coc
     truth = columns.truth
     for array in vars(truth).values():
         _frozen(array)
-    x, y, width, height = truth.xywh.T
-    limits = columns.sizes_hw[truth.owners].astype(np.float64)
-    left, right = (np.clip(v, 0, limits[:, 1]) for v in (x, x + width))
-    top, bottom = (np.clip(v, 0, limits[:, 0]) for v in (y, y + height))
-    boxes = np.stack((left, top, right, bottom), axis=1).astype(np.float32)
+    low, size = truth.xywh[:, :2], truth.xywh[:, 2:]
+    boxes = np.concatenate((low, low + size), axis=1, dtype=np.float32, casting="same_kind")
+    # Rounding keeps the order of numbers, and sizes are exact: so clipped after it.
+    limits = columns.sizes_hw[:, [1, 0, 1, 0]].astype(np.float32)
+    np.clip(boxes, 0, limits.take(truth.owners, axis=0), out=boxes)
     kept = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1]) & ~truth.crowd
     rows = np.flatnonzero(kept)
-    rows = rows[np.argsort(truth.owners[rows], kind="stable")]
+    rows = rows[_stable_order(truth.owners[rows])]
     count = len(columns.sizes_hw)
     offsets = np.zeros(count + 1, np.int64)
     np.cumsum(np.bincount(truth.owners[rows], minlength=count), out=offsets[1:])
@@ -231,18 +231,33 @@ def _index(annotations: Location, columns: CocoColumns, images: Location) -> Coc
         file_names=columns.file_names,
         packed_ids=columns.packed_ids,
         places=_frozen(columns.places),
-        all_boxes=_frozen(boxes[rows]),
+        all_boxes=_frozen(boxes.take(rows, axis=0)),
         all_labels=_frozen(truth.labels[rows]),
         offsets=_frozen(offsets),
         truth=truth,
     )
 
 
+def _stable_order(owners: IntArray) -> IntArray:
+    """Sorts numbers from 0 on; of equal ones the first stays first.
+
+    By the lower 16 bits and then by the others: NumPy sorts so few bits several times as fast.
+    """
+    order = np.argsort(owners.astype(np.uint16), kind="stable")
+    above = owners >> 16
+    while above.any():
+        order = order[np.argsort(above[order].astype(np.uint16), kind="stable")]
+        above = above >> 16
+    return order
+
+
 def missing_files(names: Iterable[str], folder: Location) -> list[str]:
     """The names that `folder` does not have; one listing per folder, not one look-up per file."""
-    listings: dict[str, frozenset[str]] = {}
+    listings = {"": _list(folder)}
     missing = []
     for name in names:
+        if name in listings[""]:
+            continue
         below, _, base = name.rpartition("/")
         if below not in listings:
             listings[below] = _list(folder / below if below else folder)

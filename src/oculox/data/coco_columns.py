@@ -33,7 +33,7 @@ KEPT_FROM = 16 << 20
 
 _FORMAT = 2
 """Of the kept files; another one makes them read anew."""
-_CHUNK = 1 << 20
+_CHUNK = 1 << 18
 _LONGEST = 1e100
 """Side of a box whose area is a number too."""
 
@@ -69,9 +69,13 @@ class PackedStrings:
 
     def __iter__(self) -> Iterator[str]:
         """The strings, in order."""
-        data = self.data.tobytes()
-        for low, high in pairwise(self.offsets.tolist()):
-            yield data[low:high].decode("utf-8", "surrogatepass")
+        data, ends = self.data.tobytes(), self.offsets.tolist()
+        if data.isascii():
+            text = data.decode()
+            yield from (text[low:high] for low, high in pairwise(ends))
+        else:
+            for low, high in pairwise(ends):
+                yield data[low:high].decode("utf-8", "surrogatepass")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -223,10 +227,10 @@ def _places(rows: Sequence[Any]) -> IntArray:
 
 def _checksum(path: Path) -> int:
     """CRC-32 of a file."""
-    value = 0
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            value = zlib.crc32(chunk, value)
+    value, buffer = 0, memoryview(bytearray(_CHUNK))
+    with path.open("rb", buffering=0) as file:
+        while count := file.readinto(buffer):
+            value = zlib.crc32(buffer[:count], value)
     return value
 
 
