@@ -91,13 +91,14 @@ def select_detections(
     if settings.class_ids is not None:
         chosen = torch.tensor(list(settings.class_ids), dtype=torch.int64, device=ids.device)
         wanted &= torch.isin(ids, chosen)
-    kept = (boxes[wanted], scores[wanted], ids[wanted])
-    counts = image[wanted].bincount(minlength=len(every)).tolist()
+    rows = wanted.nonzero().squeeze(1)
+    kept = (boxes[rows], scores[rows], ids[rows])
+    counts = image[rows].bincount(minlength=len(every)).tolist()
     if not (boxes.is_cuda and torchvision_nms()):
         kept = kept[0].cpu(), kept[1].cpu(), kept[2].cpu()
     return [
-        _apply_nms(*rows, settings=settings, names=names)
-        for rows in zip(*(torch.split(values, counts) for values in kept), strict=True)
+        _apply_nms(*found, settings=settings, names=names)
+        for found in zip(*(torch.split(values, counts) for values in kept), strict=True)
     ]
 
 

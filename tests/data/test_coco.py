@@ -11,6 +11,7 @@ from small_coco import write_coco
 from oculox.config.schema import DataConfig, SplitConfig
 from oculox.data.coco import (
     CocoIndex,
+    _stable_order,
     find_split,
     find_splits,
     load_coco,
@@ -58,9 +59,16 @@ def test_no_annotations_at_all(make_coco: MakeCoco) -> None:
 
 def test_boxes_are_clipped_and_empty_ones_dropped(make_coco: MakeCoco) -> None:
     boxes = [(-5, -5, 10, 10), (50, 30, 100, 100), (70, 5, 9, 9), (5, 5, 0, 9), (9, 9, -4, 5)]
-    index = make_coco(sizes_hw=[(40, 60)], boxes=[boxes])
-    assert index.boxes(0).tolist() == [[0, 0, 5, 5], [50, 30, 60, 40]]
-    assert index.labels(0).tolist() == [0, 1]
+    beyond_float32 = (20, -1e99, 1e99, 2e99)
+    index = make_coco(sizes_hw=[(40, 60)], boxes=[[*boxes, beyond_float32]])
+    assert index.boxes(0).tolist() == [[0, 0, 5, 5], [50, 30, 60, 40], [20, 0, 60, 40]]
+    assert index.labels(0).tolist()[:2] == [0, 1]
+
+
+def test_objects_are_sorted_by_image_and_then_as_they_stand() -> None:
+    owners = np.random.default_rng(0).integers(0, 3 << 16, 5000)
+    assert np.array_equal(_stable_order(owners), np.argsort(owners, kind="stable"))
+    assert len(_stable_order(owners[:0])) == 0
 
 
 def test_sparse_category_ids_become_contiguous_in_ascending_order(make_coco: MakeCoco) -> None:

@@ -212,8 +212,9 @@ def _index(annotations: Location, columns: CocoColumns, images: Location) -> Coc
     for array in vars(truth).values():
         _frozen(array)
     low, size = truth.xywh[:, :2], truth.xywh[:, 2:]
-    boxes = np.concatenate((low, low + size), axis=1, dtype=np.float32, casting="same_kind")
-    # Rounding keeps the order of numbers, and sizes are exact: so clipped after it.
+    # Rounding keeps the order of numbers, so that clipping may come after it.
+    with np.errstate(over="ignore"):
+        boxes = np.concatenate((low, low + size), axis=1, dtype=np.float32, casting="same_kind")
     limits = columns.sizes_hw[:, [1, 0, 1, 0]].astype(np.float32)
     np.clip(boxes, 0, limits.take(truth.owners, axis=0), out=boxes)
     kept = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1]) & ~truth.crowd
