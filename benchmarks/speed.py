@@ -61,11 +61,11 @@ class SeparatePools(nn.Module):
         return out
 
 
-class Plain(TorchBackend):
-    """Takes pixels channel by channel, as the official code does, not channels last."""
+class ContiguousInput(TorchBackend):
+    """Feeds the network channel by channel, as the official code does, not channels last."""
 
     def predict(self, images: ImageArray | Tensor) -> DecodedPredictions:
-        """As any network in PyTorch."""
+        """See `TorchBackend.predict`."""
         return super().predict(torch.from_numpy(np.ascontiguousarray(images, np.float32)))
 
 
@@ -76,7 +76,7 @@ def plain_backend(weights: Weights) -> TorchBackend:
         for name, child in parent.named_children():
             if isinstance(child, SPP):
                 setattr(parent, name, SeparatePools(child))
-    return Plain(network, weights.spec, owned=True)
+    return ContiguousInput(network, weights.spec, owned=True)
 
 
 def read_weights(name: str, *, untrained: bool) -> Weights:

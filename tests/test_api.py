@@ -337,7 +337,7 @@ def test_batches_and_anything_to_iterate_over(detector, paths, image):
         ("film.mp4", UsageError, "go to Detector.stream"),
         (".", UsageError, "go to Detector.stream"),
         ("shots/*.jpg", UsageError, "go to Detector.stream"),
-        ("http://127.0.0.1:9/a.jpg", DataError, r"cannot be downloaded \(\[Errno \d+\] "),
+        ("http://127.0.0.1:9/a.jpg", DataError, r"cannot be downloaded \(\[\w+ \d+\] "),
     ],
 )
 def test_more_that_is_no_image(detector, given, error, message, monkeypatch):

@@ -69,10 +69,18 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-def first_cause(error: BaseException) -> BaseException:
-    """The error that began a chain of them: libraries wrap what the system said in long words."""
-    while error.__context__ is not None:
-        error = error.__context__
+def system_error(error: BaseException, *, handled: BaseException | None) -> BaseException:
+    """The error of the system that a library wraps in words of its own; else the library's.
+
+    Args:
+        error: of the library.
+        handled: what `sys.exception` gave before the library was called: it ends the chain.
+    """
+    cause: BaseException | None = error
+    while cause is not None and cause is not handled:
+        if isinstance(cause, OSError) and type(cause).__module__ in ("builtins", "socket", "ssl"):
+            return cause
+        cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
     return error
 
 

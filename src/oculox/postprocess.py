@@ -93,7 +93,7 @@ def select_detections(
         wanted &= torch.isin(ids, chosen)
     rows = wanted.nonzero().squeeze(1)
     kept = (boxes[rows], scores[rows], ids[rows])
-    counts = image[rows].bincount(minlength=len(every)).tolist()
+    counts = image[rows].cpu().bincount(minlength=len(every)).tolist()
     if not (boxes.is_cuda and torchvision_nms()):
         kept = kept[0].cpu(), kept[1].cpu(), kept[2].cpu()
     return [

@@ -233,10 +233,10 @@ def attempt(
                 # The same words for all files of a storage, as the same are shown once.
                 storage = "/".join(str(address).split("/")[:3])
                 warnings.warn(
-                    f"{storage}{str(problem).removeprefix(str(address))}; trying again, for "
+                    f"{str(problem).replace(str(address), storage)}; trying again, for at least "
                     f"{_patience():g} seconds in all ({PATIENCE_VARIABLE})",
                     OculoxWarning,
-                    stacklevel=2,
+                    stacklevel=1,
                 )
         time.sleep(pause)
     raise AssertionError

@@ -242,8 +242,10 @@ def _index(annotations: Location, columns: CocoColumns, images: Location) -> Coc
 def _stable_order(owners: IntArray) -> IntArray:
     """Sorts numbers from 0 on; of equal ones the first stays first.
 
-    By the lower 16 bits and then by the others: NumPy sorts so few bits several times as fast.
+    By the lower 16 bits and then by the others: NumPy sorts 16 bits in a fifth of the time of 64.
     """
+    if (owners[1:] >= owners[:-1]).all():
+        return np.arange(len(owners))
     order = np.argsort(owners.astype(np.uint16), kind="stable")
     above = owners >> 16
     while above.any():
@@ -254,10 +256,10 @@ def _stable_order(owners: IntArray) -> IntArray:
 
 def missing_files(names: Iterable[str], folder: Location) -> list[str]:
     """The names that `folder` does not have; one listing per folder, not one look-up per file."""
-    listings = {"": _list(folder)}
+    listings: dict[str, frozenset[str]] = {}
     missing = []
     for name in names:
-        if name in listings[""]:
+        if name in listings.get("", ()):
             continue
         below, _, base = name.rpartition("/")
         if below not in listings:

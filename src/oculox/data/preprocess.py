@@ -103,7 +103,7 @@ def to_floats(
 
 
 def to_float_array(images: ImageArray, input_config: InputConfig) -> FloatArray:
-    """The same numbers as `to_floats` gives, for runtimes other than PyTorch.
+    """The same numbers as `to_floats` gives, for exported files that take floats.
 
     Returns:
         float32 (B, 3, H, W) in that order in memory; numpy gets there in one step, several times

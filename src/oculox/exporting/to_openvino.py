@@ -18,9 +18,10 @@ FLOAT_NODES = (
     r"(.*/)?(input_)?boxes",
     r"(.*/)?scores",
 )
-"""Left in float by int8: the predictors of boxes, whose outputs are the results, and what is not
-part of the network. In 8 bits the columns of a 640 pixel input would be off by half a cell. The
-predictors of classes lose nothing: only their inputs and weights have 8 bits, not their outputs."""
+"""Left in float by int8: the predictors of boxes and objectness, whose outputs are the results, and
+what is not part of the network. In 8 bits the columns of a 640 pixel input would be off by half a
+cell. Predictors of classes lose nothing that could be measured: only their inputs and weights have
+8 bits, not their outputs."""
 FLOAT_TYPES = ("GroupConvolution",)
 """Depthwise convolutions stay in float too: a few percent of the arithmetic and most of the
 error. On YOLOX-Nano they cost 0.02 AP."""

@@ -29,7 +29,7 @@ from oculox.addresses import (
     to_location,
 )
 from oculox.data.image import IMAGE_SUFFIXES, decode_image, read_file, read_header
-from oculox.errors import DataError, UsageError, first_cause, first_line
+from oculox.errors import DataError, UsageError, first_line, system_error
 from oculox.types import ImageArray
 
 VIDEO_SUFFIXES = frozenset((".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg"))
@@ -300,7 +300,7 @@ def download(url: str) -> bytes:
     """
     import requests
 
-    data = bytearray()
+    data, handled = bytearray(), sys.exception()
     try:
         with requests.get(url, stream=True, timeout=_TIMEOUT_SECONDS) as response:
             response.raise_for_status()
@@ -312,6 +312,6 @@ def download(url: str) -> bytes:
                         "and name the file"
                     )
     except requests.RequestException as error:
-        why = first_line(first_cause(error))
+        why = first_line(system_error(error, handled=handled))
         raise DataError(f"{url}: the image cannot be downloaded ({why})") from None
     return bytes(data)

@@ -173,11 +173,11 @@ class Opened(NamedTuple):
 
 
 class ExportedBackend(Backend):
-    """A backend over an exported file: a format supplies only `run`.
+    """A backend over an exported file: a format supplies an `Opened`.
 
     Args:
         kind: the format's short name.
-        opened: the file.
+        opened: what the format's `open_...` function gave.
     """
 
     def __init__(self, kind: str, opened: Opened) -> None:

@@ -22,7 +22,7 @@ _ONCE = 1.0
 
 
 def resume_command(run: Location) -> str:
-    """What goes on with the run of a folder, or from one of its states."""
+    """The command that continues the run in a folder, or from one of its checkpoints."""
     return f"oculox train --resume {shlex.quote(str(run))}"
 
 

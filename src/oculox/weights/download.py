@@ -18,7 +18,7 @@ from urllib.request import url2pathname
 
 from oculox.addresses import Address, Location, local_copy, local_folder, to_location
 from oculox.distributed.launch import is_main_process
-from oculox.errors import CheckpointError, OculoxError, UsageError, first_cause, first_line
+from oculox.errors import CheckpointError, OculoxError, UsageError, first_line, system_error
 from oculox.files import cache_errors, cache_folder, file_sha256, scratch_beside, write_text
 from oculox.version import __version__
 from oculox.weights.catalogue import PublishedWeights, find_published, published_weights
@@ -212,6 +212,7 @@ def _download(url: str, part: Path, *, otherwise: str, progress: Progress | None
         raise_on_status=False,
         respect_retry_after_header=False,  # it may ask for hours
     )
+    handled = sys.exception()
     try:
         with requests.Session() as session:
             session.adapters.clear()  # a redirect to a scheme without adapter is refused
@@ -235,7 +236,7 @@ def _download(url: str, part: Path, *, otherwise: str, progress: Progress | None
     except requests.exceptions.InvalidSchema as error:
         raise OculoxError(f"{url}: leads to an address that is not encrypted ({error})") from None
     except requests.exceptions.RequestException as error:
-        why = first_line(first_cause(error))
+        why = first_line(system_error(error, handled=handled))
         raise OculoxError(f"{url}: cannot be downloaded ({why}); try again, {otherwise}") from None
 
 
