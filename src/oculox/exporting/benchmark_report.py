@@ -53,7 +53,7 @@ def write_plot(result: Benchmark, path: Path) -> None:
         axes.text(end, y, f" {m.median_ms:.1f}", va="center")
     axes.set_xlabel("median milliseconds per image")
     axes.set_title(f"{result.model}, {result.size_hw[0]} x {result.size_hw[1]}")
-    axes.legend(loc="lower right", frameon=False)
+    figure.legend(loc="outside upper center", ncols=4, frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
     suffix = path.suffix.lstrip(".") or "png"
     write_atomically(path, lambda temporary: figure.savefig(temporary, format=suffix, dpi=120))
