@@ -268,6 +268,8 @@ def s3(_s3_server: "S3Server", tmp_path: Path, monkeypatch) -> Iterator["S3Serve
     }
     for name, value in settings.items():
         monkeypatch.setenv(name, value)
+    # A busy machine may take long over one answer; a warning would be an error here.
+    monkeypatch.setattr("oculox.addresses.storage._QUIET_SECONDS", 60.0)
     import s3fs
 
     s3fs.S3FileSystem.clear_instance_cache()  # they keep the credentials that they found
