@@ -270,7 +270,7 @@ def wait_for(condition):
 
 def test_a_folder_is_sent_while_it_changes(s3, tmp_path, monkeypatch):
     monkeypatch.setattr(sending, "_SECONDS", 0.02)
-    monkeypatch.setenv("OCULOX_PATIENCE", "0.05")
+    monkeypatch.setenv("OCULOX_PATIENCE", "5")
     s3.put("bucket-mirror", {})
     told = []
     (tmp_path / "last.pt").write_bytes(b"1")
