@@ -259,8 +259,6 @@ def missing_files(names: Iterable[str], folder: Location) -> list[str]:
     listings: dict[str, frozenset[str]] = {}
     missing = []
     for name in names:
-        if name in listings.get("", ()):
-            continue
         below, _, base = name.rpartition("/")
         if below not in listings:
             listings[below] = _list(folder / below if below else folder)

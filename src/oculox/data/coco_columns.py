@@ -69,13 +69,9 @@ class PackedStrings:
 
     def __iter__(self) -> Iterator[str]:
         """The strings, in order."""
-        data, ends = self.data.tobytes(), self.offsets.tolist()
-        if data.isascii():
-            text = data.decode()
-            yield from (text[low:high] for low, high in pairwise(ends))
-        else:
-            for low, high in pairwise(ends):
-                yield data[low:high].decode("utf-8", "surrogatepass")
+        data = self.data.tobytes()
+        for low, high in pairwise(self.offsets.tolist()):
+            yield data[low:high].decode("utf-8", "surrogatepass")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)

@@ -150,9 +150,9 @@ class ExportMetadata:
 Run = Callable[[Array], tuple[Array, ...]]
 """Runs an exported model.
 
-It takes float32 (B, 3, H, W) in the network's pixel range, or uint8 (B, H, W, 3) with
-preprocessing inside and where `Opened.takes_bytes` says so. It gives the outputs in the order of
-`ExportMetadata.output_names`.
+It takes float32 (B, 3, H, W) in the network's pixel range, or uint8 (B, H, W, 3) where
+`Opened.takes_bytes` says so, as for every file with preprocessing inside. It gives the outputs in
+the order of `ExportMetadata.output_names`.
 """
 Share = Callable[[int], Run]
 """Makes a `Run` for so many threads that call it at once, each with its share of the cores."""
@@ -163,7 +163,7 @@ class Opened(NamedTuple):
 
     metadata: from the file; run: runs the model, for one caller at a time, as some runtimes have
     one set of buffers; share: where several threads can run the model at once; takes_bytes: the
-    input of `run` is uint8 (B, H, W, 3) in any case.
+    input of `run` is uint8 (B, H, W, 3).
     """
 
     metadata: ExportMetadata
@@ -183,21 +183,19 @@ class ExportedBackend(Backend):
     def __init__(self, kind: str, opened: Opened) -> None:
         super().__init__(opened.metadata.fed_spec)
         self.kind = kind
-        self.metadata = opened.metadata
-        self.run = opened.run
-        self._opened = opened
+        self.metadata, self.run, self._share, self._takes_bytes = opened
         self._shared: dict[int, Run] = {}
         self._lock: AbstractContextManager[Any] = threading.Lock()
 
     def for_threads(self, threads: int) -> Backend:
         """See `Backend.for_threads`; what was made is kept."""
-        share = self._opened.share
-        if share is None or threads < 2:
+        if self._share is None or threads < 2:
             return self
         with self._lock:
             if threads not in self._shared:
-                self._shared[threads] = share(threads)
-        shared = self._opened._replace(run=self._shared[threads], share=None)
+                self._shared[threads] = self._share(threads)
+        run = self._shared[threads]
+        shared = Opened(self.metadata, run, takes_bytes=self._takes_bytes)
         backend = ExportedBackend(self.kind, shared)
         backend._lock, backend.side_by_side = nullcontext(), True
         return backend
@@ -205,7 +203,7 @@ class ExportedBackend(Backend):
     def predict(self, images: ImageArray | Tensor) -> tuple[Array, ...]:
         """See `Backend.predict`; the outputs of `run`."""
         array = images.cpu().numpy() if isinstance(images, Tensor) else images
-        if self.metadata.preprocess or self._opened.takes_bytes:
+        if self._takes_bytes:
             inputs = np.ascontiguousarray(array.transpose(0, 2, 3, 1))
         else:
             inputs = to_float_array(array, self.spec.input)

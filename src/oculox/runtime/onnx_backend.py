@@ -57,7 +57,7 @@ def open_onnx(path: Path, *, device: str, threads: int | None) -> Opened:
         names, name = list(metadata.output_names), metadata.input_name
         return lambda inputs: tuple(session.run(names, {name: inputs}))
 
-    whole = Opened(metadata, run_of(session))
+    whole = Opened(metadata, run_of(session), takes_bytes=metadata.preprocess)
     if len(providers) > 1:
         return whole
     cores = threads or torch.get_num_threads()
