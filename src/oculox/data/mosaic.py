@@ -223,26 +223,34 @@ def mix_image(
     """The mean of an image and a jittered other one.
 
     Args:
-        image: (H, W, 4).
+        image: (H, W, 3).
         other: (h, w, 3), the second image, or a smaller copy of it.
         plan: from `draw_mixup_plan`, for an output of H x W.
         other_hw: size of the second image's file.
         pad_value: grey of the letterbox; beyond the jittered letterbox it is black (official).
     """
     size_hw = image.shape[0], image.shape[1]
-    fit = letterbox_geometry(other_hw, size_hw)
-    other = _fine_enough(other, fit.inner_hw, plan.jitter)
-    x, y = plan.offset_xy
-    canvas_h, canvas_w = plan.canvas_hw
+    (x, y), (canvas_h, canvas_w) = plan.offset_xy, plan.canvas_hw
+    inner_hw = letterbox_geometry(other_hw, size_hw).inner_hw
+    fy, fx = (
+        max(inner * canvas / (full * side), 1 / side)
+        for inner, canvas, full, side in zip(
+            inner_hw, plan.canvas_hw, size_hw, other.shape, strict=False
+        )
+    )
+    # Columns that are seen, before the image is mirrored; the rows are those from y on.
+    last_x = canvas_w - x if plan.flip else x + size_hw[1]
+    first_x, last_y = max(0, last_x - size_hw[1]), y + size_hw[0]
+    # With factors in place of a size OpenCV does not stretch the image to whole pixels.
+    resized = cv2.resize(
+        other[: math.ceil(last_y / fy) + 1, : math.ceil(last_x / fx) + 1], None, fx=fx, fy=fy
+    )
+    seen = resized[y:last_y, first_x:last_x]
+    left = max(0, last_x - resized.shape[1]) if plan.flip else 0
     layer = np.zeros_like(image)
     layer[: max(0, canvas_h - y), : max(0, canvas_w - x)] = pad_value
-    jittered = _resize_matrix(size_hw, plan.canvas_hw)
-    matrix = _chain(jittered, _resize_matrix(other.shape[:2], fit.inner_hw))
-    if plan.flip:
-        matrix = _chain(np.array([[-1.0, 0, canvas_w - 1], [0, 1, 0]]), matrix)
-    matrix = _chain(np.array([[1.0, 0, -x], [0, 1, -y]]), matrix)
-    warp_into(layer, other, matrix)
-    return np.asarray(cv2.addWeighted(image, 0.5, layer, 0.5, 0), np.uint8)
+    layer[: seen.shape[0], left : left + seen.shape[1]] = cv2.flip(seen, 1) if plan.flip else seen
+    return np.asarray(cv2.addWeighted(image, 0.5, layer, 0.5, 0, dst=layer), np.uint8)
 
 
 def mix_boxes(

@@ -116,7 +116,6 @@ class TrainSet:
             # The official code mixes only mosaics that have labels.
             if len(labels) and rng.random() < self.augment.mixup_prob:
                 image, boxes, labels = self._mixup(image, boxes, labels, rng, read)
-            image = three_channels(image)
             width = self.input_config.size[1]
         else:
             index, image = self._first_readable(index, read)
@@ -199,7 +198,7 @@ class TrainSet:
             for i, tile in zip(members, tiles, strict=True)
         ]
         boxes, labels = (np.concatenate(part) for part in zip(*parts, strict=True))
-        return image, transform_boxes(boxes, affine, size_hw), labels
+        return three_channels(image), transform_boxes(boxes, affine, size_hw), labels
 
     def _mixup_scale(self, i: int, plan: Mixup) -> float:
         fit = letterbox_geometry(self.index.source_hw(i), self.input_config.size)
