@@ -11,7 +11,8 @@ import dataclasses
 import hashlib
 import json
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Self
@@ -152,7 +153,9 @@ def read_columns(annotations: Path) -> CocoColumns | None:
         if stat.st_size < KEPT_FROM:
             return _decode(place.read_bytes())
         if kept.exists():
-            columns = _load_kept(kept, [*facts, _checksum(place)])
+            with ThreadPoolExecutor(1) as pool:  # beside the rest: it is a third of the work
+                checksum = pool.submit(_checksum, place)
+                columns = _load_kept(kept, facts, checksum.result)
             if columns is not None:
                 return columns
         content = place.read_bytes()
@@ -251,8 +254,13 @@ def _keep(path: Path, facts: Sequence[Any], columns: CocoColumns) -> None:
     write_atomically(path, lambda temporary: temporary.write_bytes(digest + content))
 
 
-def _load_kept(path: Path, facts: Sequence[Any]) -> CocoColumns | None:
+def _load_kept(path: Path, facts: Sequence[Any], checksum: Callable[[], int]) -> CocoColumns | None:
     """Kept columns; None where they are damaged, or of another file or another content.
+
+    Args:
+        path: the kept file.
+        facts: place, size and time of the annotation file.
+        checksum: of the annotation file; asked for last, as it is computed meanwhile.
 
     Raises:
         OSError: they cannot be read.
@@ -263,13 +271,14 @@ def _load_kept(path: Path, facts: Sequence[Any]) -> CocoColumns | None:
         return None
     arrays = load(content)
     head = json.loads(arrays["head"].tobytes())
-    if head["facts"] != facts:
+    *stated, stated_checksum = head["facts"]
+    if stated != facts:
         return None
 
     def part(name: str) -> dict[str, npt.NDArray[Any]]:
         return {k.removeprefix(name): v for k, v in arrays.items() if k.startswith(name)}
 
-    return CocoColumns(
+    columns = CocoColumns(
         class_names=tuple(head["names"]),
         category_ids=tuple(head["ids"]),
         sizes_hw=arrays["sizes_hw"],
@@ -278,3 +287,4 @@ def _load_kept(path: Path, facts: Sequence[Any]) -> CocoColumns | None:
         places=arrays["places"],
         truth=GroundTruth(**part("truth.")),
     )
+    return columns if stated_checksum == checksum() else None
