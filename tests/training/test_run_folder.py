@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+from oculox import train
 from oculox.config import Config, config_to_yaml, known_keys, load_config
 from oculox.errors import ConfigError, TrainingError, UsageError
 from oculox.training.checkpoints import LAST, trim_checkpoints
@@ -31,6 +32,22 @@ def test_another_run_is_never_overwritten(tmp_path, name):
     (tmp_path / name).write_text("mine")
     with pytest.raises(UsageError, match="holds another run; choose another `output`"):
         settle_config("yolox-s", output=tmp_path)
+
+
+def test_a_run_that_another_process_trains_is_not_resumed_for_longer(quick, tmp_path):
+    run = tmp_path / "run"
+    train("yolox-nano", *quick, "train.max_steps=1", output=run)
+    config = (run / CONFIG).read_bytes()
+    with hold_folder(run), pytest.raises(UsageError, match="another process is training"):
+        train("train.epochs=9", "train.max_steps=2", resume=run)
+    assert (run / CONFIG).read_bytes() == config
+    train("train.epochs=9", "train.max_steps=2", resume=run)
+    assert (run / CONFIG).read_bytes() != config
+
+
+def test_a_folder_in_which_a_run_begins_is_not_free(tmp_path):
+    with hold_folder(tmp_path), pytest.raises(UsageError, match="holds another run"):
+        check_free(tmp_path)
 
 
 def test_default_folders_are_numbered(tmp_path, monkeypatch):
@@ -106,12 +123,12 @@ def test_nothing_to_resume(tmp_path):
 def test_a_run_without_a_checkpoint_may_be_replaced_unless_it_is_running(tmp_path):
     (begun(tmp_path) / LAST).unlink()
     check_free(tmp_path)
-    with hold_folder(tmp_path, enabled=True):
+    with hold_folder(tmp_path):
         with pytest.raises(UsageError, match="holds another run"):
             check_free(tmp_path)
         with (
             pytest.raises(UsageError, match="another process is training"),
-            hold_folder(tmp_path, enabled=True),
+            hold_folder(tmp_path),
         ):
             pytest.fail("two runs in one folder")
     check_free(tmp_path)

@@ -88,6 +88,7 @@ def test_a_run_leaves_everything_to_read(finished):
         "previous.pt",
         "best.pt",
         "summary.json",
+        ".lock",
     }
     rows = read_log(finished.output)
     steps = [row for row in rows if row["kind"] == "train"]

@@ -28,13 +28,7 @@ from oculox.postprocess import DetectSettings
 from oculox.runtime.torch_backend import TorchBackend
 from oculox.training.build import Parts, Run, build_run, watch_run
 from oculox.training.callback import TrainCallback
-from oculox.training.checkpoints import (
-    TrainProgress,
-    restore_run,
-    save_last,
-    save_run,
-    state_file,
-)
+from oculox.training.checkpoints import TrainProgress, restore_run, save_last, save_run
 from oculox.training.log import (
     RunLog,
     StepLoss,
@@ -46,11 +40,9 @@ from oculox.training.optim import scale_gradients, set_learning_rate, set_train_
 from oculox.training.remote import RunPlace
 from oculox.training.run_folder import (
     TrainSummary,
-    create_folder,
     finished_run,
     has_ended,
-    hold_folder,
-    keep_length,
+    open_folder,
 )
 from oculox.training.run_report import RunReport
 from oculox.training.schedule import input_size_at, l1_is_on
@@ -149,14 +141,10 @@ def _run(
                 f"train.max_steps={limit}; raise that, or leave it out with train.max_steps=null"
             )
     # Last, so that a run that cannot start leaves no folder.
-    if resume is None:
-        folder = create_folder(run, place.output, from_weights=weights is not None)
-    else:
-        folder = state_file(resume).parent
-        if accelerator.is_main_process:
-            keep_length(config, folder)
     with (
-        hold_folder(folder, enabled=accelerator.is_main_process),
+        open_folder(
+            run, output=place.output, resume=resume, from_weights=weights is not None
+        ) as folder,
         place.sending(folder, enabled=accelerator.is_main_process),
         open_trackers(accelerator, config, folder=folder, resume_step=done) as trackers,
         RunLog(

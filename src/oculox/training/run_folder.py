@@ -11,7 +11,7 @@ import math
 import shlex
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -41,6 +41,7 @@ from oculox.weights.download import locate_weights
 
 CONFIG = "config.yaml"
 SUMMARY = "summary.json"
+LOCK = ".lock"
 
 # What may differ in a resumed run: where and how it runs and what it writes, not what it is.
 _FREE = {
@@ -199,14 +200,16 @@ def check_free(folder: Location) -> None:
     Raises:
         UsageError: it holds a run.
     """
-    if (folder / LAST).exists() or (folder / CONFIG).exists():
-        held = isinstance(folder, Path) and is_held(folder)
-        if _is_without_steps(folder) and not held:
-            return
+    if _holds_run(folder) or (isinstance(folder, Path) and is_held(folder)):
         raise UsageError(
             f"{folder}: holds another run; choose another `output`, or go on with it: "
             f"`resume` {shlex.quote(str(folder))}"
         )
+
+
+def _holds_run(folder: Location) -> bool:
+    begun = (folder / LAST).exists() or (folder / CONFIG).exists()
+    return begun and not _is_without_steps(folder)
 
 
 def _is_without_steps(folder: Location) -> bool:
@@ -225,18 +228,21 @@ def _is_without_steps(folder: Location) -> bool:
 
 
 @contextmanager
-def hold_folder(folder: Path, *, enabled: bool) -> Iterator[None]:
+def hold_folder(folder: Path) -> Iterator[None]:
     """Keep other processes from training in a folder, where the system has file locks.
 
     The system lets the folder go when this process ends, however it ends.
 
     Raises:
         UsageError: another process trains there.
+        OculoxError: nothing can be written there.
     """
-    if not enabled:  # on other machines the folder may not be there
-        yield
-        return
-    with (folder / CONFIG).open("rb") as file:
+    # A file of its own: others are replaced, and a lock stays with the file that was replaced.
+    try:
+        file = (folder / LOCK).open("ab")
+    except OSError as error:
+        raise OculoxError(f"{folder}: cannot be written ({error.strerror})") from None
+    with file:
         # The processes of a run that was killed need a second or two to end.
         patience = time.monotonic() + 3
         while not _lock(file):
@@ -250,9 +256,9 @@ def hold_folder(folder: Path, *, enabled: bool) -> Iterator[None]:
 
 def is_held(folder: Path) -> bool:
     """Whether a process of this machine trains in a folder."""
-    if not (folder / CONFIG).exists():
+    if not (folder / LOCK).exists():
         return False
-    with (folder / CONFIG).open("rb") as file:
+    with (folder / LOCK).open("rb") as file:
         return not _lock(file)
 
 
@@ -269,31 +275,64 @@ def default_folder(config: Config) -> Path:
     return free_path(Path("runs") / config.model.name)
 
 
-def create_folder(run: Run, output: Path | None, *, from_weights: bool) -> Path:
-    """Create the folder of a run that is about to start; all processes get its name.
+@contextmanager
+def open_folder(
+    run: Run, *, output: Path | None, resume: Path | None, from_weights: bool
+) -> Iterator[Path]:
+    """Make the folder of a new run, or take that of a resumed one, and hold it.
 
     Args:
         run: all its parts.
-        output: the wanted folder; None for `default_folder`.
+        output: the wanted folder of a new run; None for a new one under ``runs/``.
+        resume: folder or checkpoint of a run to go on with.
         from_weights: whether the network is not the fresh one of the configuration.
 
+    Yields:
+        The folder, the same in all processes; the main process holds it.
+
     Raises:
-        OculoxError: it holds another run, or cannot be created.
+        OculoxError: it holds another run, a process trains there, or it cannot be written.
     """
-    folder = output
-    if run.parts.accelerator.is_main_process:
-        folder = folder or default_folder(run.config)
+    folder = None if resume is None else state_file(resume).parent
+    with ExitStack() as stack:
+        if run.parts.accelerator.is_main_process:
+            if folder is None:
+                folder = _make_folder(run.config, output)
+            stack.enter_context(hold_folder(folder))
+            if resume is None:
+                _begin(run, folder, from_weights=from_weights)
+            else:
+                _keep_length(run.config, folder)
+        # The main process's: another one may see its folder already, and number one more.
+        first: Path = processes_of(run.parts.accelerator).gather([folder])[0]
+        yield first
+
+
+def _make_folder(config: Config, output: Path | None) -> Path:
+    if output is not None:
+        check_free(output)
+        make_folder(output)
+        return output
+    while True:
+        folder = default_folder(config)
+        make_folder(folder.parent)
+        try:
+            folder.mkdir()
+        except FileExistsError:  # another run took the name meanwhile
+            continue
+        return folder
+
+
+def _begin(run: Run, folder: Path, *, from_weights: bool) -> None:
+    """Write the first files of a run into a folder that is held."""
+    if _holds_run(folder):  # it was begun, and ended, since it was looked at
         check_free(folder)
-        make_folder(folder)
-        for name in (LAST, PREVIOUS):
-            (folder / name).unlink(missing_ok=True)
-        if from_weights:
-            # First: `config.yaml` does not hold the weights that the run starts from.
-            save_last(run, TrainProgress(), folder=folder)
-        write_text(folder / CONFIG, config_to_yaml(run.config))
-    # The main process's: another one may see its folder already, and number one more.
-    first: Path = processes_of(run.parts.accelerator).gather([folder])[0]
-    return first
+    for name in (LAST, PREVIOUS):
+        (folder / name).unlink(missing_ok=True)
+    if from_weights:
+        # First: `config.yaml` does not hold the weights that the run starts from.
+        save_last(run, TrainProgress(), folder=folder)
+    write_text(folder / CONFIG, config_to_yaml(run.config))
 
 
 def resumed_config(resume: Path, overrides: Sequence[str] = ()) -> Config:
@@ -333,7 +372,7 @@ def resumed_config(resume: Path, overrides: Sequence[str] = ()) -> Config:
     return config
 
 
-def keep_length(config: Config, folder: Path) -> None:
+def _keep_length(config: Config, folder: Path) -> None:
     """Write a raised ``train.epochs`` into ``config.yaml``, for the next resume.
 
     Raises:
