@@ -19,7 +19,9 @@ from oculox.training.schedule import (
         (["train.epochs=300"], (285, 15, 5)),
         (["train.epochs=20"], (16, 4, 2)),
         (["train.epochs=3"], (2, 1, 1)),
-        (["train.epochs=1"], (0, 1, 0)),
+        (["train.epochs=2"], (1, 1, 0.5)),
+        (["train.epochs=1"], (1, 0, 0.5)),
+        (["train.epochs=1", "train.aug_epochs=0"], (0, 1, 0)),
         (["train.aug_epochs=0", "train.tail_epochs=15"], (0, 15, 0)),
         (["train.aug_epochs=10", "train.tail_epochs=0"], (10, 0, 1)),
         (["train.aug_epochs=16", "train.tail_epochs=4", "schedule.warmup_epochs=1"], (16, 4, 1)),
@@ -39,7 +41,7 @@ def test_a_shortened_plan_says_so():
     assert "tail" in notes[0]
     assert notes[1] == "short run: warm-up takes 2 of 20 epochs instead of 5"
     one = load_config("yolox-s", ["train.epochs=1"])
-    assert "takes 0 of 1 epoch instead" in plan_epochs(one.train, warmup_epochs=5).notes[-1]
+    assert "takes 0.5 of 1 epoch instead" in plan_epochs(one.train, warmup_epochs=5).notes[-1]
 
 
 def test_the_tail_is_exactly_as_long_as_configured():

@@ -49,15 +49,17 @@ class EpochPlan:
 def plan_epochs(train: TrainConfig, *, warmup_epochs: float) -> EpochPlan:
     """Split the run into phases, shortening warm-up and tail where the run is short.
 
-    With `train.epochs` the tail takes at most a fifth of it. Warm-up takes at most a tenth of the
-    run, at least one epoch if the setting is not 0, and never more than half of the first phase;
-    a run of only the tail (`aug_epochs=0`, from a checkpoint) has none.
+    With `train.epochs` the tail takes at most a fifth of it, and a single epoch is no tail.
+    Warm-up takes at most a tenth of the run, at least one epoch if the setting is not 0, and never
+    more than half of the first phase; a run of only the tail (`aug_epochs=0`, from a checkpoint)
+    has none.
     """
     notes = []
     if train.epochs is None:
         aug, tail = train.aug_epochs, train.tail_epochs
     else:
-        tail = min(train.tail_epochs, math.ceil(train.epochs * TAIL_SHARE))
+        longest_tail = min(math.ceil(train.epochs * TAIL_SHARE), train.epochs - 1)
+        tail = min(train.tail_epochs, longest_tail)
         if train.aug_epochs == 0:
             tail = train.epochs
         aug = train.epochs - tail
