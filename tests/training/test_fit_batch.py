@@ -45,14 +45,14 @@ class SimulatedMemory:
     [
         (lambda n: 100 + 10 * n, 1000, 64, 64, [1, 2, 64]),
         (lambda n: 100 + 10 * n, 500, 64, 40, [1, 2, 40]),
-        (lambda n: 100 + 10 * n, 115, 64, 1, [1, 2, 1]),
+        (lambda n: 100 + 10 * n, 115, 64, 1, [1, 2]),
         (lambda n: 100 + 10 * n, 109, 64, 0, [1]),
         (lambda n: 100 + 10 * n, 500, 1, 1, [1]),
         # More than small steps tell: halved, once.
         (lambda n: 100 + 10 * n + (n > 30) * 200, 500, 64, 20, [1, 2, 40]),
         # Large steps fail although small ones promise room.
         (lambda n: 100 + 10 * n if n < 30 else None, 500, 64, 20, [1, 2, 40]),
-        (lambda n: 100 + 10 * n if n < 2 else None, 500, 64, 0, [1]),
+        (lambda n: 100 + 10 * n if n < 2 else None, 500, 64, 1, [1]),
         (lambda n: None, 500, 64, 0, []),
         # A second image that costs nothing, as far as the device tells.
         (lambda n: 100, 500, 64, 64, [1, 2, 64]),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import math
 from collections.abc import Callable
 from typing import Protocol
 
@@ -138,19 +139,21 @@ def largest_fit(peak: Callable[[int], int], *, budget: int, most: int) -> int:
         budget: bytes that a step may take.
         most: images that are enough, at least 1.
     """
-    try:
-        one = peak(1)
-        if one > budget or most == 1:
-            return int(one <= budget)
-        each = max(1, peak(2) - one)
-    except torch.cuda.OutOfMemoryError:
-        return 0
-    images = max(1, min(most, 1 + (budget - one) // each))
-    try:
-        fits = peak(images) <= budget
-    except torch.cuda.OutOfMemoryError:
-        fits = False
-    return images if fits else max(1, images // 2)
+
+    def needs(images: int) -> float:
+        try:
+            return peak(images)
+        except torch.cuda.OutOfMemoryError:
+            return math.inf
+
+    one = needs(1)
+    if one > budget or most == 1:
+        return int(one <= budget)
+    two = needs(2)
+    if two > budget:
+        return 1
+    images = min(most, 1 + int((budget - one) // max(1, two - one)))
+    return images if needs(images) <= budget else max(1, images // 2)
 
 
 def _size(config: Config) -> tuple[int, int]:
