@@ -3,6 +3,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import islice
 
 import numpy as np
@@ -284,15 +285,27 @@ def test_evaluation_passes_repeat_and_may_be_empty(index: CocoIndex) -> None:
 
 
 @pytest.mark.parametrize(
-    ("workers", "images", "world_size", "expected"),
+    ("workers", "images", "processes", "expected"),
     [(3, 5, 1, 3), (0, 10**6, 1, 0), ("auto", 63, 1, 0), ("auto", 10**6, 10**6, 1)],
 )
-def test_choice_of_workers(workers, images: int, world_size: int, expected: int) -> None:
-    assert choose_workers(workers, image_count=images, world_size=world_size) == expected
+def test_choice_of_workers(workers, images: int, processes: int, expected: int) -> None:
+    assert choose_workers(workers, image_count=images, processes=processes) == expected
+
+
+def test_processes_on_other_machines_take_no_cores(
+    index: CocoIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two machines of four processes each; one core of each four is for a process itself."""
+    monkeypatch.setattr("oculox.data.loader._TINY", 1)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(16)), raising=False)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    for build in (build_eval_loader, partial(build_train_loader, batch_per_process=1)):
+        loader = build(Config(), index, world_size=8)
+        assert loader._loader.num_workers == 3
 
 
 def test_automatic_workers_stay_in_bounds() -> None:
-    assert 1 <= choose_workers("auto", image_count=1000) <= 8
+    assert 1 <= choose_workers("auto", image_count=1000) <= 16
 
 
 @pytest.mark.parametrize("cache", ["none", "ram", "disk"])

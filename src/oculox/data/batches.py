@@ -22,7 +22,7 @@ _LABEL_STEP = 8
 """Label slots come in multiples of this, so that few different shapes reach the compiler."""
 
 
-PATIENCE = 600
+LOADER_TIMEOUT = 600
 """Seconds without an answer after which a loader process counts as hung."""
 
 
@@ -125,7 +125,7 @@ def open_loader(
     color: Literal["bgr", "rgb"],
     workers: int,
     pin_memory: bool,
-    timeout: float = PATIENCE,
+    timeout: float = LOADER_TIMEOUT,
     ahead: Callable[[list[SampleKey]], None] | None = None,
 ) -> Loader:
     """A loader over `steps`; read it with `read_batches`.

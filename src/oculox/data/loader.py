@@ -15,7 +15,7 @@ import torch
 from oculox.addresses import Address, fetch_ahead
 from oculox.config.schema import Config, InputConfig
 from oculox.data.batches import (
-    PATIENCE,
+    LOADER_TIMEOUT,
     SampleKey,
     Steps,
     close_loader,
@@ -28,6 +28,7 @@ from oculox.data.coco import CocoIndex
 from oculox.data.faults import BadImages, bad_evaluation_images, bad_training_images
 from oculox.data.preprocess import apply_letterbox, boxes_to_input, letterbox_geometry
 from oculox.data.train_set import TrainSet
+from oculox.distributed.launch import count_processes_here
 from oculox.errors import DataError
 from oculox.types import Batch, ImageArray, Sample
 
@@ -52,7 +53,7 @@ class TrainLoader:
         workers: int = 0,
         seed: int = 0,
         pin_memory: bool = False,
-        timeout: float = PATIENCE,
+        timeout: float = LOADER_TIMEOUT,
         bad: BadImages | None = None,
     ) -> None:
         """Keep the parts; loader processes start with the first epoch and stay.
@@ -142,7 +143,7 @@ class EvalLoader:
         rank: int = 0,
         world_size: int = 1,
         pin_memory: bool = False,
-        timeout: float = PATIENCE,
+        timeout: float = LOADER_TIMEOUT,
         max_bad_images: int = 0,
     ) -> None:
         """Keep the parts; loader processes start with the first pass and stay.
@@ -221,7 +222,7 @@ def build_train_loader(
         index,
         cache=config.data.cache,
         input_config=config.input,
-        processes=world_size,
+        processes=count_processes_here(world_size),
         bad=bad,
         report=report,
     )
@@ -238,7 +239,11 @@ def build_train_loader(
         batch=batch_per_process,
         rank=rank,
         world_size=world_size,
-        workers=choose_workers(config.data.workers, image_count=len(index), world_size=world_size),
+        workers=choose_workers(
+            config.data.workers,
+            image_count=len(index),
+            processes=count_processes_here(world_size),
+        ),
         seed=config.train.seed,
         pin_memory=_wants_pinned(config),
         timeout=config.train.timeout,
@@ -254,7 +259,11 @@ def build_eval_loader(
         index,
         input_config=config.input,
         batch=config.eval.batch,
-        workers=choose_workers(config.data.workers, image_count=len(index), world_size=world_size),
+        workers=choose_workers(
+            config.data.workers,
+            image_count=len(index),
+            processes=count_processes_here(world_size),
+        ),
         rank=rank,
         world_size=world_size,
         pin_memory=_wants_pinned(config),
@@ -263,11 +272,16 @@ def build_eval_loader(
     )
 
 
-def choose_workers(workers: int | Literal["auto"], *, image_count: int, world_size: int = 1) -> int:
+def choose_workers(workers: int | Literal["auto"], *, image_count: int, processes: int = 1) -> int:
     """Loader processes for each training process.
 
-    ``auto``: this process's share of the cores less one for itself, from 1 to 8; none for tiny
+    ``auto``: this process's share of the cores less one for itself, from 1 to 16; none for tiny
     sets, which are read faster than processes start.
+
+    Args:
+        workers: their number, or ``auto``.
+        image_count: images of the split.
+        processes: training processes on this machine, which share its cores.
     """
     if workers != "auto":
         return workers
@@ -275,7 +289,7 @@ def choose_workers(workers: int | Literal["auto"], *, image_count: int, world_si
         return 0
     affinity = getattr(os, "sched_getaffinity", None)  # respects containers; Linux only
     cores = len(affinity(0)) if affinity else os.cpu_count() or 1
-    return min(8, max(1, cores // world_size - 1))
+    return min(16, max(1, cores // processes - 1))
 
 
 def _wants_pinned(config: Config) -> bool:

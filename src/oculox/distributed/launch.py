@@ -55,6 +55,11 @@ def count_machines() -> int:
     return int(os.environ.get("GROUP_WORLD_SIZE", "1"))
 
 
+def count_processes_here(world_size: int) -> int:
+    """How many of a job's `world_size` processes are on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", world_size))
+
+
 def is_main_process() -> bool:
     """Whether this process is the first of its job, or the only one: the one that prints."""
     return os.environ.get("RANK", "0") == "0"
