@@ -73,6 +73,21 @@ def test_messages_are_printed_as_they_are(tmp_path, capfd):
     assert "[bold]path[/bold]" in (tmp_path / "log.txt").read_text("utf-8")
 
 
+def test_what_json_has_no_word_for_is_null(tmp_path):
+    with RunLog(tmp_path, total_steps=1) as log:
+        log.step(dataclasses.replace(RECORD, gradient_norm=float("inf"), loss=float("nan")))
+    [line] = (tmp_path / "log.jsonl").read_text("utf-8").splitlines()
+    row = json.loads(line, parse_constant=lambda name: pytest.fail(name))
+    assert row["gradient_norm"] is row["loss"] is None
+    assert row["box"] == RECORD.box
+
+
+def test_what_trackers_say_is_logged(tmp_path, capfd):
+    with RunLog(tmp_path, total_steps=1, track=lambda values, step: [f"{len(values)}"]) as log:
+        log.evaluation(epoch=1, step=1, metrics={"ap": 0.5, "ap50": 0.7})
+    assert capfd.readouterr().err == "2\n"
+
+
 def test_nothing_yet(tmp_path):
     assert read_log(tmp_path) == []
     write(tmp_path, [])

@@ -9,7 +9,7 @@ import pytest
 
 from oculox.config import load_config
 from oculox.distributed.devices import open_accelerator
-from oculox.errors import MissingExtraError, TrainingError, UsageError
+from oculox.errors import MissingExtraError, OculoxWarning, TrainingError, UsageError
 from oculox.training.trackers import check_trackers, open_trackers
 
 RED = np.full((40, 60, 3), (0, 0, 255), np.uint8)
@@ -50,6 +50,36 @@ def test_tensorboard_goes_on_without_doubled_steps(tmp_path):
     pixels = cv2.imdecode(np.frombuffer(shown.encoded_image_string, np.uint8), cv2.IMREAD_COLOR)
     assert pixels.shape == RED.shape
     assert np.abs(pixels.astype(int) - RED).max() < 5  # red, not blue
+
+
+class Away:
+    """A tracker whose server does not answer."""
+
+    name = "away"
+
+    def log(self, values, step):
+        raise ConnectionError("no answer\nmore")
+
+    def finish(self):
+        raise ConnectionError("still none")
+
+
+def test_a_tracker_that_fails_is_told_of_once_and_costs_nothing(tmp_path):
+    said = []
+
+    def run():
+        with (
+            open_accelerator("cpu") as accelerator,
+            open_trackers(accelerator, load_config("yolox-nano"), folder=tmp_path) as trackers,
+        ):
+            accelerator.trackers.append(Away())
+            said.extend(trackers.log({"train/loss": 1.0}, step) for step in (1, 2))
+
+    with pytest.warns(OculoxWarning, match=r"^away could not be closed \(still none\)$"):
+        run()
+    [[first], second] = said
+    assert first.startswith("away does not take the numbers of step 1 (no answer); log.jsonl has")
+    assert second == []
 
 
 def test_mlflow(tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import os
 import sys
 import time
@@ -82,7 +83,7 @@ class RunLog(ExitStack):
         resume_step: int = 0,
         resume_epoch: int = 0,
         enabled: bool = True,
-        track: Callable[[dict[str, float], int], None] | None = None,
+        track: Callable[[dict[str, float], int], list[str]] | None = None,
     ) -> None:
         """Open the files in `folder`; what comes again is dropped from the JSON log.
 
@@ -92,7 +93,7 @@ class RunLog(ExitStack):
             resume_step: steps that are done.
             resume_epoch: epochs that are done, with their evaluation.
             enabled: whether to write anything; only the main process does.
-            track: gets the same values and their step, for trackers.
+            track: gets the same values and their step, for trackers; what it returns is logged.
 
         Raises:
             TrainingError: when a file cannot be written, here as at every later line.
@@ -164,10 +165,13 @@ class RunLog(ExitStack):
         _append(self._text, f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}")
 
     def _write(self, kind: str, values: Mapping[str, Any]) -> None:
-        _append(self._jsonl, json.dumps({"kind": kind, **values}))
+        # JSON has no infinity, which gradients have where fp16 skips a step.
+        finite = {k: v if _is_finite(v) else None for k, v in values.items()}
+        _append(self._jsonl, json.dumps({"kind": kind, **finite}, allow_nan=False))
         if self._track is not None:
-            numbers = {f"{kind}/{k}": v for k, v in values.items() if isinstance(v, float)}
-            self._track(numbers, values["step"])
+            numbers = {f"{kind}/{k}": v for k, v in finite.items() if isinstance(v, float)}
+            for note in self._track(numbers, values["step"]):
+                self.message(note)
 
     def _open(self, path: Path, *, append: bool) -> TextIO:
         try:
@@ -188,6 +192,8 @@ class StepMeter:
         self._losses: list[StepLoss] = []
         self._elapsed = self._waited = 0.0
         self._steps = 0
+        self.skipped = 0
+        """Steps in a row whose update fp16's scaler skipped, since a gradient overflowed."""
         self._busy = self._evaluation = 0.0
         self._mark = time.perf_counter()
 
@@ -220,6 +226,7 @@ class StepMeter:
         """Count a finished step (from 1)."""
         run, losses = self._run, self._losses
         losses.append(loss)
+        self.skipped = 0 if math.isfinite(loss.gradient_norm) else self.skipped + 1
         now = time.perf_counter()
         self._elapsed += now - self._mark
         self._steps += 1
@@ -231,6 +238,7 @@ class StepMeter:
             return
         elapsed, pace = self._elapsed, self._busy / max(self._steps - 1, 1)
         mean = StepLoss(*(sum(values) / len(losses) for values in zip(*losses, strict=True)))
+        norms = [loss.gradient_norm for loss in losses if math.isfinite(loss.gradient_norm)]
         self._log.step(
             StepRecord(
                 epoch=self._epoch + 1,
@@ -239,7 +247,7 @@ class StepMeter:
                 loss=sum(entry.total for entry in losses) / len(losses),
                 **{name: getattr(mean, name) for name in ("box", "objectness", "classes", "l1")},
                 positives_per_object=mean.positives / max(mean.objects, 1 / len(losses)),
-                gradient_norm=mean.gradient_norm,
+                gradient_norm=sum(norms) / len(norms) if norms else math.inf,
                 lr=run.rate.at(step - 1),
                 size=size_hw,
                 step_ms=1000 * elapsed / len(losses),
@@ -271,6 +279,10 @@ def format_seconds(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def _is_finite(value: object) -> bool:
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 def _close(file: TextIO) -> None:

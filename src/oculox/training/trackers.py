@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -13,7 +14,13 @@ from accelerate import Accelerator
 
 from oculox.config import Config, known_keys
 from oculox.data.image import read_image
-from oculox.errors import MissingExtraError, TrainingError, UsageError, first_line
+from oculox.errors import (
+    MissingExtraError,
+    OculoxWarning,
+    TrainingError,
+    UsageError,
+    first_line,
+)
 
 FOLDER = "trackers"
 
@@ -39,10 +46,27 @@ class Trackers:
 
     def __init__(self, accelerator: Accelerator) -> None:
         self._accelerator = accelerator
+        self._failed: set[str] = set()
 
-    def log(self, values: dict[str, float], step: int) -> None:
-        """Numbers of a step."""
-        self._accelerator.log(values, step)
+    def log(self, values: dict[str, float], step: int) -> list[str]:
+        """Numbers of a step.
+
+        Returns:
+            What went wrong, in words, once for each tracker: a server that is away must not cost
+            a training run.
+        """
+        notes = []
+        for tracker in self._accelerator.trackers:
+            try:
+                tracker.log(values, step=step)
+            except Exception as error:  # noqa: BLE001 - each tracker has its own
+                if tracker.name not in self._failed:
+                    notes.append(
+                        f"{tracker.name} does not take the numbers of step {step} "
+                        f"({first_line(error)}); log.jsonl has them all, and training continues"
+                    )
+                self._failed.add(tracker.name)
+        return notes
 
     def image(self, path: Path, *, step: int) -> None:
         """An image file of a step, for the trackers that show images."""
@@ -83,20 +107,24 @@ def open_trackers(
         "wandb": {"name": folder.name, "dir": str(folder)},
         "mlflow": {"run_name": folder.name},
     }
+    settings = {key: str(attrgetter(key)(config)) for key in known_keys()}
     try:
         accelerator.init_trackers("oculox", init_kwargs=options)
+        for tracker in accelerator.trackers:
+            # TensorBoard would show them as one more run.
+            if tracker.name != "tensorboard":
+                tracker.store_init_configuration(settings)
     except Exception as error:
         # Each tracker has its own, for a server that is away or a key that is wrong.
         names = ", ".join(config.train.trackers)
         reason = first_line(error)
         raise TrainingError(f"train.trackers=[{names}] could not start: {reason}") from error
-    settings = {key: str(attrgetter(key)(config)) for key in known_keys()}
-    for tracker in accelerator.trackers:
-        # TensorBoard would show them as one more run.
-        if tracker.name != "tensorboard":
-            tracker.store_init_configuration(settings)
     try:
         yield Trackers(accelerator)
     finally:
         for tracker in accelerator.trackers:
-            tracker.finish()
+            try:
+                tracker.finish()
+            except Exception as error:  # noqa: BLE001 - an error of the run itself goes first
+                note = f"{tracker.name} could not be closed ({first_line(error)})"
+                warnings.warn(note, OculoxWarning, stacklevel=2)
