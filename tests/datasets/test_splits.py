@@ -42,6 +42,21 @@ def assert_same(ours: CocoIndex, theirs: CocoIndex) -> None:
         assert ours.image_path(i).read_bytes() == theirs.image_path(i).read_bytes()
 
 
+def test_one_folder_is_not_both_splits(tiny_data: Path, tmp_path: Path) -> None:
+    """As an export of one split, with its annotations beside the images."""
+    root = tmp_path / "export/train"
+    shutil.copytree(tiny_data / "train2017", root)
+    annotations = tiny_data / "annotations/instances_train2017.json"
+    place = shutil.copy(annotations, root / "_annotations.coco.json")
+    with pytest.raises(DataError, match=r"is all that was found for train and val: an AP on the"):
+        load_splits(DataConfig(root=root), "train", "val")
+    assert len(load(root)) == len(load(root, "val")) == 12
+    # Where somebody wants it.
+    stated = SplitConfig(annotations=place, images=root)
+    both = load_splits(DataConfig(root=root, val=stated), "train", "val")
+    assert [len(index) for index in both] == [12, 12]
+
+
 @pytest.mark.parametrize("source", ["folder", "data.yaml"])
 def test_yolo_is_read_as_its_conversion(as_yolo: Path, tmp_path: Path, source: str) -> None:
     convert(as_yolo, tmp_path / "coco", source_format="yolo")

@@ -177,9 +177,10 @@ def _check_images(annotations: Location, columns: CocoColumns, images: Location)
     missing = missing_files(columns.file_names, images)
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        slashes = "; write / for \\ in file_name" if "\\" in missing[0] else ""
         raise MissingImagesError(
             f"{annotations}: {len(missing)} of {len(columns.file_names)} images are missing from "
-            f"{images}: {missing[0]!r}{more}"
+            f"{images}: {missing[0]!r}{more}{slashes}"
         )
 
 

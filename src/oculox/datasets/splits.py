@@ -114,6 +114,13 @@ def load_splits(data: DataConfig, *splits: Split) -> tuple[CocoIndex, ...]:
             indexes.append(index_split(*inside[split]))
         else:
             indexes.append(load_split(data, split))
+    found = [i.annotations for s, i in zip(splits, indexes, strict=True) if s in plain]
+    if not inside and len({*found}) < len(found):
+        raise DataError(
+            f"{indexes[0].annotations} is all that was found for {' and '.join(splits)}: an AP on "
+            "the images of the training says nothing; name the folder that holds both splits, or, "
+            "where you do want this, data.val.annotations and data.val.images"
+        )
     return tuple(indexes)
 
 
