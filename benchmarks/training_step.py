@@ -37,8 +37,8 @@ from oculox.distributed.devices import describe_machine
 from oculox.losses.criterion import build_criterion
 from oculox.models import build_model
 from oculox.training.build import Parts
-from oculox.training.loop import train_step
 from oculox.training.optim import Ema, build_optimizer
+from oculox.training.step import train_step
 from oculox.types import Batch, RawPredictions, Targets
 
 OFFICIAL = "official"

@@ -23,7 +23,7 @@ from oculox.models import build_model
 from oculox.ops.boxes import pairwise_iou
 from oculox.training.build import build_run
 from oculox.training.log import read_log
-from oculox.training.loop import train_step
+from oculox.training.step import train_step
 
 DEVICE = "cuda"
 ON_GPU = (f"train.device={DEVICE}", "data.workers=2")

@@ -18,9 +18,9 @@ from oculox.config import load_config
 from oculox.config.schema import AugmentConfig, InputConfig
 from oculox.losses.criterion import build_criterion
 from oculox.training.build import Parts
-from oculox.training.loop import train_step
 from oculox.training.optim import Ema, build_optimizer, ema_decay
 from oculox.training.schedule import build_learning_rate, input_size_at, plan_epochs
+from oculox.training.step import train_step
 from oculox.types import Batch, Targets
 from oculox.weights.interop.megvii import official_names
 

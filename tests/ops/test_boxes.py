@@ -1,4 +1,4 @@
-"""Box conversion, clipping and overlap."""
+"""Box conversion and overlap."""
 
 import pytest
 import torch
@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 
 from oculox.ops.boxes import (
     box_area,
-    clip_boxes,
     cxcywh_to_xyxy,
     pairwise_iou,
     pairwise_iou_cxcywh,
@@ -30,22 +29,6 @@ def test_conversion_by_hand():
     box = torch.tensor([[[10.0, 20.0, 4.0, 8.0]]])
     assert cxcywh_to_xyxy(box).tolist() == [[[8, 16, 12, 24]]]
     assert xyxy_to_cxcywh(torch.tensor([8.0, 16, 12, 24])).tolist() == [10, 20, 4, 8]
-
-
-@pytest.mark.parametrize(
-    ("box", "expected"),
-    [
-        ((1, 2, 3, 4), (1, 2, 3, 4)),
-        ((-5, -6, 300, 200), (0, 0, 200, 100)),
-        ((210, 110, 220, 120), (200, 100, 200, 100)),
-        ((-20, -20, -10, -10), (0, 0, 0, 0)),
-    ],
-)
-def test_clip(box, expected):
-    box = torch.tensor(box, dtype=torch.float32)
-    before = box.clone()
-    assert clip_boxes(box, height=100, width=200).tolist() == list(expected)
-    assert torch.equal(box, before)
 
 
 @pytest.mark.parametrize(

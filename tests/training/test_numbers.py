@@ -15,7 +15,7 @@ from oculox.errors import TrainingError
 from oculox.training.build import build_run
 from oculox.training.checkpoints import TrainProgress, save_run
 from oculox.training.log import read_log
-from oculox.training.loop import train_step
+from oculox.training.step import train_step
 
 STEPS = int(os.environ.get("OCULOX_STEPS", "500"))
 NAN = float("nan")

@@ -14,9 +14,9 @@ from oculox.data.preprocess import apply_letterbox, letterbox_geometry
 from oculox.losses.criterion import build_criterion
 from oculox.ops.boxes import cxcywh_to_xyxy
 from oculox.training.build import Parts
-from oculox.training.loop import train_step
 from oculox.training.optim import Ema, build_optimizer, ema_decay
 from oculox.training.schedule import build_learning_rate, plan_epochs
+from oculox.training.step import train_step
 from oculox.types import Batch, Targets
 from oculox.weights import build_network, load_weights
 

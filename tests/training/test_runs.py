@@ -19,7 +19,7 @@ from oculox import Detector, TrainCallback, convert, evaluate, load_config, trai
 from oculox.cli.main import main
 from oculox.errors import CheckpointError, ConfigError, DataError, TrainingError, UsageError
 from oculox.training import loop
-from oculox.training.log import read_log
+from oculox.training.log import StepLoss, read_log
 from oculox.training.loop import run_training
 from oculox.training.remote import RunPlace
 from oculox.training.stop import RunStopped
@@ -622,6 +622,56 @@ def test_numbered_checkpoints_are_kept_and_trimmed(quick, tmp_path):
     output = tmp_path / "out"
     train("yolox-nano", *quick, "train.keep_checkpoints=2", output=output)
     assert sorted(p.name for p in output.glob("epoch-*.pt")) == ["epoch-0002.pt", "epoch-0003.pt"]
+
+
+def test_a_run_that_ends_inside_an_epoch_leaves_the_state_of_the_one_before(quick, tmp_path):
+    settings = (*quick, "train.keep_checkpoints=3", "train.checkpoint_interval=1")
+    train("yolox-nano", *settings, "train.max_steps=5", output=tmp_path / "out")
+    [path] = (tmp_path / "out").glob("epoch-*.pt")
+    assert path.name == "epoch-0001.pt"
+    assert load_training_state(path)[1]["progress"]["step"] == 3
+
+
+def test_fp16_that_changes_nothing_ends(quick, tmp_path, monkeypatch):
+    """Fifty steps in a row whose gradients overflowed."""
+    skipped = StepLoss(1, 1, 1, 0, 2, 1, gradient_norm=float("nan"))
+    monkeypatch.setattr(loop, "train_step", lambda *args, **options: skipped)
+    settings = (*quick, "train.batch=1", "train.aug_epochs=9")
+    with pytest.raises(TrainingError, match=r"of 50 steps in a row, to step 50, are not finite"):
+        train("yolox-nano", *settings, output=tmp_path / "out")
+
+
+@pytest.mark.parametrize("place", ["evaluate_loader", "build_run"])
+def test_out_of_memory_beside_the_steps(quick, tmp_path, monkeypatch, place):
+    def full(*args, **options):
+        raise torch.cuda.OutOfMemoryError("simulated")
+
+    monkeypatch.setattr(loop, place, full)
+    said = {
+        "evaluate_loader": "in an evaluation with eval.batch=16; lower that and resume",
+        "build_run": "before the first step: yolox-nano does not fit",
+    }
+    with pytest.raises(TrainingError, match=f"out of memory on cpu {said[place]}"):
+        train("yolox-nano", *quick, "eval.batch=16", output=tmp_path / "out")
+    assert (tmp_path / "out/last.pt").is_file() == (place == "evaluate_loader")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"ball": "dog"}, "only one of both has 'ball', 'dog'; both files need"),
+        ({"ball": "car", "car": "ball"}, "they have the same names in another order of their ids;"),
+    ],
+)
+def test_splits_of_other_classes_are_told_apart(tiny_data, quick, tmp_path, change, said):
+    root = shutil.copytree(tiny_data, tmp_path / "data")
+    path = root / "annotations/instances_val2017.json"
+    tree = json.loads(path.read_text())
+    for category in tree["categories"]:
+        category["name"] = change.get(category["name"], category["name"])
+    path.write_text(json.dumps(tree))
+    with pytest.raises(DataError, match=said):
+        train("yolox-nano", *quick, f"data.root={root}", output=tmp_path / "out")
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from oculox import load_config, train
 from oculox.distributed.devices import open_accelerator
 from oculox.training.build import build_run
 from oculox.training.log import read_log
-from oculox.training.loop import train_step
+from oculox.training.step import train_step
 from oculox.weights import load_weights
 
 

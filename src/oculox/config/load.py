@@ -27,9 +27,11 @@ _OFFICIAL = "official"
 # What other projects call them.
 _OTHER_NAMES = {
     "batch_size": "train.batch",
+    "close_mosaic": "train.tail_epochs",
     "data": "data.root",
     "imgsz": "input.size",
     "lr0": "optimizer.lr",
+    "no_aug_epochs": "train.tail_epochs",
     "patience": "train.early_stop",
 }
 

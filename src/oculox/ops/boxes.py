@@ -1,4 +1,4 @@
-"""Box conversion, clipping and overlap. Pure functions on tensors; coordinates in pixels."""
+"""Box conversion and overlap. Pure functions on tensors; coordinates in pixels."""
 
 from __future__ import annotations
 
@@ -16,12 +16,6 @@ def xyxy_to_cxcywh(boxes: Tensor) -> Tensor:
     """(..., 4) left, top, right, bottom -> centre x, centre y, width, height."""
     low, high = boxes[..., :2], boxes[..., 2:]
     return torch.cat(((low + high) / 2, high - low), dim=-1)
-
-
-def clip_boxes(boxes: Tensor, *, height: float, width: float) -> Tensor:
-    """Boxes (..., 4) xyxy moved inside an image of that size."""
-    limits = boxes.new_tensor([width, height, width, height])
-    return torch.minimum(boxes.clamp(min=0), limits)
 
 
 def box_area(boxes: Tensor) -> Tensor:

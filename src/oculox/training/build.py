@@ -123,8 +123,8 @@ def build_run(config: Config, accelerator: Accelerator, *, weights: Location | N
         config = config.model_copy(update={"input": loaded.spec.input.at(size)})
         notes.append(_transfer_note(weights, loaded.spec.num_classes, len(names), kept))
         if config.train.match_classes:
-            config, gentler = _gentler(config, kept / len(names))
-            notes += gentler
+            config, lowered = _lower_rate(config, kept / len(names))
+            notes += lowered
     freeze_parts(network, config.train.freeze)
 
     network.to(accelerator.device)
@@ -214,9 +214,16 @@ def check_classes(config: Config, train: CocoIndex, val: CocoIndex) -> tuple[str
             "leave the key out to take the count from the data"
         )
     if val.class_names != names:
+        odd = sorted({*names} ^ {*val.class_names})
+        why = (
+            f"only one of both has {', '.join(map(repr, odd[:3]))}{', ...' * (len(odd) > 3)}"
+            if odd
+            else "they have the same names in another order of their ids"
+        )
         raise DataError(
             f"{val.annotations}: its categories ({len(val.class_names)}) are not those of "
-            f"{train.annotations} ({len(names)}); both files need the same categories"
+            f"{train.annotations} ({len(names)}): {why}; both files need the same categories with "
+            "the same ids"
         )
     return names
 
@@ -238,7 +245,7 @@ def _describe(train: CocoIndex, val: CocoIndex) -> str:
     )
 
 
-def _gentler(config: Config, known: float) -> tuple[Config, list[str]]:
+def _lower_rate(config: Config, known: float) -> tuple[Config, list[str]]:
     """A configuration whose rate fits weights that know this share of the classes, and a note.
 
     What the weights know is lost at a rate that a new class needs (docs/experiments.md).

@@ -96,7 +96,8 @@ def save_run(run: Run, progress: TrainProgress, *, folder: Path, best: bool) -> 
     if run.parts.accelerator.is_main_process:
         if best:
             _save(run, progress, folder / BEST, resumable=False)
-        if keep:
+        # A run that ends inside an epoch has not reached the state that a number names.
+        if keep and progress.step == progress.epoch * run.train_loader.steps_per_epoch:
             _save(run, progress, folder / f"epoch-{progress.epoch:04}.pt")
             trim_checkpoints(folder, keep=keep)
     # Last, so that a crash while writing the others leaves a resumable run.

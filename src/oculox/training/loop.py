@@ -1,8 +1,6 @@
 """A run from top to bottom: parts, epochs, steps, evaluation, saving."""
 
-import contextlib
 import dataclasses
-import math
 import shutil
 import time
 from collections.abc import Callable, Iterable
@@ -11,13 +9,10 @@ from itertools import islice
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from accelerate import Accelerator
-from torch import Tensor
 
 from oculox.addresses import Location
 from oculox.config import Config
-from oculox.data.preprocess import to_floats
 from oculox.distributed.devices import open_accelerator, processes_of, settled_precision
 from oculox.distributed.launch import is_launched, note_report
 from oculox.distributed.sync_bn import share_buffers
@@ -26,17 +21,16 @@ from oculox.evaluation.evaluate import evaluate_loader
 from oculox.evaluation.metrics import CocoMetrics
 from oculox.postprocess import DetectSettings
 from oculox.runtime.torch_backend import TorchBackend
-from oculox.training.build import Parts, Run, build_run, watch_run
+from oculox.training.build import Run, build_run, watch_run
 from oculox.training.callback import TrainCallback
 from oculox.training.checkpoints import TrainProgress, restore_run, save_last, save_run
 from oculox.training.log import (
     RunLog,
-    StepLoss,
     StepMeter,
     format_seconds,
     step_profiler,
 )
-from oculox.training.optim import scale_gradients, set_learning_rate, set_train_mode
+from oculox.training.optim import set_train_mode
 from oculox.training.remote import RunPlace
 from oculox.training.run_folder import (
     TrainSummary,
@@ -46,9 +40,12 @@ from oculox.training.run_folder import (
 )
 from oculox.training.run_report import RunReport
 from oculox.training.schedule import input_size_at, l1_is_on
+from oculox.training.step import train_step
 from oculox.training.stop import RunStopped, StopRequest, raise_again
 from oculox.training.trackers import open_trackers
-from oculox.types import Batch, LossTerms, Targets
+
+_MOST_SKIPPED = 50
+"""Steps in a row that fp16 may skip; its scaler halves its factor after each."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -60,7 +57,7 @@ class _Tools:
     log: RunLog
     meter: StepMeter
     count_step: Callable[[], None]
-    look: Callable[[Iterable[str]], None]
+    report_bad_images: Callable[[Iterable[str]], None]
     stop: StopRequest
     report: RunReport
     callback: TrainCallback
@@ -131,7 +128,13 @@ def _run(
         torch.use_deterministic_algorithms(train.deterministic, warn_only=True)
     # Input sizes repeat, so that trying convolution algorithms once for each pays.
     torch.backends.cudnn.benchmark = not train.deterministic
-    run = build_run(config, accelerator, weights=weights)
+    try:
+        run = build_run(config, accelerator, weights=weights)
+    except torch.cuda.OutOfMemoryError as error:
+        raise TrainingError(
+            f"out of memory on {accelerator.device} before the first step: {config.model.name} "
+            "does not fit; another program may use the device, or take a smaller network"
+        ) from error
     with place.naming_address():
         progress = TrainProgress() if resume is None else restore_run(run, resume)
         done, limit = progress.step, train.max_steps
@@ -158,7 +161,7 @@ def _run(
         closing(run.train_loader),
         closing(run.val_loader),
         step_profiler(folder, enabled=train.profile, rank=accelerator.process_index) as count_step,
-        watch_run(run, report=log.message) as look,
+        watch_run(run, report=log.message) as report_bad_images,
         StopRequest(place.shown(folder), tell=log.message) as stop,
     ):
         meter = StepMeter(run, log)
@@ -168,7 +171,7 @@ def _run(
             log=log,
             meter=meter,
             count_step=count_step,
-            look=look,
+            report_bad_images=report_bad_images,
             stop=stop,
             report=RunReport(run, folder, trackers, tell=log.message),
             callback=callback,
@@ -255,7 +258,7 @@ def _train_epoch(run: Run, epoch: int, progress: TrainProgress, tools: _Tools) -
     )
     alone = parts.accelerator.num_processes == 1
     for batch in islice(tools.meter.timed(batches), max(0, run.last_step - step)):
-        tools.look(fault for faults in batch.faults for fault in faults)
+        tools.report_bad_images(fault for faults in batch.faults for fault in faults)
         tools.report.batch(batch, step=step)
         size = input_size_at(
             step, seed=config.train.seed, augment=config.augment, native=config.input.size
@@ -274,6 +277,12 @@ def _train_epoch(run: Run, epoch: int, progress: TrainProgress, tools: _Tools) -
             raise _out_of_memory(run, step + 1, size) from error
         step += 1
         tools.meter.step(step, loss, size_hw=size)
+        if tools.meter.skipped == _MOST_SKIPPED:
+            raise TrainingError(
+                f"the gradients of {_MOST_SKIPPED} steps in a row, to step {step}, are not finite "
+                "in fp16, and none of them changed the network; saved checkpoints are intact. Try "
+                "train.precision=bf16, a lower optimizer.lr or optimizer.clip_grad_norm=10"
+            )
         tools.count_step()
         stop.cancelled = bool(tools.callback.on_step(step, run.last_step, loss))
         if loss.stops or (alone and stop.number):
@@ -282,125 +291,6 @@ def _train_epoch(run: Run, epoch: int, progress: TrainProgress, tools: _Tools) -
         if stop.cancelled:
             break
     return dataclasses.replace(progress, step=step)
-
-
-def train_step(
-    parts: Parts,
-    batch: Batch,
-    *,
-    rate: float,
-    size_hw: tuple[int, int],
-    use_l1: bool,
-    step: int,
-    stop: bool = False,
-) -> StepLoss:
-    """Train on one batch (this process's part of the global batch).
-
-    The sums of the loss are propagated and the gradients then divided by the number of
-    positives of the global batch: the same for any number of processes and micro-batches.
-
-    Args:
-        parts: network, criterion, optimizer, average.
-        batch: letterboxed images and labels.
-        rate: learning rate of this step.
-        size_hw: input size of this step; the batch is resized to it.
-        use_l1: whether the L1 term counts.
-        step: number of the step, for error messages.
-        stop: whether this process was asked to stop; all learn of it.
-
-    Raises:
-        TrainingError: when a box or the loss is not finite; nothing was updated.
-    """
-    if not batch.targets.boxes.isfinite().all():
-        raise TrainingError(
-            f"a box of step {step} is not finite, and nothing was updated; images of the batch: "
-            f"{_ids(batch)}; `oculox data check` looks at all annotations"
-        )
-    set_learning_rate(parts.optimizer, rate)
-    images, targets = _prepare_inputs(parts, batch, size_hw=size_hw)
-    local = _backward(parts, images, targets, use_l1=use_l1)
-    # Filled there: a tensor made of Python's numbers would wait for its copy.
-    local = torch.cat((local, local.new_full((1,), float(stop))))
-    sums = parts.accelerator.reduce(local, reduction="sum")
-    norm = _finish_gradients(parts, sums[4], images=len(images))
-    # The one place where a step waits for the device.
-    *values, stops, length = torch.cat((sums, norm[None])).tolist()
-    terms = dict(zip(LossTerms._fields, values, strict=True))
-    positives = max(terms["positives"], 1.0)
-    terms.update({name: terms[name] / positives for name in ("box", "objectness", "classes", "l1")})
-    loss = StepLoss(**terms, gradient_norm=length, stops=stops)
-    # Under fp16 the scaler skips a step whose gradients overflowed; that is not an error.
-    suspects = values if parts.accelerator.scaler else [*values, length]
-    if not all(map(math.isfinite, suspects)):
-        parts.optimizer.zero_grad(set_to_none=True)
-        raise _not_finite(loss, batch, step)
-    parts.optimizer.step()
-    parts.optimizer.zero_grad(set_to_none=True)
-    if parts.ema is not None:
-        parts.ema.update(parts.network)
-    return loss
-
-
-def _prepare_inputs(
-    parts: Parts, batch: Batch, *, size_hw: tuple[int, int]
-) -> tuple[Tensor, Targets]:
-    """Move a batch to the device, as floats of the network's range, at the step's size."""
-    device = parts.accelerator.device
-    targets = Targets(*(t.to(device, non_blocking=True) for t in batch.targets))
-    # Loaders hand over channels-last memory, and convolutions would keep it: whether they do is
-    # train.channels_last's decision alone, by the memory of the weights.
-    images = to_floats(batch.images, parts.input_config, device=device).contiguous()
-    height, width = images.shape[-2:]
-    if (height, width) == size_hw:
-        return images, targets
-    images = F.interpolate(images, size=size_hw, mode="bilinear", align_corners=False)
-    x, y = targets.boxes[..., ::2], targets.boxes[..., 1::2]
-    boxes = torch.stack((x * (size_hw[1] / width), y * (size_hw[0] / height)), dim=-1).flatten(-2)
-    return images, targets._replace(boxes=boxes)
-
-
-def _backward(parts: Parts, images: Tensor, targets: Targets, *, use_l1: bool) -> Tensor:
-    """Gradients of the summed loss over a fixed number; the six sums of `LossTerms`."""
-    total = torch.zeros(len(LossTerms._fields), device=images.device)
-    size = -(-len(images) // parts.accumulate)
-    starts = range(0, len(images), size)
-    for start in starts:
-        part = slice(start, start + size)
-        waits = start != starts[-1]
-        with parts.accelerator.no_sync(parts.model) if waits else contextlib.nullcontext():
-            raw = parts.model(images[part])
-            terms = parts.criterion(raw, Targets(*(t[part] for t in targets)), use_l1=use_l1)
-            objective = terms.box + terms.objectness + terms.classes + terms.l1
-            # A constant keeps fp16 gradients in range until the positives are known.
-            parts.accelerator.backward(objective / len(images))
-        total += torch.stack([t.detach().float() for t in terms])
-    return total
-
-
-def _finish_gradients(parts: Parts, positives: Tensor, *, images: int) -> Tensor:
-    """Divide the gradients by the positives, clip them; their norm before clipping."""
-    # Processes average their gradients of local sums; undo that and the constant, and divide
-    # by the positives of all processes.
-    total = images * parts.accelerator.num_processes
-    scale_gradients(parts.network.parameters(), total / positives.clamp(min=1))
-    parts.accelerator.unscale_gradients(parts.optimizer)
-    return torch.nn.utils.clip_grad_norm_(
-        parts.network.parameters(), parts.clip_grad_norm or math.inf
-    )
-
-
-def _not_finite(loss: StepLoss, batch: Batch, step: int) -> TrainingError:
-    return TrainingError(
-        f"the loss is not finite at step {step} (box {loss.box:.4g}, objectness "
-        f"{loss.objectness:.4g}, classes {loss.classes:.4g}, l1 {loss.l1:.4g}, gradient norm "
-        f"{loss.gradient_norm:.4g}); images of the batch: {_ids(batch)}; stopped before the "
-        "update, saved checkpoints are intact. Try a lower optimizer.lr, "
-        "optimizer.clip_grad_norm=10, or train.precision=bf16 instead of fp16"
-    )
-
-
-def _ids(batch: Batch) -> str:
-    return ", ".join(str(i) for i in batch.image_ids[:16])
 
 
 def _out_of_memory(run: Run, step: int, size_hw: tuple[int, int]) -> TrainingError:
@@ -443,6 +333,11 @@ def _evaluate(run: Run, epoch: int, progress: TrainProgress, tools: _Tools) -> C
             processes=processes_of(parts.accelerator),
             progress=lambda done, total: stop.check(progress.step),
         )
+    except torch.cuda.OutOfMemoryError as error:
+        raise TrainingError(
+            f"out of memory on {parts.accelerator.device} in an evaluation with "
+            f"eval.batch={config.eval.batch}; lower that and resume: last.pt is saved"
+        ) from error
     except RuntimeError:
         # The others may have stopped while this process waited for what they found.
         stop.check(progress.step)
