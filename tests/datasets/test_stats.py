@@ -7,7 +7,7 @@ import pytest
 
 from oculox.data.coco import load_coco
 from oculox.datasets.demo.dataset import write_demo
-from oculox.datasets.stats import SizeHistogram, SplitStats, Spread, index_stats, split_stats
+from oculox.datasets.stats import Percentiles, SizeHistogram, SplitStats, index_stats, split_stats
 
 
 def make(
@@ -38,7 +38,7 @@ def test_counts_and_measures() -> None:
     assert stats.sizes == SizeHistogram(2, 2, 1)
     assert stats.sizes_at_input == SizeHistogram(3, 2, 0)  # half as wide and high
     assert stats.below_cell == 1
-    assert stats.per_image == Spread(0, 0.4, 2, 2.8, 3)
+    assert stats.per_image == Percentiles(0, 0.4, 2, 2.8, 3)
     assert (stats.aspect.low, stats.aspect.high) == (0.02, 1.011)
     assert (stats.image_width.median, stats.image_height.median) == (640, 480)
     assert dataclasses.asdict(stats.sizes) == {"small": 2, "medium": 2, "large": 1}
@@ -49,7 +49,7 @@ def test_nothing_labelled(images: int) -> None:
     stats = make([], [], [], images=images)
     assert (stats.images, stats.objects, stats.backgrounds) == (images, 0, images)
     assert stats.sizes == stats.sizes_at_input == SizeHistogram(0, 0, 0)
-    assert stats.aspect == Spread(0, 0, 0, 0, 0)
+    assert stats.aspect == Percentiles(0, 0, 0, 0, 0)
     assert stats.hints == ("no objects: there is nothing to learn",)
 
 

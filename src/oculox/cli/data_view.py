@@ -12,7 +12,7 @@ from oculox.data.faults import Fault, Severity, count_faults
 from oculox.datasets.check import CheckReport
 from oculox.datasets.clean import CleanSummary
 from oculox.datasets.formats.convert import ConvertSummary
-from oculox.datasets.stats import SizeHistogram, SplitStats, Spread
+from oculox.datasets.stats import Percentiles, SizeHistogram, SplitStats
 from oculox.datasets.tile import TileSummary
 from oculox.errors import plural
 
@@ -132,10 +132,10 @@ def show_stats(found: Mapping[Split, SplitStats]) -> None:
         ("images", (str(s.images) for s in found.values())),
         ("without objects", (str(s.backgrounds) for s in found.values())),
         ("objects", (str(s.objects) for s in found.values())),
-        ("objects per image", (_spread(s.per_image) for s in found.values())),
-        ("image width", (_spread(s.image_width) for s in found.values())),
-        ("image height", (_spread(s.image_height) for s in found.values())),
-        ("box width / height", (_spread(s.aspect, digits=2) for s in found.values())),
+        ("objects per image", (_percentiles(s.per_image) for s in found.values())),
+        ("image width", (_percentiles(s.image_width) for s in found.values())),
+        ("image height", (_percentiles(s.image_height) for s in found.values())),
+        ("box width / height", (_percentiles(s.aspect, digits=2) for s in found.values())),
         ("small / medium / large", (_sizes(s.sizes) for s in found.values())),
         (f"the same at {size}", (_sizes(s.sizes_at_input) for s in found.values())),
         (f"under 8 pixels at {size}", (str(s.below_cell) for s in found.values())),
@@ -165,7 +165,7 @@ def _class_table(console: Console, found: Mapping[Split, SplitStats]) -> None:
     console.print(table)
 
 
-def _spread(s: Spread, *, digits: int = 0) -> str:
+def _percentiles(s: Percentiles, *, digits: int = 0) -> str:
     """Median and the range that holds all."""
     return f"{s.median:.{digits}f} ({s.low:.{digits}f} to {s.high:.{digits}f})"
 

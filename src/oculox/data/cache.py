@@ -204,7 +204,7 @@ class CacheFile(NamedTuple):
 
 def find_caches(folder: Path) -> list[CacheFile]:
     """The disk caches in a folder, by name."""
-    # Names hold split, input size and content; those of before have the last alone.
+    # Names hold split, input size and content; names of older versions have the content alone.
     paths = sorted(folder.glob(f"{_PREFIX}*.npy"))
     sides = [[*p.stem.removeprefix(_PREFIX).split("-"), "unknown"][1] for p in paths]
     return [CacheFile(p, p.stat().st_size, s) for p, s in zip(paths, sides, strict=True)]

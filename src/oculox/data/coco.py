@@ -275,7 +275,7 @@ def _list(folder: Location) -> frozenset[str]:
             found = list(list_files(folder))
         except AbsentError:
             return frozenset()
-        # What the cache has of before is looked at now, and not at each read.
+        # What the cache kept earlier is checked now, and not at each read.
         forget_changed(found)
         return frozenset(file.address.name for file in found)
     try:

@@ -47,7 +47,7 @@ def watch_images(
         DataError when a split has more bad images than allowed.
     """
     splits = (train, val)
-    # Those at an address would all be fetched, whatever the cache has room for.
+    # To look at images of a storage would download the whole dataset.
     ahead = ahead and not any(isinstance(index.image_dir, Address) for index, _ in splits)
     with _looking_ahead([index for index, _ in splits], enabled=ahead) as news:
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from oculox.config.schema import DataConfig
 from oculox.data.coco import CocoIndex
 from oculox.types import FloatArray, IntArray
 
@@ -15,7 +16,6 @@ SMALL, MEDIUM = 32.0**2, 96.0**2
 _CELL = 8.0
 # What networks take; below 96 their coarsest level has fewer than 3 x 3 cells.
 _SIZES = range(96, 1281, 32)
-_MAX_LABELS = 120
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +28,7 @@ class SizeHistogram:
 
 
 @dataclasses.dataclass(frozen=True)
-class Spread:
+class Percentiles:
     """Smallest, 10 %, median, 90 % and largest of something; all 0 when there is nothing."""
 
     low: float
@@ -67,10 +67,10 @@ class SplitStats:
     input_hw: tuple[int, int]
     sizes_at_input: SizeHistogram
     below_cell: int
-    per_image: Spread
-    aspect: Spread
-    image_width: Spread
-    image_height: Spread
+    per_image: Percentiles
+    aspect: Percentiles
+    image_width: Percentiles
+    image_height: Percentiles
     hints: tuple[str, ...]
 
 
@@ -123,10 +123,10 @@ def split_stats(
         input_hw=input_hw,
         sizes_at_input=_histogram(fitted),
         below_cell=int((fitted.min(axis=1, initial=np.inf) < _CELL).sum()),
-        per_image=_spread(per_image),
-        aspect=_spread(sides[:, 0] / sides[:, 1]),
-        image_width=_spread(sizes_hw[:, 1]),
-        image_height=_spread(sizes_hw[:, 0]),
+        per_image=_percentiles(per_image),
+        aspect=_percentiles(sides[:, 0] / sides[:, 1]),
+        image_width=_percentiles(sizes_hw[:, 1]),
+        image_height=_percentiles(sizes_hw[:, 0]),
         hints=tuple(
             _hints(sizes_hw, sides, owners, totals=dict(zip(class_names, totals, strict=True)))
         ),
@@ -139,10 +139,10 @@ def _histogram(sides: npt.NDArray[np.float64]) -> SizeHistogram:
     return SizeHistogram(small, medium - small, len(area) - medium)
 
 
-def _spread(values: npt.NDArray[Any]) -> Spread:
+def _percentiles(values: npt.NDArray[Any]) -> Percentiles:
     if len(values) == 0:
-        return Spread(0.0, 0.0, 0.0, 0.0, 0.0)
-    return Spread(*(round(float(v), 3) for v in np.percentile(values, (0, 10, 50, 90, 100))))
+        return Percentiles(0.0, 0.0, 0.0, 0.0, 0.0)
+    return Percentiles(*(round(float(v), 3) for v in np.percentile(values, (0, 10, 50, 90, 100))))
 
 
 def _hints(
@@ -166,11 +166,10 @@ def _hints(
             f"the typical image is {width:.0f} x {height:.0f}: a rectangular input such as "
             f"input.size={shape} saves {100 - short / 6.4:.0f} % of the work"
         )
-    crowded = int((np.bincount(owners) > _MAX_LABELS).sum())
+    most = DataConfig().max_labels
+    crowded = int((np.bincount(owners) > most).sum())
     if crowded:
-        hints.append(
-            f"images with more than {_MAX_LABELS} objects: {crowded}; raise data.max_labels"
-        )
+        hints.append(f"images with more than {most} objects: {crowded}; raise data.max_labels")
     rare = [name for name, total in totals.items() if 0 < total < 20]
     if rare:
         hints.append(f"fewer than 20 examples of: {', '.join(rare[:8])}")

@@ -15,6 +15,7 @@ import torch
 
 from oculox.addresses import Location, on_disk
 from oculox.data.coco import CocoIndex
+from oculox.datasets.stats import MEDIUM, SMALL
 from oculox.distributed.devices import describe_machine
 from oculox.errors import DataError, plural
 from oculox.evaluation.coco_metrics import CONFUSION_CONF
@@ -185,9 +186,9 @@ def _metrics_section(metrics: CocoMetrics, found: Diagnosis) -> Section:
     areas = truth.areas[~truth.crowd]
     hit = found.found_at[~truth.crowd] >= CONFUSION_CONF
     sizes = []
-    # COCO's limits of areas, 32 x 32 and 96 x 96 pixels.
-    for size, low, high in (("small", 0, 32), ("medium", 32, 96), ("large", 96, np.inf)):
-        inside = (areas >= low**2) & (areas < high**2)
+    ranges = (("small", 0, SMALL), ("medium", SMALL, MEDIUM), ("large", MEDIUM, np.inf))
+    for size, low, high in ranges:
+        inside = (areas >= low) & (areas < high)
         count = int(inside.sum())
         recall = hit[inside].mean() if count else -1
         ap, ar = (getattr(metrics, f"{kind}_{size}") for kind in ("ap", "ar"))

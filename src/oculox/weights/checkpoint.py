@@ -138,7 +138,7 @@ def load_safetensors(path: Path) -> Weights:
                 raise CheckpointError(f"{path}: a safetensors file, but not one of Oculox's")
             _check_version(int(metadata.get("version", "0")), str(path))
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-            # Files of before have no checksum.
+            # Older files have no checksum.
             if metadata.get("sha256", digest := _digest(metadata["meta"], state)) != digest:
                 raise CheckpointError(f"{path}: damaged: its checksum does not match")
             meta = json.loads(metadata["meta"])
