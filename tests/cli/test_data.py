@@ -131,6 +131,16 @@ def test_convert_both_ways(demo: Path, tmp_path: Path) -> None:
     assert "class-unknown" in few.output
 
 
+def test_split(demo: Path, tmp_path: Path) -> None:
+    both = run("split", demo, tmp_path / "a", "--val", 0.2, "--test", 0.1, "--mode", "symlink")
+    assert both.exit_code == 0, both.output
+    assert f"{tmp_path / 'a'}: train 8 images, " in both.output
+    assert f"train on it with data.root={tmp_path / 'a'}" in both.output
+    path = demo / "annotations/instances_train2017.json"
+    one = run("split", path, tmp_path / "b", "--images", demo / "train2017", "--json")
+    assert json.loads(one.stdout)["images"] == {"train": 6, "val": 2}
+
+
 def test_stats(demo: Path) -> None:
     result = run("stats", demo)
     assert result.exit_code == 0, result.output

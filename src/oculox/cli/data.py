@@ -31,6 +31,9 @@ InputSize = Annotated[
         help="Network input that the statistics are about; 640 by default.",
     ),
 ]
+ClassNames = Annotated[
+    str | None, typer.Option(help="Class names in the order wanted, comma-separated.")
+]
 DeepOption = Annotated[
     bool, typer.Option("--deep/--no-deep", help="Decode every image, or only look for it.")
 ]
@@ -84,9 +87,7 @@ def convert(
     target: Annotated[Path, typer.Argument(metavar="DST", help="New or empty folder.")],
     source_format: Annotated[SourceFormat, typer.Option("--from", help="Format of SRC.")],
     target_format: Annotated[TargetFormat, typer.Option("--to", help="Format of DST.")] = "coco",
-    classes: Annotated[
-        str | None, typer.Option(help="Class names in the order wanted, comma-separated.")
-    ] = None,
+    classes: ClassNames = None,
     splits: Annotated[
         str | None,
         typer.Option(help="Splits to take, as SRC or SRC:DST, such as trainval:train,test:val."),
@@ -122,6 +123,55 @@ def convert(
         print_json(summary.as_dict())
     else:
         show_conversion(summary, limit=show)
+
+
+@app.command()
+def split(
+    data: Annotated[
+        Path, typer.Argument(metavar="SRC", help="Dataset, or COCO JSON file, to read.")
+    ],
+    target: Annotated[Path, typer.Argument(metavar="DST", help="New or empty folder.")],
+    val: Annotated[float, typer.Option(help="Share of the images for validation.")] = 0.2,
+    test: Annotated[float, typer.Option(help="Share of the images for a test.")] = 0.0,
+    seed: Annotated[int, typer.Option(help="Another one divides differently.")] = 0,
+    group: Annotated[
+        str | None,
+        typer.Option(
+            metavar="REGEX",
+            help="Images whose names have the same match stay in one split, such as '^[^_]+'.",
+        ),
+    ] = None,
+    classes: ClassNames = None,
+    images: o.Images = None,
+    mode: ModeOption = "copy",
+    show: ShowOption = 10,
+    json: o.Json = False,
+) -> None:
+    """Divide a dataset into training, validation and test images, as COCO.
+
+    COCO, YOLO and Pascal VOC are read; images of equal bytes stay in one split.
+    """
+    from oculox.cli.data_view import show_conversion
+    from oculox.datasets.split import split_data
+
+    with progress_bar("reading") as progress:
+        summary = split_data(
+            data,
+            target,
+            val=val,
+            test=test,
+            seed=seed,
+            group=group,
+            classes=o.split_names(classes),
+            images=images,
+            mode=mode,
+            progress=progress,
+        )
+    if json:
+        print_json(summary.as_dict())
+        return
+    show_conversion(summary, limit=show)
+    say(f"train on it with data.root={target}")
 
 
 @app.command()

@@ -370,6 +370,10 @@ def find_split(
         pair = images or candidate_images, annotations or candidate_annotations
         if place.is_file(pair[1]) and place.is_dir(pair[0]):
             return pair
+    raise _nothing_fits(root, split, by_keys=by_keys)
+
+
+def _nothing_fits(root: Location, split: Split, *, by_keys: bool) -> DataError:
     looked = ", ".join(dict.fromkeys(name for _, name in _layouts(split)))
     hint = (
         ""
@@ -380,13 +384,15 @@ def find_split(
         above = root.absolute().parent
         if any((above / annotations).is_file() for _, annotations in _layouts(split)):
             hint = f"; {above} holds a dataset: name that folder"
+    if split == "val" and by_keys and isinstance(root, Path):
+        hint += "; `oculox data split` divides a dataset that has no val split"
     others = (
         "; YOLO and Pascal VOC are not read at addresses: make COCO (`oculox data convert`) or "
         "shards (`oculox data pack`) of them on a disk, and copy those to an address"
         if isinstance(root, Address)
         else ", and for a Pascal VOC or YOLO dataset"
     )
-    raise DataError(
+    return DataError(
         f"{root}: no {split} split found; looked for {looked} (with its images){others}{hint}"
     )
 

@@ -157,7 +157,7 @@ def scan_splits(root: Location, *splits: Split) -> dict[Split, ScannedSplit]:
             place = "ImageSets/Main/{}.txt" if kind == "voc" else "data.yaml ({}: FOLDER)"
             raise DataError(
                 f"{root}: no {split} split found in this {_NAMES[kind]} dataset; "
-                f"name its images in {place.format(split)}"
+                f"name its images in {place.format(split)}, or divide them with `oculox data split`"
             )
     return {
         cast("Split", split): _scan(

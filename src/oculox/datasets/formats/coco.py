@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from oculox.addresses import Location
 from oculox.data.coco import find_splits
 from oculox.data.coco_scan import scan_coco
 from oculox.datasets.check import CheckedSplit, check_split
@@ -22,19 +23,23 @@ def read_coco(
     classes: Sequence[str] | None,
     splits: Mapping[str, str] | None,
     on_image: OnImage,
+    images: Path | None = None,
 ) -> LabelledData:
     """Read a COCO dataset, leaving out what is faulty.
 
     Args:
-        root: a folder in one of the layouts that `find_splits` knows.
+        root: a folder in one of the layouts that `find_splits` knows, or with `images` one COCO
+            JSON file, whose entries are the split train.
         classes: names, in the order wanted; without them those of the files, by category id.
         splits: train, val or test -> split; without it all that are there.
         on_image: called after each image, for progress.
+        images: image folder of that one file.
 
     Raises:
         DataError: no split is found, or an annotation file is not a COCO file.
     """
-    located = find_splits(root)
+    located: Mapping[Any, tuple[Location, Location]]
+    located = find_splits(root) if images is None else {"train": (images, root)}
     absent = set(splits or ()) - set(located)
     if absent:
         raise DataError(f"{root}: no {', '.join(sorted(absent))} split; found {list(located)}")

@@ -19,7 +19,7 @@ from oculox.errors import DataError, UsageError
 from oculox.files import FileMode, new_folder, require_free, require_local
 from oculox.types import Progress, counted
 
-_READERS: Mapping[str, Callable[..., LabelledData]] = MappingProxyType(
+READERS: Mapping[str, Callable[..., LabelledData]] = MappingProxyType(
     {"voc": read_voc, "yolo": read_yolo, "coco": read_coco}
 )
 _WRITERS: Mapping[str, Callable[..., None]] = MappingProxyType(
@@ -83,7 +83,7 @@ def convert(
     """
     source, target = require_local(Path(source)), Path(target)
     for name, given, known in (
-        ("source_format", source_format, _READERS),
+        ("source_format", source_format, READERS),
         ("target_format", target_format, _WRITERS),
     ):
         if given not in known:
@@ -98,7 +98,7 @@ def convert(
     require_free(target)
     on_image = counted(progress)
     more = {"skip_difficult": True} if skip_difficult else {}
-    read, write = _READERS[source_format], _WRITERS[target_format]
+    read, write = READERS[source_format], _WRITERS[target_format]
     try:
         data = read(source, classes=classes, splits=splits, on_image=on_image, **more)
         images = {split: len(many) for split, many in data.splits.items()}

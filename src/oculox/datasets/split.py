@@ -1,0 +1,179 @@
+"""A dataset divided anew into training, validation and test images."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import re
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from oculox.data.faults import Fault
+from oculox.datasets.formats.coco import read_coco, write_coco
+from oculox.datasets.formats.convert import READERS, ConvertSummary
+from oculox.datasets.formats.dataset import SPLITS, ImageReader, LabelledData, LabelledImage
+from oculox.datasets.splits import YAML_SUFFIXES, recognise
+from oculox.errors import DataError, UsageError, plural
+from oculox.files import FileMode, new_folder, require_free, require_local
+from oculox.types import Progress, counted
+
+
+def split_data(
+    source: str | Path,
+    target: str | Path,
+    *,
+    val: float = 0.2,
+    test: float = 0.0,
+    seed: int = 0,
+    group: str | None = None,
+    classes: Sequence[str] | None = None,
+    images: str | Path | None = None,
+    mode: FileMode = "copy",
+    progress: Progress | None = None,
+) -> ConvertSummary:
+    """Divide all images of a dataset into splits, and write them as a COCO dataset.
+
+    Which images go where depends on their names and the seed alone. Images of equal bytes stay in
+    one split. Splits that the source has already are joined first. Faulty boxes and images are left
+    out and listed, and so is each class that a split has no object of.
+
+    Args:
+        source: a COCO, YOLO or Pascal VOC dataset, or a COCO JSON file; it is not touched.
+        target: a new or empty folder; the dataset appears whole or not at all.
+        val: share of the images that become validation images.
+        test: share of the images that become test images.
+        seed: another one divides differently.
+        group: regular expression; images whose names have the same match stay in one split: that
+            of its first group, where it has one. Names without a match are on their own.
+        classes: class names in the order wanted; needed for YOLO labels without a data.yaml.
+        images: image folder of a COCO JSON file; by default the one that it lies in.
+        mode: copy the images byte by byte, or link to them.
+        progress: called with the number of images read; how many there are is not known.
+
+    Raises:
+        UsageError: shares or the expression make no sense, or the target is in use.
+        DataError: the source cannot be read, or has too few images.
+    """
+    source, target = require_local(Path(source)), Path(target)
+    shares = {"val": val, "test": test}
+    if not (min(shares.values()) >= 0 and 0 < sum(shares.values()) < 1):
+        raise UsageError(
+            f"`val` and `test` are shares of the images: from 0 on, and together between 0 and 1, "
+            f"got {val:g} and {test:g}"
+        )
+    try:
+        pattern = None if group is None else re.compile(group)
+    except re.error as error:
+        raise UsageError(f"`group` {group!r} is no regular expression: {error}") from None
+    require_free(target)
+    data = _read(source, classes=classes, images=images, progress=progress)
+    everything = _joined(data)
+    divided = _divide(everything, shares, pattern=pattern, seed=seed)
+    for split in ("train", *(name for name, share in shares.items() if share)):
+        if not divided[split]:
+            raise DataError(
+                f"{source}: {plural(len(everything), 'usable image')} cannot be divided so that "
+                f"{split} gets one; label more images, or change the shares or `group`"
+            )
+    splits = {name: many for name in SPLITS if (many := divided[name])}
+    with new_folder(target) as scratch:
+        write_coco(LabelledData(data.classes, splits, {}), scratch, mode=mode)
+    return ConvertSummary(
+        target,
+        data.classes,
+        {name: len(many) for name, many in splits.items()},
+        {name: sum(int((~one.crowd).sum()) for one in many) for name, many in splits.items()},
+        (*data.all_faults, *_absent_classes(data.classes, splits)),
+    )
+
+
+def _read(
+    source: Path,
+    *,
+    classes: Sequence[str] | None,
+    images: str | Path | None,
+    progress: Progress | None,
+) -> LabelledData:
+    on_image = counted(progress)
+    if source.is_file() and source.suffix.lower() not in YAML_SUFFIXES:
+        folder = source.parent if images is None else Path(images)
+        return read_coco(source, images=folder, classes=classes, splits=None, on_image=on_image)
+    if images is not None:
+        raise UsageError(f"`images` goes with a COCO JSON file; {source} is not one")
+    # Without a known format the reader of COCO says what it looked for.
+    read = READERS[recognise(source) or "coco"]
+    return read(source, classes=classes, splits=None, on_image=on_image)
+
+
+def _joined(data: LabelledData) -> list[LabelledImage]:
+    """The images of all splits, under names of which there is one each."""
+    reader = ImageReader()
+    return [
+        dataclasses.replace(image, name=reader.free_name(image.name))
+        for many in data.splits.values()
+        for image in many
+    ]
+
+
+def _divide(
+    images: Sequence[LabelledImage],
+    shares: Mapping[str, float],
+    *,
+    pattern: re.Pattern[str] | None,
+    seed: int,
+) -> dict[str, tuple[LabelledImage, ...]]:
+    """Images of each split, in the order given; groups that would exceed a share go to train."""
+    groups = _groups(images, pattern)
+    # By hash, not by a shuffle: one more image changes the order of the others not at all.
+    order = sorted(groups, key=lambda name: hashlib.sha256(f"{seed}:{name}".encode()).hexdigest())
+    wanted = {split: round(len(images) * share) for split, share in shares.items()}
+    wanted = {s: max(n, 1) if shares[s] else 0 for s, n in wanted.items()}
+    chosen: dict[str, list[int]] = {split: [] for split in SPLITS}
+    for name in order:
+        members = groups[name]
+        room = (s for s, most in wanted.items() if len(chosen[s]) + len(members) <= most)
+        chosen[next(room, "train")] += members
+    return {split: tuple(images[i] for i in sorted(rows)) for split, rows in chosen.items()}
+
+
+def _groups(
+    images: Sequence[LabelledImage], pattern: re.Pattern[str] | None
+) -> dict[str, list[int]]:
+    """Rows of the images that stay together, by a name of their group."""
+    joined: dict[str, str] = {}
+    keys = []
+
+    def first(key: str) -> str:
+        while (parent := joined.setdefault(key, key)) != key:
+            key = parent
+        return key
+
+    for image in images:
+        match = None if pattern is None else pattern.search(image.name)
+        key = f"name:{image.name}"
+        if match is not None:
+            key = f"group:{match[1 if match.re.groups else 0]}"
+        content = f"bytes:{hashlib.sha256(image.source.read_bytes()).hexdigest()}"
+        joined[first(content)] = first(key)
+        keys.append(key)
+    groups = defaultdict(list)
+    for row, key in enumerate(keys):
+        groups[first(key)].append(row)
+    return dict(groups)
+
+
+def _absent_classes(
+    classes: Sequence[str], splits: Mapping[str, Sequence[LabelledImage]]
+) -> list[Fault]:
+    found = []
+    for split, images in splits.items():
+        there = {label for image in images for label in image.labels[~image.crowd].tolist()}
+        for label, name in enumerate(classes):
+            if label not in there:
+                message = f"class {name!r} has no object in {split}"
+                file = f"instances_{split}2017.json"
+                found.append(
+                    Fault(severity="warning", code="class-empty", file=file, message=message)
+                )
+    return found
