@@ -251,11 +251,16 @@ def require_own(target: Path, mark: str, *, overwrite: bool) -> None:
     Raises:
         UsageError: it is in use, or `overwrite` is false.
     """
-    files = list((target / "annotations").glob("*.json"))
-    if not files or not all(mark.encode() in file.read_bytes()[:200] for file in files):
+    if not is_own(target, mark):
         require_free(target)
     elif not overwrite:
         raise UsageError(f"{target} holds such a dataset already; pass `overwrite` to replace it")
+
+
+def is_own(target: Path, mark: str) -> bool:
+    """Whether a folder holds a dataset whose annotation files all begin with that mark."""
+    files = list((target / "annotations").glob("*.json"))
+    return bool(files) and all(mark.encode() in file.read_bytes()[:200] for file in files)
 
 
 def make_folder(folder: Path) -> None:

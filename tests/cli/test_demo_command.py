@@ -46,18 +46,23 @@ def test_the_whole_job(oculox, short, tmp_path):
     again = oculox("demo", "--output", folder)
     assert again.code == 2
     assert "pass --overwrite" in again.error
+    (folder / "mine.txt").write_text("mine")
     before = (folder / "detections.jpg").stat().st_mtime_ns
     replaced = oculox("demo", "--output", folder, "--overwrite", "--json")
     assert replaced.json["weights"] == str(folder / "demo-nano.safetensors")
     assert len(replaced.json["metrics"]) == 12
     assert (folder / "detections.jpg").stat().st_mtime_ns > before
+    assert (folder / "mine.txt").read_text() == "mine"
 
 
-def test_a_folder_that_is_no_demo_is_never_deleted(oculox, short, tmp_path):
-    (tmp_path / "mine.txt").write_text("mine")
+@pytest.mark.parametrize("mine", ["mine.txt", "data/annotations/mine.json", "run/best.pt"])
+def test_a_folder_that_is_no_demo_is_never_deleted(oculox, short, tmp_path, mine):
+    (tmp_path / mine).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / mine).write_text("mine")
     outcome = oculox("demo", "--output", tmp_path, "--overwrite")
     assert outcome.code == 2
-    assert (tmp_path / "mine.txt").read_text() == "mine"
+    assert "already holds files" in outcome.error
+    assert (tmp_path / mine).read_text() == "mine"
 
 
 def test_a_folder_that_cannot_be_made(oculox, short, tmp_path):

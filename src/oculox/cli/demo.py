@@ -53,33 +53,35 @@ def demo(
     from oculox.config.schema import DataConfig
     from oculox.data.coco import load_split
     from oculox.data.image import read_image
-    from oculox.datasets.demo.dataset import write_demo
+    from oculox.datasets.demo.dataset import MARK, write_demo
     from oculox.draw import contact_sheet
-    from oculox.files import free_path, require_free, write_image
+    from oculox.files import free_path, is_own, require_free, write_image
     from oculox.weights.checkpoint import save_safetensors
     from oculox.weights.load import load_weights
 
     if output is None:
         output = free_path(Path("demo-run"))
-    elif overwrite and (output / "data" / "annotations").is_dir():
-        shutil.rmtree(output)
-    else:
+    elif not (overwrite and is_own(output / "data", MARK)):
         require_free(output, replaceable=not overwrite)
-    data = output / "data"
+    data, run = output / "data", output / "run"
+    exported, sheet = output / "demo-nano.safetensors", output / "detections.jpg"
     note("1/4 rendering the demo dataset")
-    write_demo(data, seed=seed)
+    write_demo(data, seed=seed, overwrite=overwrite)
+    # Of an earlier demo; what else is in the folder stays.
+    if run.is_dir():
+        shutil.rmtree(run)
+    exported.unlink(missing_ok=True)
+    sheet.unlink(missing_ok=True)
     note("2/4 training yolox-nano from scratch")
     settings = (f"data.root={data}", f"train.seed={seed}", *SETTINGS)
-    summary = train("yolox-nano", *settings, output=output / "run")
+    summary = train("yolox-nano", *settings, output=run)
 
     note("3/4 evaluating the best checkpoint")
-    exported = output / "demo-nano.safetensors"
     save_safetensors(exported, load_weights(summary.best))
     detector = Detector(exported)
     metrics = detector.evaluate(data).metrics
 
     note("4/4 drawing what it finds")
-    sheet = output / "detections.jpg"
     index = load_split(DataConfig(root=data), "val")
     images = [read_image(index.image_path(i)) for i in range(min(IMAGES, len(index)))]
     drawn = [d.draw(image) for d, image in zip(detector(images), images, strict=True)]

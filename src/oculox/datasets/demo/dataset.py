@@ -19,7 +19,8 @@ from oculox.files import move_entries, require_own, scratch_beside
 CLASSES = tuple(kind.name for kind in KINDS)
 """Class names, in the order of category ids 1, 2, ..."""
 
-_MARK = "Oculox demo dataset: rendered scenes"
+MARK = "Oculox demo dataset: rendered scenes"
+"""In the annotation files: tells the dataset from others."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +67,7 @@ def write_demo(
             f"least 0 and 32 x 32 pixels; got train={train}, val={val}, seed={seed}, size={size}"
         )
     folder = folder.expanduser().absolute()
-    require_own(folder, _MARK, overwrite=overwrite)
+    require_own(folder, MARK, overwrite=overwrite)
     images, objects = {"train": train, "val": val}, {}
     render = partial(render_scene, hw=size[::-1])
     with scratch_beside(folder) as new:
@@ -89,7 +90,7 @@ def write_demo(
 
 def _empty_coco(seed: int) -> dict[str, Any]:
     return {
-        "info": {"description": _MARK, "seed": seed, "version": "1"},
+        "info": {"description": MARK, "seed": seed, "version": "1"},
         "licenses": [],
         "categories": [
             {"id": i, "name": name, "supercategory": "demo"} for i, name in enumerate(CLASSES, 1)
