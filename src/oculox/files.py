@@ -123,7 +123,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         os.close(os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
         temporary = name
         write(temporary)
-        with temporary.open("rb") as written:
+        with temporary.open("r+b") as written:  # Windows flushes no file opened for reading
             os.fsync(written.fileno())
         temporary.replace(path)
     except (OSError, RuntimeError) as error:

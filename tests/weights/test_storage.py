@@ -24,6 +24,14 @@ def test_a_write_replaces_the_whole_file(tmp_path):
     assert [p.name for p in path.parent.iterdir()] == ["file.txt"]
 
 
+def test_what_is_flushed_to_disk_was_opened_for_writing(tmp_path, monkeypatch):
+    """Windows refuses to flush anything else."""
+    flushed = []
+    monkeypatch.setattr(os, "fsync", lambda file: flushed.append(os.write(file, b"new")))
+    write_atomically(tmp_path / "file.txt", lambda p: p.write_text("old"))
+    assert flushed == [3]
+
+
 @pytest.mark.parametrize(
     ("raised", "seen", "message"),
     [
