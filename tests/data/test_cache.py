@@ -126,6 +126,25 @@ def test_damaged_disk_cache_is_rebuilt(index: CocoIndex, tmp_path: Path) -> None
         assert np.array_equal(images(2), FileImages(index)(2))
 
 
+def test_each_writer_of_a_disk_cache_has_a_file_of_its_own(
+    index: CocoIndex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+    decoded = cache._decoded
+
+    def watched(*arguments, **options):
+        seen.extend(path.name for path in tmp_path.glob("*.partial"))
+        return decoded(*arguments, **options)
+
+    monkeypatch.setattr(cache, "_decoded", watched)
+    for _ in range(2):
+        build_images(index, cache="disk", input_config=INPUT, folder=tmp_path)
+        (path,) = files_in(tmp_path)
+        path.unlink()
+        path.with_suffix(".0123abcd.partial").write_bytes(b"of a process that was killed")
+    assert len(set(seen)) == len(seen) == 2
+
+
 def test_failed_disk_cache_leaves_nothing(index: CocoIndex, tmp_path: Path) -> None:
     index.image_path(2).write_bytes(b"no image")
     with pytest.raises(DataError, match=r"2\.png: not an image"):

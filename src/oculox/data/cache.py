@@ -8,11 +8,13 @@ On disk a split has one cache: a new one, of another input size or of changed im
 those before it, unless a run is reading them.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import itertools
 import json
 import os
+import secrets
 import shutil
 import weakref
 from collections.abc import Callable, Iterator
@@ -360,7 +362,10 @@ def _hold(path: Path) -> int:
 
 def _write(path: Path, files: FileImages, shapes_hw: IntArray, bad: BadImages) -> None:
     """Write all images beside `path`, then move them there in one step."""
-    partial = path.with_suffix(".partial")
+    for left in path.parent.glob(f"{path.stem}.*.partial"):  # by a process that was killed
+        with contextlib.suppress(OSError):  # Windows: a writer at work, which no lock keeps out
+            left.unlink()
+    partial = path.with_suffix(f".{secrets.token_hex(4)}.partial")
     try:
         with partial.open("wb") as out:
             header = {"descr": "|u1", "fortran_order": False, "shape": (_needed(shapes_hw),)}
