@@ -1,12 +1,14 @@
 """Addresses against a real S3 server: reading, the cache, listing, sending, and faults."""
 
+import http.server
 import os
 import shutil
 import tempfile
+import threading
 import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 import pytest
 
@@ -14,12 +16,15 @@ from oculox.addresses import (
     AbsentError,
     Address,
     AddressError,
+    Found,
+    cache,
     fetch_ahead,
     forget_changed,
     is_address,
     list_files,
     list_names,
     local_copy,
+    local_folder,
     local_output,
     mirrored,
     sending,
@@ -134,6 +139,43 @@ def test_the_cache_keeps_its_size_and_what_was_used_last(s3, monkeypatch):
     monkeypatch.setenv("OCULOX_CACHE_GB", "5e-8")
     with pytest.raises(AddressError, match="set OCULOX_CACHE_GB to more"):
         files[11].read_bytes()
+
+
+@pytest.mark.parametrize("size", [500, 990])
+def test_a_file_as_large_as_the_cache_fits(s3, monkeypatch, size):
+    s3.put("bucket-large", {f"{i}.bin": bytes(size) for i in range(3)})
+    monkeypatch.setenv("OCULOX_CACHE_GB", "1e-6")  # 1000 bytes
+    for i in range(3):
+        assert Address(f"s3://bucket-large/{i}.bin").read_bytes() == bytes(size)
+
+
+def test_a_folder_is_whole_or_refused(s3, monkeypatch, tmp_path):
+    s3.put("bucket-whole", {f"f/{i}.bin": bytes(100) for i in range(9)})
+    folder = Address("s3://bucket-whole/f")
+    monkeypatch.setenv("OCULOX_CACHE_GB", "5e-7")  # 500 bytes
+    with pytest.raises(AddressError, match=r"/f: .*set OCULOX_CACHE_GB to more"):
+        local_folder(folder)
+    assert not [path for method, path in s3.requests if method == "GET" and ".bin" in path]
+    assert len(list(local_folder(folder, tmp_path / "here").iterdir())) == 9
+    untold = [Found(file.address, None, file.stamp) for file in list_files(folder)]
+    monkeypatch.setattr(cache, "list_files", lambda *_, **__: untold)
+    with pytest.raises(AddressError, match=r"/f: .*set OCULOX_CACHE_GB to more"):
+        local_folder(folder)
+    monkeypatch.setenv("OCULOX_CACHE_GB", "1e-6")
+    assert len(list(local_folder(folder).iterdir())) == 9
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("../a", Path), ("/etc/a", Path), ("..\\a", PureWindowsPath), ("C:a", PureWindowsPath)],
+)
+def test_names_that_lead_out_of_a_folder(name, kind, monkeypatch, tmp_path):
+    folder = Address("s3://bucket/f")
+    found = Found(Address(f"{folder}/{name}"), 1, 1)
+    monkeypatch.setattr(cache, "list_files", lambda *_, **__: [found])
+    monkeypatch.setattr(cache, "Path", kind)
+    with pytest.raises(AddressError, match="its name leads out of the folder"):
+        local_folder(folder, tmp_path)
 
 
 def test_many_readers_fetch_a_file_once(s3):
@@ -251,6 +293,68 @@ def test_a_signed_link_and_the_object_storage_of_huawei(s3, monkeypatch):
         Address("obs://bucket-link/a.bin").read_bytes()
     monkeypatch.setenv("OBS_ENDPOINT", s3.url)
     assert Address("obs://bucket-link/a.bin").read_bytes() == b"signed"
+
+
+@pytest.fixture
+def web(s3):
+    """A server that answers with the query and the time of `changed`; its address."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        changed = "Mon, 01 Jan 2024 00:00:00 GMT"
+
+        def do_HEAD(self):
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(self.path)))
+            self.send_header("Last-Modified", self.changed)
+            self.end_headers()
+
+        def do_GET(self):
+            self.do_HEAD()
+            self.wfile.write(self.path.encode())
+
+        def log_message(self, *_):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}", Handler
+        server.shutdown()
+        thread.join()
+
+
+def test_files_whose_queries_differ_are_two(web):
+    for read in (Address.read_bytes, lambda address: local_copy(address).read_bytes()):
+        for number in (1, 2):
+            assert read(Address(f"{web[0]}/dl?id={number}")) == b"/dl?id=%d" % number
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "same"),
+    [
+        ("?X-Amz-Date=1&X-Amz-Signature=a", "?X-Amz-Date=2&X-Amz-Signature=b", True),
+        ("?sv=1&se=2024&sig=a", "?sv=1&se=2025&sig=b", True),
+        ("?Expires=1&Signature=a&Key-Pair-Id=b", "", True),
+        ("?AWSAccessKeyId=a&Signature=b&Expires=1", "?Signature=c", True),
+        ("?versionId=1&X-Amz-Signature=a", "?versionId=2&X-Amz-Signature=b", False),
+        ("?id=1", "?id=2", False),
+        ("?se=1", "?se=2", False),
+        ("?id=", "", False),
+    ],
+)
+def test_what_signs_a_link_does_not_change_its_file(first, second, same):
+    places = [cache._place(Address(f"https://host/a/b.bin{query}")) for query in (first, second)]
+    assert (places[0] == places[1]) is same
+    assert {place.name for place in places} == {"b.bin"}
+
+
+def test_a_file_on_the_web_is_fetched_again_when_its_time_changes(web):
+    url, handler = web
+    copy = local_copy(Address(f"{url}/a.bin"))
+    before = cache._kept_stamp(copy)
+    assert cache._kept_stamp(local_copy(Address(f"{url}/a.bin"))) == before
+    handler.changed = "Tue, 02 Jan 2024 00:00:00 GMT"
+    assert cache._kept_stamp(local_copy(Address(f"{url}/a.bin"))) != before
 
 
 def test_storages_that_need_more(monkeypatch):

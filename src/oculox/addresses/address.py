@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from oculox.errors import UsageError
 from oculox.files import require_local
@@ -13,6 +13,12 @@ from oculox.files import require_local
 S3_SCHEMES = ("s3", "s3a", "obs")
 WEB_SCHEMES = ("http", "https")
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+_SIGNATURE = re.compile(r"(x-(amz|goog|obs|oss)-)?sig(nature)?", re.IGNORECASE)
+_SIGNING = re.compile(
+    r"x-(amz|goog|obs|oss)-.+|sig(nature)?|expires|policy|key-pair-id|((aws|oss)?accesskey|"
+    r"googleaccess)id|s[eprtv]|spr|sip|ss|srt|sk(oid|tid|t|e|s|v)",
+    re.IGNORECASE,
+)
 
 
 @dataclasses.dataclass(frozen=True, order=True)
@@ -47,6 +53,18 @@ class Address:
         """Whether it may hold a secret, as signed links do: it has a query or a password."""
         return self.scheme in WEB_SCHEMES and (
             "?" in self.text or "@" in urlsplit(self.text).netloc
+        )
+
+    @property
+    def content_query(self) -> str:
+        """The query without what signs a link: that changes from day to day, the content does not.
+
+        The fields are those of Amazon, Google, Huawei, Alibaba, Azure and CloudFront.
+        """
+        fields = parse_qsl(self._query.removeprefix("?"), keep_blank_values=True)
+        signed = any(_SIGNATURE.fullmatch(name) for name, _ in fields)
+        return urlencode(
+            [field for field in fields if not (signed and _SIGNING.fullmatch(field[0]))]
         )
 
     @property

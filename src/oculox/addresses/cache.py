@@ -88,18 +88,26 @@ def local_folder(folder: Address, target: Path | None = None) -> Path:
         target: where to; by default a folder of the same name in the cache.
 
     Raises:
-        AddressError: a file cannot be fetched, or has a name that leads out of the folder.
+        AddressError: a file cannot be fetched, or has a name that leads out of the folder; or the
+            cache is too small for all of them.
         OculoxError: the disk refuses.
     """
     in_cache, target = target is None, target or _place(folder)
-    for file in list_files(folder, recursive=True):
-        below = file.address.text[len(folder.text.rstrip("/")) + 1 :]
-        if ".." in below.split("/"):
-            raise AddressError(f"{file.address}: its name leads out of the folder")
-        copy = target / below
+    files = list(list_files(folder, recursive=True))
+    size = sum(file.size or 0 for file in files)
+    if in_cache and size > cache_limit():
+        raise AddressError(f"{folder}: {size / 1e9:.1f} GB; {_too_small()}")
+    copies = []
+    for file in files:
+        copies.append(
+            _below(target, file.address.text[len(folder.text.rstrip("/")) + 1 :], file.address)
+        )
+        copy = copies[-1]
         with _one_at_a_time(copy):
             if not (_kept_stamp(copy) == file.stamp and _touch(copy)):
                 write_atomically(copy, partial(_fetch, file, in_cache=in_cache))
+    if not all(copy.is_file() for copy in copies):  # the last ones, or other processes, took room
+        raise AddressError(f"{folder}: {_too_small()}")
     return target
 
 
@@ -133,7 +141,7 @@ def _fetch(file: Found, part: Path, *, in_cache: bool) -> None:
     download(file.address, part, size=file.size)
     os.utime(part, (time.time(), file.stamp))
     if in_cache:
-        _make_room(part.stat().st_size)
+        _make_room(part)
 
 
 @contextlib.contextmanager
@@ -153,9 +161,18 @@ def _root() -> Path:
 
 
 def _place(address: Address) -> Path:
-    """Where the cache keeps a file; the query of a signed link may change, and does not count."""
-    folder = address.parent
-    return _root() / f"{digest(folder.text):016x}" / (address.name or "index")
+    """Where the cache keeps a file."""
+    folder, query = address.parent.text, address.content_query
+    place = _root() / f"{digest(f'{folder}?{query}' if query else folder):016x}"
+    return _below(place, address.name or "index", address)
+
+
+def _below(folder: Path, name: str, address: Address) -> Path:
+    """A file of a folder; its name comes from a storage, and on Windows a backslash parts it."""
+    below = Path(name)
+    if below.anchor or ".." in below.parts:
+        raise AddressError(f"{address}: its name leads out of the folder")
+    return folder / below
 
 
 @cache_errors()
@@ -176,27 +193,27 @@ def _touch(copy: Path) -> bool:
     return True
 
 
-def _make_room(size: int) -> None:
+def _make_room(new: Path) -> None:
     """Count a new file, and remove those that were not used for longest where it is one too many.
 
     The count is kept in a file; it may be too high, and is corrected by each removal.
     """
-    root, limit = _root(), cache_limit()
+    root, limit, size = _root(), cache_limit(), new.stat().st_size
     with hold_lock(root / "locks" / "size") as file:
         total = int(file.read() or b"0") + size
         if total > limit:
-            total = _remove_oldest(root, room=limit - size) + size
+            total = _remove_oldest(root, room=limit - size, but=new) + size
         file.seek(0)
         file.truncate()
         file.write(b"%d" % total)
 
 
-def _remove_oldest(root: Path, *, room: int) -> int:
-    """Remove files until a tenth of the room is free; the bytes that are left."""
+def _remove_oldest(root: Path, *, room: int, but: Path) -> int:
+    """Remove files but one until a tenth of the room is free; the bytes of the others left."""
     found = []
     for path in root.glob("[0-9a-f]*/**/*"):
         with contextlib.suppress(FileNotFoundError):
-            if path.is_file():
+            if path != but and path.is_file():
                 found.append((path.stat(), path))
     total = sum(stat.st_size for stat, _ in found)
     for stat, path in sorted(found, key=lambda pair: pair[0].st_atime):

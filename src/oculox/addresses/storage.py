@@ -301,7 +301,7 @@ def stamp_of(about: Mapping[str, Any]) -> int:
     second file has to be kept in step.
     """
     tags = [about[key] for key in ("ETag", "etag", "md5Hash", "blob_id") if about.get(key)]
-    times = ("LastModified", "last_modified", "updated", "mtime", "created")
+    times = ("LastModified", "Last-Modified", "last_modified", "updated", "mtime", "created")
     known = [str(tag).strip('"') for tag in tags] or [str(about.get(key)) for key in times]
     return digest(f"{about.get('size')} {known[0] if tags else known}") >> 34
 
