@@ -11,7 +11,7 @@ import secrets
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Literal
 
@@ -178,18 +178,19 @@ def write_image(path: Path, image: npt.NDArray[np.uint8]) -> None:
     write_atomically(path, lambda temporary: temporary.write_bytes(encoded))
 
 
-def free_path(wanted: Path, *, suffix: str = "") -> Path:
+def free_path(wanted: Path, *, suffix: str = "", companions: Sequence[str] = ()) -> Path:
     """`wanted` where nothing has that name, else ``wanted-2``, ``wanted-3`` and so on.
 
     Args:
         wanted: a folder or file.
         suffix: the end of its name, which stays after the number.
+        companions: ends of other names that have to be free as well.
     """
-    path, number = wanted, 2
-    while path.exists():
-        name = f"{wanted.name.removesuffix(suffix)}-{number}{suffix}"
-        path, number = wanted.with_name(name), number + 1
-    return path
+    stem, number = wanted.name.removesuffix(suffix), 2
+    name = stem
+    while any(wanted.with_name(f"{name}{end}").exists() for end in (suffix, *companions)):
+        name, number = f"{stem}-{number}", number + 1
+    return wanted.with_name(f"{name}{suffix}")
 
 
 def require_local(path: Path) -> Path:

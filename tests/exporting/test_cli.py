@@ -7,6 +7,7 @@ import pytest
 
 from oculox.cli.main import main
 from oculox.exporting.targets import TARGETS
+from oculox.files import free_path
 
 
 def test_the_help_names_all_formats(capsys):
@@ -50,6 +51,23 @@ def test_a_new_file_each_time(lively_pt, tmp_path, monkeypatch, capsys):
     assert path.stat().st_mtime_ns == before
     assert main([*words, "--output", str(path), "--overwrite"]) == 0
     assert path.stat().st_mtime_ns > before
+
+
+@pytest.mark.parametrize(
+    ("kind", "output", "beside"),
+    [("openvino", "a.xml", "a.bin"), ("tensorrt", "a.engine", "a.engine.oculox.json")],
+)
+def test_what_goes_beside_a_file_replaces_nothing(
+    kind, output, beside, lively_pt, tmp_path, capsys
+):
+    (tmp_path / beside).write_text("mine")
+    words = ["export", str(lively_pt), "--format", kind, "--output", str(tmp_path / output)]
+    assert main(words) == 2
+    assert f"{tmp_path / beside} exists; name another --output" in capsys.readouterr().err
+    assert (tmp_path / beside).read_text() == "mine"
+    target = TARGETS[kind]
+    free = free_path(tmp_path / output, suffix=target.suffix, companions=target.companions)
+    assert free == tmp_path / f"a-2{target.suffix}"
 
 
 @pytest.mark.parametrize(

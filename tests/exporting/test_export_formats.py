@@ -15,6 +15,7 @@ from oculox.cli.main import main
 from oculox.config.schema import InputConfig
 from oculox.errors import OculoxWarning
 from oculox.exporting.parity import check_parity, compare_detections, sample_inputs
+from oculox.exporting.targets import TARGETS
 from oculox.postprocess import DetectSettings
 from oculox.runtime.exported import InGraphNms
 from oculox.runtime.open_model import open_model
@@ -77,6 +78,8 @@ def test_an_export_passes_its_gate_and_detects_what_the_checkpoint_does(
     assert {row.case.split(",")[0] for row in report.parity} >= {"batch 1", "batch 2", "batch 3"}
     assert report.path in report.files
     assert all(file.exists() for file in report.files)
+    ends = (TARGETS[case["format"]].suffix, *TARGETS[case["format"]].companions)
+    assert {file.name for file in report.files} == {f"{report.path.stem}{end}" for end in ends}
     assert sorted(report.path.parent.glob(".*")) == []  # no scratch left
 
     detector = Detector(report.path, conf=0.3, iou=0.5)

@@ -67,7 +67,7 @@ def export(
         log: called with a line on what is being done.
 
     Raises:
-        UsageError: an option does not fit the format, or `output` exists.
+        UsageError: an option does not fit the format, or `output` or what goes beside it exists.
         ExportError: the file does not agree with the model; nothing was written.
         OculoxError: anything wrong with the weights or the data.
     """
@@ -84,17 +84,21 @@ def export(
         opset=opset,
         license=license,
     )
-    suffix, weights = find_target(options).suffix, to_location(model)
+    target, weights = find_target(options), to_location(model)
+    suffix, companions = target.suffix, target.companions
     if output is None:
         tail = "" if precision == "fp32" else f"_{precision}"
         folder = weights.parent if isinstance(weights, Path) else Path()
-        final: Location = free_path(folder / f"{weights.stem}{tail}{suffix}", suffix=suffix)
+        wanted = folder / f"{weights.stem}{tail}{suffix}"
+        final: Location = free_path(wanted, suffix=suffix, companions=companions)
     else:
         final = to_location(output)
         if final.suffix != suffix:
             raise UsageError(f"`output` {final}: a file of format {format} ends in {suffix}")
-        if final.exists() and not overwrite:
-            raise UsageError(f"{final} exists; name another `output`, or pass `overwrite`")
+        files = [final.parent / f"{final.stem}{end}" for end in (suffix, *companions)]
+        there = None if overwrite else next((file for file in files if file.exists()), None)
+        if there is not None:
+            raise UsageError(f"{there} exists; name another `output`, or pass `overwrite`")
     # At an address the folder around it may hold anything: the file itself was looked for.
     with local_output(final.parent, overwrite=True) as folder:
         report = export_model(
@@ -105,5 +109,5 @@ def export(
             max_ap_loss=max_ap_loss,
             progress=log,
         )
-    files = tuple(final.parent / file.name for file in report.files)
-    return dataclasses.replace(report, path=final, files=files)
+    written = tuple(final.parent / file.name for file in report.files)
+    return dataclasses.replace(report, path=final, files=written)

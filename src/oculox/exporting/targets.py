@@ -19,7 +19,7 @@ from oculox.exporting.to_openvino import write_openvino
 from oculox.exporting.to_tensorrt import write_tensorrt
 from oculox.exporting.to_torch import write_pt2, write_torchscript
 from oculox.extras import require_installed
-from oculox.runtime.exported import ExportPrecision
+from oculox.runtime.exported import METADATA_KEY, ExportPrecision
 from oculox.runtime.open_model import FORMATS
 
 Feature = Literal["batch", "size", "nms", "preprocess"]
@@ -39,6 +39,7 @@ class Target:
         runs: whether Oculox can run the file on this machine, and so compare it.
         needs: packages that write it.
         extra: that brings them, where it is not called like the format.
+        companions: ends of the names of what is written beside the file, in place of its suffix.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Target:
     runs: bool = True
     needs: tuple[str, ...] = ()
     extra: str | None = None
+    companions: tuple[str, ...] = ()
 
     @property
     def suffix(self) -> str:
@@ -80,6 +82,7 @@ _ALL = (
         precisions=_PRECISIONS,
         can=_FEATURES,
         needs=("openvino", *_ONNX),
+        companions=(".bin",),
     ),
     Target("torchscript", "TorchScript", write_torchscript, can=("batch",)),
     Target("pt2", "PyTorch exported program", write_pt2, can=("batch", "size")),
@@ -100,6 +103,7 @@ _ALL = (
         precisions=_PRECISIONS,
         can=("batch", "nms"),
         needs=("tensorrt", *_ONNX),
+        companions=(f".engine.{METADATA_KEY}.json",),
     ),
     Target("mindir", "MindIR", write_mindir, needs=("mindspore",), extra="mindspore"),
 )
