@@ -2,6 +2,7 @@ import contextlib
 import http.server
 import io
 import json
+import resource
 import threading
 import time
 from pathlib import Path
@@ -15,8 +16,9 @@ from oculox.predict import sources
 from oculox.predict.folder import predict_to_folder
 from oculox.predict.pipeline import Pipeline
 from oculox.predict.sources import Source, find_sources
-from oculox.predict.video import annotate_video
+from oculox.predict.video import VideoFiles, annotate_video
 from oculox.runtime.timing import STAGES
+from oculox.types import Detections
 from red_images import RedBackend, red_image
 
 
@@ -322,6 +324,54 @@ def test_interrupted_camera_keeps_what_was_recorded(red_pipeline, tmp_path):
     assert summary.frames == 3
     assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 3
     assert cv2.VideoCapture(str(tmp_path / "out.mp4")).get(cv2.CAP_PROP_FRAME_COUNT) == 3
+
+
+@pytest.fixture
+def small_disk():
+    """Files of this process may not be larger than so many bytes, until the test ends."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("draw", [True, False])
+def test_a_video_on_a_full_disk_is_an_error_and_leaves_nothing(
+    red_pipeline, tmp_path, small_disk, draw
+):
+    (source,) = find_sources([film(tmp_path / "walk.mp4", frames=20)])
+    out = tmp_path / "out"
+    out.mkdir()
+    small_disk(4000 if draw else 500)
+    with pytest.raises(OculoxError, match="could not be written"):
+        annotate_video(
+            red_pipeline,
+            source,
+            video=out / "walk.mp4" if draw else None,
+            predictions=out / "walk.jsonl",
+        )
+    assert list(out.iterdir()) == []
+
+
+def test_a_video_that_goes_nowhere(red_pipeline, tmp_path):
+    (source,) = find_sources([film(tmp_path / "walk.mp4")])
+    (tmp_path / "file").touch()
+    with pytest.raises(OculoxError, match=r"walk\.jsonl: could not be written"):
+        annotate_video(
+            red_pipeline, source, video=None, predictions=tmp_path / "file/below/walk.jsonl"
+        )
+
+
+@pytest.mark.parametrize("fps", [0.5, 29.97, 240])
+@pytest.mark.parametrize("frames", [1, 7])
+def test_each_video_is_whole(tmp_path, fps, frames):
+    files = VideoFiles(tmp_path / "a.jsonl", tmp_path / "a.mp4", fps=fps)
+    with files:
+        for i in range(frames):
+            image = red_image(97 + i, 161)  # a stream may change its size
+            files.add(Detections.empty(("a",)), image, number=i, seconds=i / fps, times=2)
+    files.require_whole()
+    capture = cv2.VideoCapture(str(tmp_path / "a.mp4"))
+    assert capture.get(cv2.CAP_PROP_FRAME_COUNT) == 2 * frames
 
 
 def test_interrupted_video_leaves_nothing(red_pipeline, tmp_path):

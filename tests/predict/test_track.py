@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import resource
 import sys
 
 import cv2
@@ -10,7 +11,7 @@ import pytest
 
 from moving import ColorBackend, write_sequence
 from oculox.api import Detector
-from oculox.errors import DataError, MissingExtraError, UsageError
+from oculox.errors import DataError, MissingExtraError, OculoxError, UsageError
 from oculox.predict.counting import Counter
 from oculox.predict.frames import open_frames
 from oculox.predict.sources import find_sources
@@ -221,6 +222,17 @@ def test_an_interrupt_of_a_video_leaves_nothing(walk, tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         track(walk, tmp_path / "new/out", progress=interrupt)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_an_error_and_leaves_nothing(walk, tmp_path):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+    try:
+        with pytest.raises(OculoxError, match="the video could not be written"):
+            track(walk, tmp_path / "out")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert list(tmp_path.iterdir()) == []
 
 

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
 from oculox.errors import DataError, UsageError
@@ -21,7 +18,7 @@ from oculox.predict.frames import RETRY_SECONDS, Frame, Frames, open_frames
 from oculox.predict.pipeline import Pipeline
 from oculox.predict.sources import Source
 from oculox.predict.tracker import Tracker, TrackSettings
-from oculox.predict.video import open_writer
+from oculox.predict.video import VideoFiles
 from oculox.runtime.timing import Spread, StageTimes, Stopwatch, spread_of
 from oculox.types import Detections, Progress
 
@@ -159,15 +156,26 @@ def track_to_folder(
     watch, counter = watch or Stopwatch(), counter or Counter()
     rounds: deque[StageTimes] = deque(maxlen=1000)
     classes: dict[int, str] = {}
-    done = 0
+    done = last = 0
     with scratch_beside(output) as scratch:
-        with _Files(scratch, fps=frames.fps, draw=draw) as files:
+        with (
+            VideoFiles(scratch / LINES, scratch / VIDEO, fps=frames.fps) as files,
+            (scratch / MOT).open("w", encoding="utf-8") as mot,
+        ):
             try:
                 for frame, found in track_frames(pipeline, frames, settings, watch=watch):
                     rounds.append(watch.restart())
                     classes = {int(one.track_id or 0): one.name for one in found} | classes
                     counter.update(found)
-                    files.add(frame, found, counter)
+                    files.add(
+                        found,
+                        counter.draw(found.draw(frame.image)) if draw else None,
+                        number=frame.number,
+                        seconds=frame.seconds,
+                        times=frame.number - last if done else 1,
+                    )
+                    mot.writelines(_mot_rows(frame, found))
+                    last = frame.number
                     done += 1
                     if progress is not None:
                         progress(done, max_frames or frames.total)
@@ -178,6 +186,7 @@ def track_to_folder(
                     raise
         if not done:
             raise DataError(f"{source}: the video has no frames that can be read")
+        files.require_whole()
         names = list(classes.values())
         summary = TrackSummary(
             source=source,
@@ -205,37 +214,8 @@ def summary_as_dict(summary: TrackSummary) -> dict[str, Any]:
     return {key: str(value) if isinstance(value, Path) else value for key, value in values.items()}
 
 
-class _Files(ExitStack):
-    """What is written while frames come."""
-
-    def __init__(self, folder: Path, *, fps: float, draw: bool) -> None:
-        super().__init__()
-        self._folder, self._fps, self._draw = folder, fps, draw
-        self._lines = self.enter_context((folder / LINES).open("w", encoding="utf-8"))
-        self._mot = self.enter_context((folder / MOT).open("w", encoding="utf-8"))
-        self._writer: Any = None
-        self._shown = 0
-
-    def add(self, frame: Frame, found: Detections, counter: Counter) -> None:
-        row = {
-            "frame": frame.number,
-            "seconds": round(frame.seconds, 3),
-            "detections": found.to_dicts(),
-        }
-        self._lines.write(json.dumps(row) + "\n")
-        for one in found:
-            left, top, right, bottom = one.box
-            box = f"{left:.2f},{top:.2f},{right - left:.2f},{bottom - top:.2f}"
-            self._mot.write(f"{frame.number + 1},{one.track_id},{box},{one.score:.4f},-1,-1,-1\n")
-        if not self._draw:
-            return
-        image = counter.draw(found.draw(frame.image))
-        if self._writer is None:
-            self._writer = open_writer(self._folder / VIDEO, self._fps, image)
-            self.callback(self._writer.release)
-            self._shown, self._size = frame.number, (image.shape[1], image.shape[0])
-        if image.shape[1::-1] != self._size:  # after a stream was opened again
-            image = np.asarray(cv2.resize(image, self._size), np.uint8)
-        for _ in range(frame.number + 1 - self._shown):
-            self._writer.write(image)
-        self._shown = frame.number + 1
+def _mot_rows(frame: Frame, found: Detections) -> Iterator[str]:
+    for one in found:
+        left, top, right, bottom = one.box
+        box = f"{left:.2f},{top:.2f},{right - left:.2f},{bottom - top:.2f}"
+        yield f"{frame.number + 1},{one.track_id},{box},{one.score:.4f},-1,-1,-1\n"

@@ -6,14 +6,17 @@ import dataclasses
 import json
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from functools import partial
 from itertools import islice
 from pathlib import Path
 
 import cv2
+import numpy as np
 
 from oculox.addresses import Location
-from oculox.errors import DataError, UsageError
+from oculox.errors import DataError, OculoxError, UsageError
+from oculox.files import scratch_beside
 from oculox.predict.frames import Frames, open_capture, open_frames
 from oculox.predict.pipeline import Pipeline
 from oculox.predict.sources import LoadedImage, Source
@@ -66,17 +69,17 @@ def annotate_video(
     Raises:
         DataError: when the source cannot be opened or has no frames.
         UsageError: when `max_frames` is not positive.
+        OculoxError: when the files cannot be written.
     """
     if max_frames is not None and max_frames < 1:
         raise UsageError(f"`max_frames` must be at least 1, got {max_frames}")
     rounds: deque[StageTimes] = deque(maxlen=1000)
     opened = Frames(open_capture(source), fps=None)
-    part_video = None if video is None else video.with_name(f".{video.stem}.part.mp4")
-    part_lines = predictions.with_name(f".{predictions.name}.part")
-    writer = None
     done = found = 0
-    try:
-        with opened, part_lines.open("w", encoding="utf-8") as lines:
+    with scratch_beside(predictions) as scratch:
+        part_lines = scratch / predictions.name
+        part_video = part_lines.with_suffix(".mp4")
+        with opened, VideoFiles(part_lines, part_video, fps=opened.fps) as files:
             try:
                 frames = islice(opened, max_frames)
                 results = pipeline.each(
@@ -91,15 +94,7 @@ def annotate_video(
                 for _, result in results:
                     assert not isinstance(result, DataError), "a frame was read already"
                     detections, drawn = result
-                    if part_video is not None and drawn is not None:
-                        writer = writer or open_writer(part_video, opened.fps, drawn)
-                        writer.write(drawn)
-                    row = {
-                        "frame": done,
-                        "seconds": round(done / opened.fps, 3),
-                        "detections": detections.to_dicts(),
-                    }
-                    lines.write(json.dumps(row) + "\n")
+                    files.add(detections, drawn, number=done, seconds=done / opened.fps)
                     done += 1
                     found += len(detections)
                     if progress is not None:
@@ -109,14 +104,10 @@ def annotate_video(
                     raise
         if not done:
             raise DataError(f"{source.name}: the video has no frames that can be read")
-        if writer is not None and part_video is not None and video is not None:
-            writer.release()
+        files.require_whole()
+        if video is not None:
             part_video.replace(video)
         part_lines.replace(predictions)
-    finally:
-        for part in (part_video, part_lines):
-            if part is not None:
-                part.unlink(missing_ok=True)
     return VideoSummary(
         source=source.name,
         video=video,
@@ -145,14 +136,71 @@ def read_frames(source: Source) -> Iterator[ImageArray]:
             raise DataError(frames.lost)
 
 
-def open_writer(path: Path, fps: float, image: ImageArray) -> cv2.VideoWriter:
-    """An MP4 to write, for frames of the size of `image`.
+class VideoFiles(ExitStack):
+    """What is written while frames come: JSON lines and, of frames that were drawn, an MP4.
 
-    Raises:
-        DataError: when OpenCV cannot write it.
+    Args:
+        lines: the JSON lines to write.
+        video: the MP4 to write; it is made with the first drawn frame, of that one's size.
+        fps: its frames in a second.
     """
-    height, width = image.shape[:2]
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), fps, (width, height))
-    if not writer.isOpened():
-        raise DataError(f"{path}: this installation of OpenCV cannot write MP4 videos here")
-    return writer
+
+    def __init__(self, lines: Path, video: Path, *, fps: float) -> None:
+        super().__init__()
+        self._lines = self.enter_context(lines.open("w", encoding="utf-8"))
+        self._video, self._fps, self._shown = video, fps, 0
+
+    def add(
+        self,
+        found: Detections,
+        drawn: ImageArray | None,
+        *,
+        number: int,
+        seconds: float,
+        times: int = 1,
+    ) -> None:
+        """Write a frame.
+
+        Args:
+            found: in it.
+            drawn: the frame with its boxes; None for no video.
+            number: of the frame.
+            seconds: since the first one.
+            times: how often the video shows it.
+
+        Raises:
+            DataError: OpenCV cannot write MP4 videos.
+            OSError: the disk refuses.
+        """
+        row = {"frame": number, "seconds": round(seconds, 3), "detections": found.to_dicts()}
+        self._lines.write(json.dumps(row) + "\n")
+        if drawn is None:
+            return
+        if not self._shown:
+            self._size = drawn.shape[1], drawn.shape[0]
+            fourcc = cv2.VideoWriter.fourcc(*"mp4v")
+            self._writer = cv2.VideoWriter(str(self._video), fourcc, self._fps, self._size)
+            if not self._writer.isOpened():
+                raise DataError("this installation of OpenCV cannot write MP4 videos")
+            self.callback(self._writer.release)
+        if drawn.shape[1::-1] != self._size:  # after a stream was opened again
+            drawn = np.asarray(cv2.resize(drawn, self._size), np.uint8)
+        for _ in range(times):
+            self._writer.write(drawn)
+        self._shown += times
+
+    def require_whole(self) -> None:
+        """See, once the files are closed, that the video is there: OpenCV tells of no failed write.
+
+        Raises:
+            OculoxError: it is not.
+        """
+        if self._shown:
+            capture = cv2.VideoCapture(str(self._video))
+            there = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) if capture.isOpened() else 0
+            capture.release()
+            if there < self._shown:
+                raise OculoxError(
+                    f"{self._video.name}: the video could not be written ({there} of "
+                    f"{self._shown} frames can be read); see that the disk has room"
+                )
