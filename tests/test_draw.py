@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 
-from oculox.draw import contact_sheet, draw_boxes
+from oculox.draw import contact_sheet, draw_boxes, shrunk
+from oculox.errors import DataError
+from oculox.files import encode_image, write_image
 
 
 def test_box_is_drawn_on_a_copy_in_its_class_colour():
@@ -67,3 +69,36 @@ def test_contact_sheet_of_a_thin_image():
 def test_contact_sheet_of_nothing():
     with pytest.raises(ValueError, match="at least one"):
         contact_sheet([])
+
+
+@pytest.mark.parametrize(
+    ("hw", "suffix", "works"),
+    [
+        ((10, 20_000), ".webp", False),
+        ((70_000, 2), ".jpg", False),
+        ((70_000, 2), ".png", True),
+        ((2, 2), ".webp", True),
+    ],
+)
+def test_formats_have_a_largest_image(hw, suffix, works, tmp_path):
+    image = np.zeros((*hw, 3), np.uint8)
+    path = tmp_path / f"a{suffix}"
+    if works:
+        write_image(path, image)
+        assert path.read_bytes() == encode_image(image, suffix)
+        return
+    with pytest.raises(DataError, match=rf"a{suffix}: an image of {hw[1]} x {hw[0]} pixels cannot"):
+        write_image(path, image)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("hw", "longest", "expected"),
+    [
+        ((10, 20), 20, (10, 20)),
+        ((40, 20), 10, (10, 5)),
+        ((2, 70_000), 1024, (1, 1024)),
+    ],
+)
+def test_an_image_that_is_shrunk_keeps_a_pixel(hw, longest, expected):
+    assert shrunk(np.zeros((*hw, 3), np.uint8), longest=longest).shape == (*expected, 3)

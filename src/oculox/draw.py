@@ -51,16 +51,16 @@ def draw_boxes(
     return result
 
 
-def to_png(image: npt.NDArray[np.uint8], *, longest: int = 1024) -> bytes:
-    """An image, uint8 (H, W, 3), BGR, as PNG, made smaller where a side is longer than that."""
+def shrunk(image: npt.NDArray[np.uint8], *, longest: int = 1024) -> npt.NDArray[np.uint8]:
+    """An image, uint8 (H, W, C), made smaller where a side is longer than that."""
     import cv2
 
-    scale = longest / max(image.shape[:2])
-    if scale < 1:
-        image = np.asarray(
-            cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA), np.uint8
-        )
-    return bytes(cv2.imencode(".png", image)[1])
+    height, width = image.shape[:2]
+    scale = longest / max(height, width)
+    if scale >= 1:
+        return image
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def contact_sheet(

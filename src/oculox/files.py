@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Literal
 
-from oculox.errors import OculoxError, UsageError, first_line
+from oculox.errors import DataError, OculoxError, UsageError, first_line
 
 if TYPE_CHECKING:
     import numpy as np
@@ -168,14 +168,41 @@ def write_image(path: Path, image: npt.NDArray[np.uint8]) -> None:
 
     Raises:
         UsageError: images are not written with that suffix.
+        DataError: the format has no images of that size.
         OculoxError: when it cannot be written.
     """
     import cv2
 
     if not cv2.haveImageWriter(str(path)):
         raise UsageError(f"{path}: an image is written with a suffix such as .jpg or .png")
-    encoded = cv2.imencode(path.suffix, image)[1].tobytes()
+    encoded = encode_image(image, path.suffix, where=str(path))
     write_atomically(path, lambda temporary: temporary.write_bytes(encoded))
+
+
+def encode_image(
+    image: npt.NDArray[np.uint8], suffix: str, options: Sequence[int] = (), *, where: str = ""
+) -> bytes:
+    """An image, uint8 (H, W, 3), BGR, as a file of the format with that suffix.
+
+    Args:
+        image: to encode.
+        suffix: such as ``.jpg``.
+        options: of `cv2.imencode`.
+        where: the file, for messages.
+
+    Raises:
+        DataError: the format has no images of that size.
+    """
+    import cv2
+
+    done, encoded = cv2.imencode(suffix, image, options)
+    if not done:
+        height, width = image.shape[:2]
+        raise DataError(
+            f"{where}{': ' if where else ''}an image of {width} x {height} pixels cannot be "
+            f"encoded as {suffix.removeprefix('.')}; choose another format or a smaller image"
+        )
+    return encoded.tobytes()
 
 
 def free_path(wanted: Path, *, suffix: str = "", companions: Sequence[str] = ()) -> Path:

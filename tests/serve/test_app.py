@@ -52,6 +52,10 @@ def test_coco_results(client, red_png):
 
 
 def test_an_annotated_image(client, red_png):
+    wide = cv2.imencode(".png", np.zeros((2, 70_000, 3), np.uint8))[1].tobytes()
+    answer = client.detect(wide, format="jpeg")
+    assert answer.status_code == 422
+    assert answer.json()["error"].startswith("an image of 70000 x 2 pixels cannot be encoded")
     answer = client.detect(red_png, format="jpeg")
     assert answer.headers["content-type"] == "image/jpeg"
     drawn = cv2.imdecode(np.frombuffer(answer.content, np.uint8), cv2.IMREAD_COLOR)

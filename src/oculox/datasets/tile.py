@@ -17,7 +17,7 @@ from oculox.datasets.formats.convert import ConvertSummary
 from oculox.datasets.formats.dataset import ImageReader, LabelledImage
 from oculox.datasets.image_facts import place_image
 from oculox.errors import DataError, UsageError
-from oculox.files import move_entries, require_own, scratch_beside
+from oculox.files import encode_image, move_entries, require_own, scratch_beside
 from oculox.types import FloatArray, ImageArray, Progress, counted
 
 _MARK = "Oculox tiles of another dataset"
@@ -166,8 +166,7 @@ def _write(image: LabelledImage, pixels: ImageArray | None, window: Window, path
         return
     left, top, right, bottom = window
     options = [cv2.IMWRITE_JPEG_QUALITY, 95] if path.suffix.lower() in _JPEG else []
-    done, encoded = cv2.imencode(path.suffix, pixels[top:bottom, left:right], options)
-    if not done:
-        raise DataError(f"{image.source}: a tile of it cannot be encoded as {path.suffix}")
+    tile = pixels[top:bottom, left:right]
+    encoded = encode_image(tile, path.suffix, options, where=str(image.source))
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(encoded.tobytes())
+    path.write_bytes(encoded)

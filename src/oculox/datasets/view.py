@@ -20,8 +20,9 @@ import numpy as np
 from oculox.data.faults import Fault
 from oculox.data.image import ImageFile, read_image
 from oculox.datasets.check import CheckedSplit, CheckReport
+from oculox.draw import shrunk
 from oculox.errors import DataError
-from oculox.files import write_text
+from oculox.files import encode_image, write_text
 
 _QUALITY = 60
 """Of the thumbnails, as WebP: at 256 pixels about 7 KB each."""
@@ -143,7 +144,6 @@ def _thumbnail(path: ImageFile, *, side: int) -> str:
         image = read_image(path)
     except DataError:
         return ""
-    scale = min(1.0, side / max(image.shape[:2]))
-    small = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-    _, encoded = cv2.imencode(".webp", small, [cv2.IMWRITE_WEBP_QUALITY, _QUALITY])
-    return base64.b64encode(encoded.tobytes()).decode("ascii")
+    small = shrunk(image, longest=side)
+    encoded = encode_image(small, ".webp", [cv2.IMWRITE_WEBP_QUALITY, _QUALITY])
+    return base64.b64encode(encoded).decode("ascii")

@@ -6,7 +6,6 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 
@@ -21,6 +20,7 @@ from oculox.exporting.job import ExportOptions
 from oculox.exporting.parity import sample_image
 from oculox.exporting.run import export_model
 from oculox.exporting.targets import TARGETS
+from oculox.files import encode_image
 from oculox.predict.pipeline import Pipeline
 from oculox.runtime.backend import Backend
 from oculox.runtime.open_model import open_model
@@ -226,5 +226,5 @@ def sample_jpegs(data: CocoIndex | None, count: int) -> list[bytes]:
     encoded = []
     for i in range(count):
         image = sample_image((480, 640), rng=np.random.default_rng((11, i % 10)))
-        encoded.append(cv2.imencode(".jpg", image)[1].tobytes())
+        encoded.append(encode_image(image, ".jpg"))
     return encoded

@@ -12,7 +12,7 @@ from oculox.config.schema import InputConfig
 from oculox.data.image import read_image
 from oculox.draw import contact_sheet, draw_boxes
 from oculox.evaluation.coco_metrics import CONFUSION_CONF
-from oculox.files import write_atomically
+from oculox.files import encode_image, write_atomically
 from oculox.report.diagnosis import Diagnosis, Doubles, Flags
 from oculox.types import Batch, ImageArray
 
@@ -109,7 +109,7 @@ def _marked(
 
 def encode_jpeg(image: ImageArray) -> bytes:
     """A BGR image as JPEG."""
-    return cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 80])[1].tobytes()
+    return encode_image(image, ".jpg", [cv2.IMWRITE_JPEG_QUALITY, 80])
 
 
 def write_jpeg(path: Path, image: ImageArray) -> None:

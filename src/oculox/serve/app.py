@@ -15,7 +15,6 @@ from concurrent.futures import ThreadPoolExecutor
 from importlib.resources import files
 from typing import Annotated, Any, Literal, TypeVar
 
-import cv2
 import numpy as np
 from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -24,7 +23,8 @@ from starlette.exceptions import HTTPException
 from starlette.types import Lifespan
 
 from oculox.api import Detector
-from oculox.errors import UsageError
+from oculox.errors import DataError, UsageError
+from oculox.files import encode_image
 from oculox.postprocess import DetectSettings
 from oculox.serve.batcher import Batcher
 from oculox.serve.description import (
@@ -107,8 +107,15 @@ class Service:
         return image
 
     async def draw(self, image: ImageArray, found: Detections) -> bytes:
-        """The image with its boxes as JPEG."""
-        return await self._in_thread(lambda: bytes(cv2.imencode(".jpg", found.draw(image))[1]))
+        """The image with its boxes as JPEG.
+
+        Raises:
+            RefusedError: 422 it is too large for one.
+        """
+        try:
+            return await self._in_thread(lambda: encode_image(found.draw(image), ".jpg"))
+        except DataError as error:
+            raise RefusedError(422, str(error)) from None
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from oculox import draw as drawing
 from oculox.errors import UsageError
-from oculox.files import write_image
+from oculox.files import encode_image, write_image
 from oculox.types.arrays import FloatArray, ImageArray, ImageId, IntArray
 
 if TYPE_CHECKING:
@@ -194,7 +194,7 @@ class Detections:
 
     def _repr_png_(self) -> bytes | None:
         """What a notebook shows."""
-        return None if self.read is None else drawing.to_png(self.plot())
+        return None if self.read is None else encode_image(drawing.shrunk(self.plot()), ".png")
 
     def name(self, class_id: int) -> str:
         """The class's name, or its number where names are unknown."""

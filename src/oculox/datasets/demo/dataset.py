@@ -13,8 +13,8 @@ import numpy as np
 from oculox.datasets.demo.scene import Scene, render_scene
 from oculox.datasets.demo.shapes import KINDS
 from oculox.distributed.ahead import usable_threads, work_ahead
-from oculox.errors import DataError, UsageError
-from oculox.files import move_entries, require_own, scratch_beside
+from oculox.errors import UsageError
+from oculox.files import encode_image, move_entries, require_own, scratch_beside
 
 CLASSES = tuple(kind.name for kind in KINDS)
 """Class names, in the order of category ids 1, 2, ..."""
@@ -102,10 +102,8 @@ def _empty_coco(seed: int) -> dict[str, Any]:
 
 def _write_scene(path: Path, scene: Scene, coco: dict[str, Any]) -> None:
     """Write the image and append it and its objects to `coco`, which this module builds."""
-    done, data = cv2.imencode(".jpg", scene.image, [cv2.IMWRITE_JPEG_QUALITY, 92])
-    if not done:
-        raise DataError(f"{path}: the image could not be encoded as JPEG")
-    path.write_bytes(data.tobytes())
+    options = [cv2.IMWRITE_JPEG_QUALITY, 92]
+    path.write_bytes(encode_image(scene.image, ".jpg", options, where=str(path)))
     height, width = scene.image.shape[:2]
     image_id = len(coco["images"]) + 1
     coco["images"].append(
