@@ -2,6 +2,7 @@ import http.server
 import io
 import threading
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -46,6 +47,15 @@ def test_grey_is_repeated(shape, color):
     assert grey.flat[0] == 0
 
 
+@pytest.mark.parametrize("mode", ["I;16", "I;16B"])
+def test_16_bits_of_pillow_are_scaled_as_those_of_a_file(mode, tmp_path):
+    grey = np.linspace(0, 65535, 24).astype(np.uint16).reshape(4, 6)
+    cv2.imwrite(str(tmp_path / "a.png"), grey)
+    order = ">u2" if mode == "I;16B" else "<u2"
+    image = Image.frombytes(mode, (6, 4), grey.astype(order).tobytes())
+    np.testing.assert_array_equal(as_bgr(image), load_image(tmp_path / "a.png"))
+
+
 def test_pillow_is_turned_upright():
     image = Image.fromarray(RGB)
     image.getexif()[0x0112] = 6  # the camera was turned by 90 degrees
@@ -63,6 +73,8 @@ def test_pillow_is_turned_upright():
         (np.zeros(5, np.uint8), r"got \(5,\)"),
         (np.zeros((0, 6, 3), np.uint8), r"empty, its shape is \(0, 6, 3\)"),
         (np.zeros((0, 0), np.uint8), "empty"),
+        (Image.new("I", (6, 4)), r"mode I has no known range; scale .* \.convert\('L'\)"),
+        (Image.new("F", (6, 4)), "mode F has no known range"),
         ("image.jpg", "got str"),
         (None, "got NoneType"),
     ],

@@ -75,7 +75,8 @@ def as_bgr(image: object, *, color: ColorOrder | None = None, where: str = "imag
     Args:
         image: a numpy array, uint8: (H, W) or (H, W, 1) grey, (H, W, 3) or (H, W, 4) with
             alpha (dropped). Or a tensor, (3, H, W) likewise, uint8 or floats from 0 to 1. Or a
-            Pillow image, whose mode gives its colours; its EXIF orientation is applied.
+            Pillow image, whose mode gives its colours; its EXIF orientation is applied and 16 bits
+            are scaled to 8.
         color: channel order: ``bgr``, as OpenCV reads, is that of arrays unless said otherwise,
             ``rgb``, as torchvision reads, that of tensors.
         where: which image this is, for messages.
@@ -91,7 +92,7 @@ def as_bgr(image: object, *, color: ColorOrder | None = None, where: str = "imag
         image, color = _from_tensor(image, where), color or "rgb"
     array = image if isinstance(image, np.ndarray) else None
     if array is None:
-        array = _from_pillow(image)
+        array = _from_pillow(image, where)
         color = "rgb"
     if array is None:
         raise UsageError(
@@ -144,8 +145,8 @@ def _from_tensor(image: Tensor, where: str) -> npt.NDArray[Any]:
     return np.ascontiguousarray(image.permute(1, 2, 0).numpy())
 
 
-def _from_pillow(image: object) -> ImageArray | None:
-    """RGB pixels of a Pillow image, turned upright; None for anything else.
+def _from_pillow(image: object, where: str) -> ImageArray | None:
+    """RGB or grey pixels of a Pillow image, turned upright; None for anything else.
 
     Pillow is optional: without it there are none of its images.
     """
@@ -155,4 +156,12 @@ def _from_pillow(image: object) -> ImageArray | None:
         return None
     if not isinstance(image, Image.Image):
         return None
-    return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    if image.mode in ("I", "F"):
+        raise UsageError(
+            f"{where}: a Pillow image of mode {image.mode} has no known range; scale its pixels to "
+            "0-255 and call .convert('L')"
+        )
+    upright = ImageOps.exif_transpose(image)
+    if upright.mode.startswith("I;16"):  # as files are read; Pillow would clip it to white
+        return np.asarray(np.asarray(upright) >> 8, np.uint8)
+    return np.asarray(upright.convert("RGB"))
