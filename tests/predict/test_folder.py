@@ -374,6 +374,20 @@ def test_each_video_is_whole(tmp_path, fps, frames):
     assert capture.get(cv2.CAP_PROP_FRAME_COUNT) == 2 * frames
 
 
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OculoxError("no room")])
+def test_what_is_done_before_an_error_is_kept(red_pipeline, tmp_path, error):
+    given = find_sources([save(tmp_path / f"{i}.png") for i in range(5)])
+
+    def progress(done, total):
+        if done == 4:
+            raise error
+
+    out = tmp_path / "out"
+    with pytest.raises(error if isinstance(error, type) else OculoxError):
+        predict_to_folder(red_pipeline, given, output=out, progress=progress)
+    assert [entry["annotated"] for entry in entries(out)] == ["0.png", "1.png", "2.png", "3.png"]
+
+
 def test_interrupted_video_leaves_nothing(red_pipeline, tmp_path):
     (source,) = find_sources([film(tmp_path / "walk.mp4")])
     out = tmp_path / "out"

@@ -91,7 +91,8 @@ def predict_to_folder(
     `predictions.json` is a list with one entry per image: source, width, height, detections
     (box in xyxy pixels, score, class_id, name), and `annotated`, the annotated file's name, if
     drawn. A video becomes a file of JSON lines and, if drawn, an MP4. A source that cannot be
-    read is skipped and reported in the summary; where all are, nothing is written.
+    read is skipped and reported in the summary; where all are, nothing is written. After an error
+    or an interrupt (Ctrl-C) `predictions.json` has the images that were done.
 
     Args:
         pipeline: what finds objects.
@@ -148,31 +149,33 @@ def _predict(
         finish=functools.partial(_finish, targets),
         rounds=rounds,
     )
-    for done, (source, result) in enumerate(results, start=1):
-        if isinstance(result, DataError):
-            unreadable.append(Unreadable(source=source, error=result))
-        else:
-            written.append(result)
-        report(done)
     videos: list[VideoSummary] = []
-    for source in sources:
-        if source.kind in ("video", "camera"):
-            try:
-                target = names.take(source)
-                videos.append(
-                    annotate_video(
-                        pipeline,
-                        source,
-                        video=target if draw else None,
-                        predictions=target.with_suffix(".jsonl"),
-                        max_frames=max_frames,
+    try:
+        for done, (source, result) in enumerate(results, start=1):
+            if isinstance(result, DataError):
+                unreadable.append(Unreadable(source=source, error=result))
+            else:
+                written.append(result)
+            report(done)
+        for source in sources:
+            if source.kind in ("video", "camera"):
+                try:
+                    target = names.take(source)
+                    videos.append(
+                        annotate_video(
+                            pipeline,
+                            source,
+                            video=target if draw else None,
+                            predictions=target.with_suffix(".jsonl"),
+                            max_frames=max_frames,
+                        )
                     )
-                )
-            except DataError as error:
-                unreadable.append(Unreadable(source=source, error=error))
-            report(len(written) + len(unreadable) + len(videos))
-    if written or videos:
-        write_json(output / PREDICTIONS, [one.entry() for one in written])
+                except DataError as error:
+                    unreadable.append(Unreadable(source=source, error=error))
+                report(len(written) + len(unreadable) + len(videos))
+    finally:  # an interrupt or a full disk keeps what is done
+        if written or videos:
+            write_json(output / PREDICTIONS, [one.entry() for one in written])
     return PredictSummary(
         output=output,
         images=len(written),
