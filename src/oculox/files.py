@@ -260,10 +260,17 @@ def require_free(target: Path, *, replaceable: bool = False) -> None:
 
     Raises:
         UsageError: it is.
+        OculoxError: it cannot be looked into.
     """
-    if require_local(target).exists() and not target.is_dir():
+    try:
+        there, used = require_local(target).exists(), target.is_dir() and any(target.iterdir())
+    except OSError as error:
+        raise OculoxError(
+            f"{target}: the folder cannot be looked into ({error.strerror}); name another"
+        ) from None
+    if there and not target.is_dir():
         raise UsageError(f"{target}: the output must be a folder, this is a file")
-    if target.is_dir() and any(target.iterdir()):
+    if used:
         choice = ", or pass `overwrite`" if replaceable else ""
         raise UsageError(f"{target} already holds files; name a new or empty folder{choice}")
 

@@ -7,6 +7,7 @@ import pickle
 import re
 import shutil
 import zipfile
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -16,6 +17,7 @@ from safetensors.torch import save_file
 
 TRAIN = "annotations/instances_train2017.json"
 VAL = "annotations/instances_val2017.json"
+LONG = "a" * 300
 
 
 def contents(*folders):
@@ -472,6 +474,12 @@ def objects(tree):
         (("{image}",), ("--output", "{tmp}/notes.txt"), 2, "must be a folder"),
         (("{image}",), ("--output", "{tmp}"), 2, "or pass --overwrite"),
         (("{image}",), ("--output", "{tmp}/notes.txt/x"), 1, "the folder cannot be made"),
+        (("{image}",), ("--output", LONG), 1, "the folder cannot be looked into (File name too"),
+        ((f"{LONG}.jpg",), (), 1, f"{LONG}.jpg: cannot be read (File name too long)"),
+        ((f"{LONG}.jpg",), ("--engine", "local"), 1, ".jpg: cannot be read (File name too long)"),
+        (("http://[::1/x.jpg?key=1",), (), 2, "http://[::1/x.jpg: not an address (Invalid IPv6"),
+        (("s3://[a/x.jpg",), ("--engine", "local"), 2, "s3://[a/x.jpg: not an address"),
+        (("{image}",), ("--batch", 10**23), 2, "--batch"),
     ],
 )
 def test_prediction_refuses(oculox, eager_pt, data, tmp_path, sources, words, code, message):
@@ -570,6 +578,23 @@ def test_outputs_that_cannot_be_used(oculox, quick, tmp_path):
         assert outcome.code == code
         assert message in outcome.error
     assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("method", ["iterdir", "stat"])
+def test_folders_that_one_may_not_look_into(oculox, eager_pt, data, monkeypatch, method):
+    closed, real = data / "closed", getattr(Path, method)
+    closed.mkdir()
+
+    def guarded(path, *arguments, **options):
+        if path == closed:
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, method, guarded)
+    for words in ((closed,), (first_image(data), "--output", closed)):
+        outcome = oculox("predict", eager_pt, *words)
+        assert outcome.code == 1
+        assert re.match(rf"{closed}: .*\(Permission denied\)", outcome.error)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="nothing is write-protected for the superuser")

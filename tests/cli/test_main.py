@@ -57,6 +57,20 @@ def test_a_reader_that_goes_away_is_no_traceback():
     assert (done.returncode, done.stderr) == (1, b"")
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no full disk to write to")
+def test_output_to_a_full_disk_is_no_traceback():
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "oculox", "weights", "list", "--json"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            timeout=120,
+            check=False,
+        )
+    assert done.returncode == 1
+    assert done.stderr == b"error: the system refuses (No space left on device)\n"
+
+
 def test_help_names_every_command(oculox):
     for words in (("--help",), ()):
         outcome = oculox(*words)
@@ -81,6 +95,8 @@ def test_every_command_explains_itself(oculox, command):
         (UsageError("no"), 2, "error: no\n"),
         (KeyboardInterrupt(), 130, "interrupted\n"),
         (typer.Exit(3), 3, ""),
+        (PermissionError(13, "no", "a.txt"), 1, "error: a.txt: the system refuses (no)\n"),
+        (OSError("odd"), 1, "error: the system refuses (odd)\n"),
     ],
 )
 def test_exit_codes(oculox, monkeypatch, raised, code, said):

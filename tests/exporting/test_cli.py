@@ -76,6 +76,7 @@ def test_what_goes_beside_a_file_replaces_nothing(
         (["--format", "onxx"], "did you mean 'onnx'"),
         (["--format", "onnx", "--precision", "int8"], "--calib"),
         (["--format", "onnx", "--batch", "0"], "batch must be at least 1"),
+        (["--format", "onnx", "--batch", "9" * 23], "at least 1 and at most 65536, got 999"),
         (["--format", "onnx", "--output", "x.xml"], "ends in .onnx"),
     ],
 )

@@ -171,7 +171,8 @@ def to_location(value: str | Path | Address) -> Location:
 
     Raises:
         UsageError: it is a path that was made of an address, and has lost a slash; or an address
-            with ``.`` or ``..`` among its folders, which storages take for names.
+            with ``.`` or ``..`` among its folders, which storages take for names, or with half of
+            a pair of brackets.
     """
     if isinstance(value, Address):
         return value
@@ -179,6 +180,10 @@ def to_location(value: str | Path | Address) -> Location:
         if not is_address(value):
             return Path(value)
         address = Address(value)
+        try:
+            urlsplit(value)
+        except ValueError as error:
+            raise UsageError(f"{value.partition('?')[0]}: not an address ({error})") from None
         if {".", ".."} & set(address._before_query.split("/")):
             raise UsageError(f"{address}: expected an address without '.' and '..' between slashes")
         return address

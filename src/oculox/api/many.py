@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import os
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -87,7 +88,7 @@ def predict_many(
 
 def _whole(path: str | Path) -> str:
     """A path that means the same to processes with another working folder."""
-    return str(Path(path).absolute()) if Path(path).exists() else str(path)
+    return str(Path(path).absolute()) if os.path.exists(path) else str(path)  # noqa: PTH110 - of a long name it says no
 
 
 def _open(model: str, options: Mapping[str, Any]) -> tuple[Pipeline, Mapping[str, Any]]:

@@ -23,7 +23,7 @@ from oculox.cli.serve import serve
 from oculox.cli.track import track
 from oculox.cli.train import SettingsCommand, train
 from oculox.distributed.launch import follow_launcher, is_launched, is_main_process, one_report
-from oculox.errors import OculoxError, OculoxWarning, RenamedKeyWarning, UsageError
+from oculox.errors import OculoxError, OculoxWarning, RenamedKeyWarning, UsageError, first_line
 from oculox.version import __version__
 
 # Wrong words of any kind; the module that has this class varies by version.
@@ -125,11 +125,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     except OculoxError as error:
-        who = "" if is_main_process() else f" (process {os.environ['RANK']})"
-        message = with_options(str(error))
-        print(f"error{who}: {message}", file=sys.stderr)  # noqa: T201 - the one line of an error
+        _say_error(with_options(str(error)))
         return error.exit_code
+    except OSError as error:  # of a file that no part of Oculox has better words for
+        where = "" if error.filename is None else f"{error.filename}: "
+        _say_error(f"{where}the system refuses ({error.strerror or first_line(error)})")
+        return 1
     return end or 0
+
+
+def _say_error(message: str) -> None:
+    who = "" if is_main_process() else f" (process {os.environ['RANK']})"
+    print(f"error{who}: {message}", file=sys.stderr)  # noqa: T201 - the one line of an error
 
 
 def _show_warning(

@@ -112,7 +112,7 @@ Backend = Annotated[
         "those installed, measured the first time, else torch.",
     ),
 ]
-Batch = Annotated[int, typer.Option("--batch", min=1, help="Images at once.")]
+Batch = Annotated[int, typer.Option("--batch", min=1, max=65536, help="Images at once.")]
 Workers = Annotated[int, typer.Option("--workers", min=0, help="Loader processes.")]
 Devices = Annotated[
     int,

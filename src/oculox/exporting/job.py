@@ -19,6 +19,9 @@ DEFAULT_OPSET = 18
 DEFAULT_LICENSE = "Apache-2.0"
 """Of Oculox and of the official weights; weights trained by others have the license they say."""
 
+MOST_IMAGES = 65536
+"""Of a batch; a larger number is a slip, and too much for what converters count with."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ExportOptions:
@@ -52,8 +55,10 @@ class ExportOptions:
 
     def __post_init__(self) -> None:
         """Check what no target can do."""
-        if self.batch is not None and self.batch < 1:
-            raise UsageError(f"batch must be at least 1, got {self.batch}")
+        if self.batch is not None and not 1 <= self.batch <= MOST_IMAGES:
+            raise UsageError(
+                f"batch must be at least 1 and at most {MOST_IMAGES}, got {self.batch}"
+            )
         if self.precision == "int8" and self.calibration is None:
             raise UsageError(
                 "int8 needs images to measure activations on; pass `calib`, a folder of "

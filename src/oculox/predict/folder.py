@@ -110,7 +110,7 @@ def predict_to_folder(
         DataError: when it cannot be written.
     """
     with local_output(output, overwrite=overwrite) as folder:
-        if folder.is_file() or not overwrite:
+        if not overwrite or folder.is_file():
             require_free(folder, replaceable=True)
         with remove_empty(folder):
             make_folder(folder)

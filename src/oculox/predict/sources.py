@@ -104,7 +104,7 @@ def find_sources(given: Iterable[str | Location], *, recursive: bool = False) ->
     """
     found: dict[object, Source] = {}
     for item in given:
-        for source in _resolve(as_text(to_location(item)), recursive):
+        for source in _resolve(item, recursive):
             key = source.path.resolve() if source.path else source.name
             found.setdefault(key, source)
     if not found:
@@ -142,13 +142,14 @@ def list_images(given: Sequence[str | Path], *, recursive: bool = False) -> Iter
 
 def _image_addresses(item: str, recursive: bool) -> Iterator[str]:
     if is_address(item) and not item.startswith(STREAM_PREFIXES):
-        address = Address(item)
+        address = to_location(item)
+        assert isinstance(address, Address)
         if address.suffix.lower() in IMAGE_SUFFIXES:
             yield item
         else:
             yield from (file.address.text for file in _stored_images(address, recursive))
         return
-    if not Path(item).is_dir():
+    if not os.path.isdir(item):  # noqa: PTH112 - of a name that is too long it says no
         for source in _resolve(item, recursive):
             if source.kind != "image":
                 raise UsageError(f"{source.name}: expected images, this is a {source.kind}")
@@ -201,7 +202,17 @@ def read_source(source: Source, *, stdin: BinaryIO | None = None) -> LoadedImage
     return LoadedImage(source=source, image=image, truncated=read_header(data).truncated)
 
 
-def _resolve(item: str, recursive: bool) -> list[Source]:
+def _resolve(item: str | Location, recursive: bool) -> list[Source]:
+    text = as_text(to_location(item))
+    try:
+        return _sources(text, recursive)
+    except OSError as error:
+        raise DataError(
+            f"{error.filename or text}: cannot be read ({error.strerror or error})"
+        ) from None
+
+
+def _sources(item: str, recursive: bool) -> list[Source]:
     if item == STDIN:
         return [Source(kind="stdin", name="stdin")]
     if is_address(item) and not item.startswith(STREAM_PREFIXES):

@@ -149,7 +149,7 @@ def track_to_folder(
     """
     if max_frames is not None and max_frames < 1:
         raise UsageError(f"`max_frames` must be at least 1, got {max_frames}")
-    if output.is_file() or not overwrite:
+    if not overwrite or output.is_file():
         require_free(output, replaceable=True)
     if Path(source).absolute() == (output / VIDEO).absolute():
         raise UsageError(f"{source}: the source would be replaced; name another `output`")

@@ -53,3 +53,15 @@ def test_damaged_models(tmp_path: Path, data: bytes, message: str) -> None:
     with pytest.raises(CheckpointError, match=message) as caught:
         read_metadata(path)
     assert str(path) in str(caught.value)
+
+
+def test_a_file_that_may_not_be_read(tmp_path, monkeypatch):
+    path = tmp_path / "a.onnx"
+    path.write_bytes(b"x")
+
+    def refuse(*_):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(CheckpointError, match=rf"^{path}: cannot be read \(Permission denied\)$"):
+        read_metadata(path)

@@ -24,14 +24,17 @@ def map_file(path: Path) -> memoryview:
     """The content of a file; pages are read when they are looked at.
 
     Raises:
-        CheckpointError: when there is no such file.
+        CheckpointError: when there is no such file, or it cannot be read.
     """
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file")
-    with path.open("rb") as file:
-        if not file.read(1):
-            return memoryview(b"")  # cannot be mapped
-        return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    try:
+        with path.open("rb") as file:
+            if not file.read(1):
+                return memoryview(b"")  # cannot be mapped
+            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from None
 
 
 def read_fields(message: memoryview) -> Iterator[tuple[int, Value]]:
@@ -101,8 +104,9 @@ def read_metadata(path: Path) -> dict[str, str]:
         CheckpointError: when the file is missing, damaged or of another kind.
     """
     texts: dict[str, str] = {}
+    message = map_file(path)
     try:
-        for number, value in read_fields(map_file(path)):
+        for number, value in read_fields(message):
             if number == 14:
                 entry = {key: as_text(text) for key, text in read_fields(as_bytes(value))}
                 texts[entry.get(1, "")] = entry.get(2, "")
