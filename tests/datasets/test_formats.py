@@ -227,6 +227,25 @@ def test_yolo_lines(tmp_path: Path, case: tuple[Any, ...]) -> None:
         np.testing.assert_allclose(found[0], box, atol=1e-3)
 
 
+def test_files_of_windows_editors_begin_with_a_mark(tmp_path: Path) -> None:
+    mark, root = "\ufeff", tmp_path / "y"
+    yolo(root, "train", "a", f"{mark}0 0.5 0.5 0.2 0.5")
+    yolo(root, "val", "b", f"{mark}1 0.5 0.5 0.2 0.5")
+    (root / "classes.txt").write_text(f"{mark}cat\ndog\n", "utf-8")
+    (root / "list.txt").write_text(f"{mark}images/train/a.png\n", "utf-8")
+    for text in ("train: list.txt\nval: images/val\n", "names: [cat, dog]\n"):
+        (root / "data.yaml").write_text(mark + text, "utf-8")
+        summary = from_yolo(root, tmp_path / f"c{len(text)}")
+        assert (summary.faults, summary.classes) == ((), ("cat", "dog"))
+        assert summary.objects == {"train": 1, "val": 1}
+    voc(tmp_path / "v", "a", voc_object("dog", 1, 1, 20, 20))
+    voc_list(tmp_path / "v", "train", [f"{mark}a"])
+    assert from_voc(tmp_path / "v", tmp_path / "cv").objects == {"train": 1}
+    path = tmp_path / "cv/annotations/instances_train2017.json"
+    path.write_text(mark + path.read_text("utf-8"), "utf-8")
+    assert len(load_coco(path, tmp_path / "cv/train2017")) == 1
+
+
 def test_yolo_images_without_labels_are_background(tmp_path: Path) -> None:
     yolo(tmp_path / "y", "train", "a")
     image(tmp_path / "y/images/train/b.png")

@@ -16,6 +16,9 @@ from oculox.types import FloatArray, IntArray
 SPLITS = ("train", "val", "test")
 """Names of splits in a converted dataset."""
 
+TEXT = "utf-8-sig"
+"""Encoding of what people write by hand: editors of Windows begin a file with a mark of UTF-8."""
+
 OnImage = Callable[[], None]
 
 

@@ -16,6 +16,7 @@ from oculox.data.image import IMAGE_SUFFIXES
 from oculox.datasets.formats.dataset import (
     NO_SIZE,
     SPLITS,
+    TEXT,
     ImageReader,
     LabelledData,
     LabelledObject,
@@ -108,7 +109,7 @@ def _lists(root: Path, splits: Mapping[str, str] | None) -> dict[str, list[str]]
         path = folder / f"{name}.txt"
         if not path.is_file():
             raise DataError(f"{path}: no such list of images")
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = path.read_text(encoding=TEXT, errors="replace").splitlines()
         stems = (line.strip() for line in lines)
         result.setdefault(split, []).extend(dict.fromkeys(s for s in stems if s))
     return result

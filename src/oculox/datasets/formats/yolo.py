@@ -15,6 +15,7 @@ from oculox.data.image import IMAGE_SUFFIXES
 from oculox.datasets.formats.dataset import (
     NO_SIZE,
     SPLITS,
+    TEXT,
     ImageReader,
     LabelledData,
     LabelledImage,
@@ -92,7 +93,7 @@ def _load_yaml(root: Path) -> tuple[dict[str, Any], Path]:
     else:
         path = root
     try:
-        config = read_yaml(path.read_text(encoding="utf-8"))
+        config = read_yaml(path.read_text(encoding=TEXT))
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read as YAML ({error})") from error
     if not isinstance(config, dict):
@@ -114,7 +115,7 @@ def _names(config: Mapping[str, Any], base: Path) -> tuple[str, ...]:
         return tuple(str(n) for n in names)
     listing = base / "classes.txt"
     if listing.is_file():
-        lines = listing.read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = listing.read_text(encoding=TEXT, errors="replace").splitlines()
         found = tuple(line.strip() for line in lines if line.strip())
         if found:
             return found
@@ -134,7 +135,7 @@ def _images(base: Path, config: Mapping[str, Any], split: str) -> Iterator[tuple
             paths = [] if named else [base / "images"]
     for path in paths:
         if path.suffix == ".txt" and _holds(Path.is_file, path):
-            for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            for line in path.read_text(encoding=TEXT, errors="replace").splitlines():
                 if line.strip():
                     image = _resolve(base, line.strip())
                     yield image, image.name
@@ -176,7 +177,7 @@ class _YoloReader(ImageReader):
         labels = label_path(path)
         objects = []
         try:
-            text = labels.read_text(encoding="utf-8")
+            text = labels.read_text(encoding=TEXT)
         except FileNotFoundError:
             text = ""
         except (OSError, UnicodeDecodeError) as error:
