@@ -196,6 +196,62 @@ def test_the_size_is_that_of_the_decoded_image(
     assert image_size(data, where="x") == decode_image(data, where="x").shape[:2]
 
 
+def with_notes(data: bytes, *bodies: bytes) -> bytes:
+    """A JPEG with APP1 segments."""
+    notes = (b"\xff\xe1" + struct.pack(">H", len(body) + 2) + body for body in bodies)
+    return data[:2] + b"".join(notes) + data[2:]
+
+
+def exif(*entries: tuple[int, int, int, int], order: str = "<") -> bytes:
+    """EXIF data of tags, types, counts and values; a value of a short is at the start of four."""
+    data = (b"II" if order == "<" else b"MM") + struct.pack(f"{order}HIH", 42, 8, len(entries))
+    for tag, kind, count, value in entries:
+        data += struct.pack(f"{order}HHI", tag, kind, count)
+        data += struct.pack(f"{order}H2x" if kind == 3 else f"{order}I", value)
+    return b"Exif\0\0" + data + bytes(4)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("orientation", range(10))
+def test_the_turn_of_a_jpeg_is_known_without_decoding(
+    photo: np.ndarray, monkeypatch: pytest.MonkeyPatch, orientation: int, order: str
+) -> None:
+    jpeg = encode(".jpg", photo)
+    turn = (0x112, 3, 1, orientation)
+    other = (0x128, 3, 1, 6)
+    datas = [with_notes(jpeg, exif(*rows, order=order)) for rows in ([turn], [other, turn], [])]
+    expected = [decode_image(data, where="x").shape[:2] for data in datas]
+    monkeypatch.delattr("oculox.data.image.decode_image")
+    assert [image_size(data, where="x") for data in datas] == expected
+    assert (expected[0] == (WIDTH, HEIGHT)) == (orientation in range(5, 9))
+    assert expected[2] == (HEIGHT, WIDTH)
+
+
+TURN = (0x112, 3, 1, 6)
+
+
+@pytest.mark.parametrize(
+    "notes",
+    [
+        [b"http://ns.adobe.com/xap/1.0/\0", exif(TURN)],
+        [exif(TURN), exif((0x112, 3, 1, 1))],
+        [exif(TURN, (0x112, 3, 1, 1))],
+        [exif((0x112, 4, 1, 6))],
+        [exif((0x112, 3, 2, 6))],
+        [exif((0x10F, 2, 9, 1 << 20), TURN)],
+        [exif((0x10F, 99, 9, 8), TURN)],
+        [exif(TURN)[:20]],
+        [b"Exif\0\0"],
+        [b""],
+    ],
+)
+def test_odd_exif_data_gives_the_size_of_the_decoded_image(
+    photo: np.ndarray, notes: list[bytes]
+) -> None:
+    data = with_notes(encode(".jpg", photo), *notes)
+    assert image_size(data, where="x") == decode_image(data, where="x").shape[:2]
+
+
 def test_header_of_a_gif() -> None:
     data = b"GIF89a" + struct.pack("<HH", WIDTH, HEIGHT)  # not every OpenCV writes one
     assert read_header(data).size_hw == (HEIGHT, WIDTH)
