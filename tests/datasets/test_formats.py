@@ -1,5 +1,6 @@
 import json
 import struct
+import threading
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from oculox.datasets.demo.dataset import write_demo
 from oculox.datasets.formats.convert import ConvertSummary, convert
 from oculox.datasets.formats.voc import parse_xml
 from oculox.datasets.formats.yolo import label_path
+from oculox.datasets.image_facts import ImageFacts, look_at
 from oculox.errors import DataError, UsageError
 
 
@@ -338,6 +340,29 @@ def test_images_that_exif_turns_are_measured_upright(tmp_path: Path) -> None:
     from_yolo(tmp_path / "yolo", tmp_path / "coco", classes=["cat"])
     (entry,) = coco_tree(tmp_path / "coco")["images"]
     assert (entry["height"], entry["width"]) == read_image(path).shape[:2]
+
+
+@pytest.mark.parametrize("name", ["yolo", "voc"])
+def test_images_are_measured_in_threads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, set_threads: Any, name: str
+) -> None:
+    stems = [f"{i}{'a' * i}" for i in range(9)]
+    for stem in stems:
+        voc(tmp_path / "voc", stem, voc_object("cat", 1, 1, 20, 20))
+        yolo(tmp_path / "yolo", "train", stem, "0 0.5 0.5 0.2 0.5")
+    seen = []
+
+    def looked(path: Path) -> ImageFacts:
+        seen.append(threading.current_thread())
+        return look_at(path)
+
+    monkeypatch.setattr(f"oculox.datasets.formats.{name}.look_at", looked)
+    set_threads(2)
+    summary = convert(tmp_path / name, tmp_path / "c", source_format=name, classes=["cat"])
+    assert (summary.objects, summary.faults) == ({"train": 9}, ())
+    assert [Path(i["file_name"]).stem for i in coco_tree(tmp_path / "c")["images"]] == stems
+    assert len(seen) == 9
+    assert threading.main_thread() not in seen
 
 
 def test_label_path_replaces_the_last_images_folder() -> None:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from oculox.data.faults import Fault, Severity, check_boxes
 from oculox.data.image import ImageFile
-from oculox.datasets.image_facts import look_at
+from oculox.datasets.image_facts import ImageFacts
 from oculox.types import FloatArray, IntArray
 
 SPLITS = ("train", "val", "test")
@@ -92,12 +92,11 @@ class ImageReader:
         """Note a finding."""
         self.faults.append(Fault(severity=severity, code=code, file=str(file), message=message))
 
-    def measure(self, path: Path) -> tuple[int, int] | None:
+    def measure(self, path: Path, fact: ImageFacts) -> tuple[int, int] | None:
         """Height and width of an image; None, and a fault, where it cannot be used.
 
         A bad image that is kept has `NO_SIZE`.
         """
-        fact = look_at(path)
         if fact.problem is not None:
             code, message = fact.problem
             self.fault(code, path, message)

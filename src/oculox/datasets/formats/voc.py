@@ -6,6 +6,7 @@ this way too (xmax - xmin + 1).
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from xml.etree.ElementTree import Element, ParseError
 
@@ -23,6 +24,8 @@ from oculox.datasets.formats.dataset import (
     OnImage,
     labelled,
 )
+from oculox.datasets.image_facts import ImageFacts, look_at
+from oculox.distributed.ahead import usable_threads, work_ahead
 from oculox.errors import DataError
 
 MAX_BYTES = 16 << 20
@@ -71,8 +74,9 @@ def read_voc(
         readers[split] = _VocReader(
             root, by_stem, skip_difficult=skip_difficult, keep_bad_images=keep_bad_images
         )
-        for stem in stems:
-            image = readers[split].read(stem, split)
+        look = partial(_looked_at, by_stem)
+        for stem, fact in work_ahead(look, stems, threads=usable_threads()):
+            image = readers[split].read(stem, split, fact)
             if image is not None:
                 stated[split].append(image)
             on_image()
@@ -92,6 +96,11 @@ def read_voc(
         for split, images in stated.items()
     }
     return LabelledData(names, result, {split: r.faults for split, r in readers.items()})
+
+
+def _looked_at(images: Mapping[str, Path], stem: str) -> tuple[str, ImageFacts | None]:
+    """An image with what is known of its file; None where there is none."""
+    return stem, look_at(images[stem]) if stem in images else None
 
 
 def _lists(root: Path, splits: Mapping[str, str] | None) -> dict[str, list[str]]:
@@ -129,14 +138,14 @@ class _VocReader(ImageReader):
         self._images = images
         self._skip_difficult = skip_difficult
 
-    def read(self, stem: str, split: str) -> _Stated | None:
+    def read(self, stem: str, split: str, fact: ImageFacts | None) -> _Stated | None:
         """One image with its label file, size and usable objects, of any class."""
         xml = self._root / "Annotations" / f"{stem}.xml"
         if not stays_inside(stem):
             self.fault("path-escape", f"{split}.txt", f"{stem!r} leads out of the dataset")
             return None
         image = self._images.get(stem)
-        if image is None:
+        if image is None or fact is None:
             self.fault("image-missing", xml, f"no image {stem}.* in JPEGImages/")
             return None
         try:
@@ -147,7 +156,7 @@ class _VocReader(ImageReader):
         except (OSError, DataError) as error:
             self.fault("labels-unreadable", xml, str(error))
             return None
-        hw = self.measure(image)
+        hw = self.measure(image, fact)
         if hw is None or hw == NO_SIZE:
             return None if hw is None else (image, xml, hw, [])
         wrong = self._wrong_size(tree, hw, xml)

@@ -23,7 +23,8 @@ from oculox.datasets.formats.dataset import (
     OnImage,
     labelled,
 )
-from oculox.datasets.image_facts import place_image
+from oculox.datasets.image_facts import ImageFacts, look_at, place_image
+from oculox.distributed.ahead import usable_threads, work_ahead
 from oculox.errors import DataError
 from oculox.files import FileMode
 
@@ -62,8 +63,9 @@ def read_yolo(
             continue  # one folder is often named both by the file and by itself
         reader = readers.setdefault(split, _YoloReader(names, keep_bad_images=keep_bad_images))
         images = []
-        for path, name in _images(base, config, source):
-            image = reader.read(path, name)
+        listed = work_ahead(_looked_at, _images(base, config, source), threads=usable_threads())
+        for path, name, fact in listed:
+            image = reader.read(path, name, fact)
             if image is not None:
                 images.append(image)
             on_image()
@@ -145,6 +147,12 @@ def _images(base: Path, config: Mapping[str, Any], split: str) -> Iterator[tuple
                     yield image, image.relative_to(path).as_posix()
 
 
+def _looked_at(image: tuple[Path, str]) -> tuple[Path, str, ImageFacts | None]:
+    """An image with what is known of its file; None where it has no name that a file can have."""
+    path, name = image
+    return path, name, look_at(path) if path.name and "\0" not in str(path) else None
+
+
 def _resolve(base: Path, stated: str) -> Path:
     """A stated path, counted from the base; a leading ../ that leads nowhere is ignored."""
     path = base / stated
@@ -166,12 +174,12 @@ class _YoloReader(ImageReader):
         super().__init__(keep_bad_images=keep_bad_images)
         self._names_by_index = names
 
-    def read(self, path: Path, name: str) -> LabelledImage | None:
+    def read(self, path: Path, name: str, fact: ImageFacts | None) -> LabelledImage | None:
         """One image with its usable objects; without a label file it shows none."""
-        if "\0" in str(path) or not path.name:
+        if fact is None:
             self.fault("image-missing", str(path), "not the name of an image")
             return None
-        hw = self.measure(path)
+        hw = self.measure(path, fact)
         if hw is None:
             return None
         labels = label_path(path)
