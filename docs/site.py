@@ -19,6 +19,8 @@ OUTSIDE = {
     "NOTICE": "NOTICE.txt",
 }
 REFERENCE = "# Names in Python\n\nThe public names, from their docstrings.\n\n::: oculox\n"
+# The site has its own list of pages.
+LIST_OF_PAGES = re.compile(r"^## Documentation\n.*?(?=^## )", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"(?<=\]\()(?!\w+:|#)([^)#\s]+)")
 
 
@@ -27,6 +29,8 @@ def on_files(files: Files, *, config: MkDocsConfig) -> Files:
     root = Path(config.config_file_path).parent
     for source, target in OUTSIDE.items():
         text = (root / source).read_text("utf-8")
+        if target == "index.md":
+            text = LIST_OF_PAGES.sub("", text)
         files.append(File.generated(config, target, content=text))
     files.append(File.generated(config, "reference.md", content=REFERENCE))
     return files
