@@ -297,12 +297,13 @@ def test_manifests_run_the_node_script(path, stand_ins, tmp_path):
 
 
 PAGE = (FOLDER.parents[1] / "docs/cluster.md").read_text("utf-8")
+MEMORY = (FOLDER.parents[1] / "docs/training.md").read_text("utf-8")
 COCO, EPOCHS, OBJECTS365 = 118_287, 300, 1_800_000
 
 
-def rows(columns):
-    """The cells of the page's tables with that many columns, heads left out."""
-    for line in PAGE.splitlines():
+def rows(page, columns):
+    """The cells of a page's tables with that many columns, heads left out."""
+    for line in page.splitlines():
         cells = [cell.strip() for cell in line.strip("|").split("|")]
         if line.startswith("|") and len(cells) == columns and re.search(r"\d", cells[-1]):
             yield cells
@@ -312,7 +313,7 @@ def test_the_costs_follow_from_the_rates():
     per_core, size = (float(re.search(rf"\b{name} = ([\d.]+)", PAGE)[1]) for name in "LB")
     images = float(re.search(r"\bK = ([\d.]+)", PAGE)[1])
     assert images == round((285 * 5 + 15) / EPOCHS, 1)
-    table = list(rows(7))
+    table = list(rows(PAGE, 7))
     assert len(table) == 4
     for _, _, stated, coco, objects, cores, traffic in table:
         rate = float(stated)
@@ -342,7 +343,7 @@ def kept_for_backward(recipe):
 
 
 def test_memory_is_what_the_network_keeps():
-    table = {name: (int(side), int(size)) for name, side, size in rows(3) if name[:4] == "yolo"}
+    table = {name: (int(side), int(size)) for name, side, size in rows(MEMORY, 3) if name[:5] == "yolox"}
     assert len(table) == 7
     for name, (side, _) in table.items():
         assert load_config(name).input.size == (side, side)

@@ -147,11 +147,11 @@ class DataConfig(_Section):
     max_labels: Positive = 120
     """Most objects kept in a training image."""
     cache: Literal["none", "ram", "disk"] = "none"
-    """Keep decoded training images: in memory, or in a file beside the annotations."""
+    """Keep decoded training images: in memory (ram), or in a file beside the annotations (disk)."""
     workers: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
     """Loader processes for each training process; auto leaves cores for the network."""
     max_bad_images: Annotated[int, Field(ge=0)] | None = None
-    """Unusable training images to go on without; null: one in 100 of the split, at least 10."""
+    """Most unusable training images that a run leaves out; null: one in 100, at least 10."""
 
 
 class AugmentConfig(_Section):
@@ -212,11 +212,12 @@ class OptimizerConfig(_Section):
     lr: float = Field(0.01, gt=0)
     """Peak learning rate for 64 images a step; scaled by the global batch."""
     lr_scaling: Literal["linear", "root"] = "linear"
-    """How `lr` follows the images of a step: in proportion, or as their square root."""
+    """How `lr` is scaled with the images of a step: in proportion, or with the square root."""
     known_lr_ratio: float = Field(1.0, gt=0, le=1)
-    """Part of `lr` where the weights know all classes by name; where some, in proportion."""
+    """Factor on `lr` when the start weights contain all classes of the data (compared by name).
+    With only some of them, between this and 1."""
     body_lr_ratio: float = Field(1.0, gt=0, le=1)
-    """Part of `lr` for the backbone and the neck; the head always has all of it."""
+    """Factor on `lr` for the backbone and the neck."""
     momentum: float = Field(0.9, ge=0, lt=1)
     """Nesterov momentum of sgd, the first beta of adamw."""
     weight_decay: float = Field(5e-4, ge=0)
@@ -235,14 +236,14 @@ class ScheduleConfig(_Section):
     min_lr_ratio: float = Field(0.05, ge=0, le=1)
     """Lowest learning rate as a fraction of the peak."""
     tail_lr: Literal["lowest", "falling"] = "lowest"
-    """Rate of the tail: the lowest all along, as in the paper, or falling to it with the cosine."""
+    """Learning rate of the tail: the lowest, as in the paper, or falling to it with the cosine."""
 
 
 class EmaConfig(_Section):
-    """Exponential moving average of the weights, the one that is evaluated."""
+    """Exponential moving average (EMA) of the weights; the EMA weights are evaluated."""
 
     enabled: bool = True
-    """Keep an average."""
+    """Keep EMA weights."""
     decay: float = Field(0.9998, gt=0, lt=1)
     """Decay after the ramp."""
     ramp: float = Field(2000.0, gt=0)
@@ -261,19 +262,19 @@ class TrainConfig(_Section):
     aug_epochs: int = Field(285, ge=0)
     """Epochs of the first phase, with strong augmentation."""
     tail_epochs: int = Field(15, ge=0)
-    """Epochs of the tail, without it and with the L1 term."""
+    """Epochs of the tail, without mosaic, affine and mixup and with the L1 term."""
     max_steps: Positive | None = None
     """Stop after this many steps (for trials); null for whole epochs."""
     seed: int = Field(0, ge=0)
     """Seed of everything random."""
     device: Literal["auto", "cpu", "cuda", "mps", "npu"] = "auto"
-    """Where to train; auto takes the best present."""
+    """Where to train; auto takes the best device present."""
     precision: TrainPrecision = "auto"
     """Precision of the network; loss and assignment stay in float32. auto takes bf16 where the
     processor or GPU computes it natively, fp32 elsewhere."""
     channels_last: bool = True
     """Train in channels-last memory on CPUs and CUDA: faster, with less exact batch-norm sums on a
-    CPU; false for losses that follow the official code's to the last digit."""
+    CPU; false gives the official code's losses to the last digit."""
     compile: bool = False
     """Compile the network with torch.compile: minutes at the start, faster steps after that. What
     cannot be compiled runs as it is."""
@@ -282,13 +283,16 @@ class TrainConfig(_Section):
     freeze: tuple[Literal["backbone", "neck", "head"], ...] = ()
     """Parts whose weights and batch-norm statistics stay as loaded."""
     match_classes: bool = False
-    """Keep the weights' predictors of classes by name; false: all where the count agrees."""
+    """Keep the weights' predictors of classes with the same name; false: keep all if the number of
+    classes is the same."""
     log_interval: Positive = 10
     """Steps between log lines."""
     eval_interval: int = Field(10, ge=0)
-    """Epochs between evaluations in the first phase; 0 for only at the end."""
+    """Epochs between evaluations in the first phase; 0: none in this phase. The end of the run is
+    always evaluated."""
     tail_eval_interval: int = Field(1, ge=0)
-    """Epochs between evaluations in the tail; 0 for only at the end."""
+    """Epochs between evaluations in the tail; 0: none in the tail. The end of the run is always
+    evaluated."""
     checkpoint_interval: Positive = 1
     """Epochs between writes of `last.pt`."""
     keep_checkpoints: int = Field(0, ge=0)
@@ -331,20 +335,20 @@ class EvalConfig(_Section):
     batch: Positive = 8
     """Images at once on each device."""
     conf: Fraction = 0.01
-    """Lowest score kept."""
+    """Confidence threshold: lowest score kept."""
     iou: Fraction = 0.65
     """IoU above which the weaker of two boxes of a class is dropped."""
     max_det: Positive = 1000
     """Most detections kept in an image (COCO counts 100)."""
     max_bad_images: int = Field(0, ge=0)
-    """Unusable validation images to leave out of the metrics; above it the run ends."""
+    """Most unusable validation images left out of the metrics; with more the run ends."""
 
 
 class Config(_Section):
     """Everything that defines a run."""
 
     recipe: Literal["official", "adamw", "finetune"] = "official"
-    """Whose training settings these are; chosen before all other settings are applied."""
+    """The set of training settings; applied before all other settings."""
     model: ModelConfig = ModelConfig()
     input: InputConfig = InputConfig()
     data: DataConfig = DataConfig()
