@@ -215,3 +215,17 @@ def test_wrong_values_leave_nothing(demo, tmp_path):
     with pytest.raises(DataError, match="nothing could be cut into tiles; the first fault"):
         tile_data(tmp_path / "src", tmp_path / "new/t", tiling=SIZE)
     assert [path.name for path in tmp_path.iterdir()] == ["src"]
+
+
+@pytest.mark.parametrize(
+    ("folders", "name"),
+    [(("images", "labels"), "YOLO"), (("Annotations", "JPEGImages"), "Pascal VOC")],
+)
+def test_other_formats_are_to_be_converted_first(tmp_path, folders, name):
+    for folder in folders:
+        (tmp_path / "src" / folder).mkdir(parents=True)
+    with pytest.raises(
+        DataError, match=f"a {name} dataset.*convert it first with `oculox data conv"
+    ):
+        tile_data(tmp_path / "src", tmp_path / "t", tiling=SIZE)
+    assert not (tmp_path / "t").exists()

@@ -343,7 +343,9 @@ def kept_for_backward(recipe):
 
 
 def test_memory_is_what_the_network_keeps():
-    table = {name: (int(side), int(size)) for name, side, size in rows(MEMORY, 3) if name[:5] == "yolox"}
+    table = {
+        name: (int(side), int(size)) for name, side, size in rows(MEMORY, 3) if name[:5] == "yolox"
+    }
     assert len(table) == 7
     for name, (side, _) in table.items():
         assert load_config(name).input.size == (side, side)
