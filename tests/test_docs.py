@@ -28,7 +28,10 @@ ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("deploy/**/*.md")])
 KEYS = frozenset(known_keys())
 KEY = re.compile(rf"\b(?:{'|'.join(Config.model_fields)})(?:\.[a-z_0-9]+)+\b")
-FILE_SUFFIXES = (".xml", ".md", ".py", ".pt", ".json", ".yaml", ".jsonl", ".txt")
+FILE_SUFFIXES = (
+    *(".xml", ".onnx", ".torchscript", ".pt2", ".ncnn", ".tflite", ".mlpackage"),
+    *(".md", ".py", ".pt", ".json", ".yaml", ".jsonl", ".txt"),
+)
 
 each_page = pytest.mark.parametrize(
     "page", PAGES, ids=[page.relative_to(ROOT).as_posix() for page in PAGES]
@@ -151,7 +154,12 @@ def test_keys_exist(page):
 @each_page
 def test_settings_are_valid(page):
     text = page.read_text("utf-8")
-    settings = [word for words, _ in commands(text) for word in words if KEY.match(word)]
+    settings = [
+        word
+        for words, _ in commands(text)
+        for word in words
+        if KEY.match(word) and not word.endswith(FILE_SUFFIXES)
+    ]
     for code in codes(text):
         if not code.block and KEY.match(code.text):
             together = code.text.partition(" --")[0]
@@ -274,6 +282,22 @@ def test_figures_of_the_nano_are_the_measured_ones():
         lines = (ROOT / page).read_text("utf-8").splitlines()
         [line] = [line for line in lines if line.startswith(start)]
         assert f" {ap} |" in line
+
+
+# A figure that stands on several pages, and the pages: a new measurement changes all of them.
+FIGURES = {
+    "2 min 16 s": ("docs/quickstart.md", "docs/experiments.md"),
+    "1.75 times": ("README.md", "docs/performance.md"),
+    "2.73 s": ("docs/cluster.md", "docs/performance.md"),
+    "2.3 to 2.5 times": ("docs/training.md", "docs/experiments.md"),
+    "0.598": ("README.md", "docs/own-data.md", "docs/experiments.md"),
+}
+
+
+@pytest.mark.parametrize("figure", FIGURES)
+def test_figures_of_several_pages_agree(figure):
+    for page in FIGURES[figure]:
+        assert figure in " ".join((ROOT / page).read_text("utf-8").split()), page
 
 
 def test_every_key_is_described_with_its_default():

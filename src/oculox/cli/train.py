@@ -32,7 +32,7 @@ Recipe = Annotated[
 ]
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(metavar="KEY=VALUE", help="Settings, such as data.root=my_data."),
+    typer.Argument(metavar="KEY=VALUE", help="Settings, such as data.root=my-data."),
 ]
 
 
