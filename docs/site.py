@@ -19,8 +19,9 @@ OUTSIDE = {
     "NOTICE": "NOTICE.txt",
 }
 REFERENCE = "# Names in Python\n\nThe public names, from their docstrings.\n\n::: oculox\n"
-# The site has its own list of pages.
+# Of the README: the site has its own list of pages, and a page of the license.
 LIST_OF_PAGES = re.compile(r"^## Documentation\n.*?(?=^## )", re.DOTALL | re.MULTILINE)
+LICENSE = re.compile(r"^#(# License and citation\n.*)", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"(?<=\]\()(?!\w+:|#)([^)#\s]+)")
 
 
@@ -30,7 +31,9 @@ def on_files(files: Files, *, config: MkDocsConfig) -> Files:
     for source, target in OUTSIDE.items():
         text = (root / source).read_text("utf-8")
         if target == "index.md":
-            text = LIST_OF_PAGES.sub("", text)
+            license_text = LINK.sub(r"../\1", LICENSE.findall(text)[0])
+            files.append(File.generated(config, "license.md", content=license_text))
+            text = LICENSE.sub("", LIST_OF_PAGES.sub("", text))
         files.append(File.generated(config, target, content=text))
     files.append(File.generated(config, "reference.md", content=REFERENCE))
     return files
