@@ -18,7 +18,7 @@ OUTSIDE = {
     "LICENSE": "LICENSE.txt",
     "NOTICE": "NOTICE.txt",
 }
-REFERENCE = "# Names in Python\n\nThe public names, from their docstrings.\n\n::: oculox\n"
+REFERENCE = "# Python API reference\n\nThe public names, from their docstrings.\n\n::: oculox\n"
 # Of the README: the site has its own list of pages, and a page of the license.
 LIST_OF_PAGES = re.compile(r"^## Documentation\n.*?(?=^## )", re.DOTALL | re.MULTILINE)
 LICENSE = re.compile(r"^#(# License and citation\n.*)", re.DOTALL | re.MULTILINE)
