@@ -3,8 +3,8 @@
 #
 #   node.sh OUTPUT RECIPE [SETTING...]
 #
-# Starts the run, or goes on with the one in OUTPUT: a folder that all machines share or, for one
-# machine, an address such as s3://bucket/runs/coco.
+# Starts the run, or resumes the one in OUTPUT: a folder that all machines share or, for one
+# machine, a URL such as s3://bucket/runs/coco.
 # torchrun reads from the environment how many machines and devices there are and where they meet:
 # PET_NNODES, PET_NPROC_PER_NODE, PET_RDZV_ENDPOINT (host:port), PET_RDZV_ID and PET_MAX_RESTARTS.
 set -euo pipefail
@@ -21,7 +21,7 @@ begun=
 case $output in
 *://*)
   if [ "${PET_NNODES:-1}" != 1 ]; then
-    echo "error: OUTPUT must be a folder that all machines share, got the address $output" >&2
+    echo "error: OUTPUT must be a folder that all machines share, got the URL $output" >&2
     exit 2
   fi
   begun=$(python -c '

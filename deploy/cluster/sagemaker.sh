@@ -5,13 +5,13 @@
 #
 # with this folder as the input channel "code" and the dataset as the channel "train". A run is kept
 # in /opt/ml/checkpoints, which SageMaker copies to CheckpointConfig.S3Uri and back into a job that
-# goes on. Several instances need a folder in common: set OUTPUT to one on FSx or EFS.
+# is resumed. Several instances need a shared folder: set OUTPUT to one on FSx or EFS.
 set -euo pipefail
 root=${SAGEMAKER_ROOT:-/opt/ml}
 output=${OUTPUT:-$root/checkpoints/run}
 case $output in
 *://*)
-  echo "error: OUTPUT must be a folder, got the address $output; checkpoints go to S3 anyway" >&2
+  echo "error: OUTPUT must be a folder, got the URL $output; checkpoints go to S3 anyway" >&2
   exit 2
   ;;
 esac

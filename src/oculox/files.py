@@ -228,8 +228,8 @@ def require_local(path: Path) -> Path:
     """
     if re.match(r"(s3a?|obs|gc?s|az|abfss?|hf|https?):/", path.as_posix()):
         raise UsageError(
-            f"{path}: expected a path on this machine, not an address; where an address can stand, "
-            "Python takes it as text, since Path() changes it"
+            f"{path}: expected a path on this machine, not a URL; where a URL is allowed, pass it "
+            "as a string, since Path() changes it"
         )
     return path
 

@@ -67,7 +67,7 @@ def test_paths_stay_paths():
     assert to_location(Path("a/b")) == Path("a/b")
     assert not is_address("C:/images")
     assert to_location("s3://b/a") == Address("s3://b/a")
-    with pytest.raises(UsageError, match="Python takes it as text"):
+    with pytest.raises(UsageError, match="pass it as a string"):
         to_location(Path("s3://bucket/a"))
     for text in ("s3://bucket/a/..", "s3://bucket/./a", "https://host/a/../b?key=1"):
         with pytest.raises(UsageError, match=r"without '\.' and '\.\.'"):

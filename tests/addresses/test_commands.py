@@ -73,14 +73,14 @@ def test_datasets_of_other_formats_are_for_a_disk(s3, capsys, tmp_path):
     s3.put("bucket-yolo", {"mine/data.yaml": b"", "mine/labels/train/a.txt": b""})
     data = "s3://bucket-yolo/mine"
     advice = (
-        "YOLO and Pascal VOC are not read at addresses: make COCO (`oculox data convert`) or shards"
+        "YOLO and Pascal VOC are not read from URLs: make COCO (`oculox data convert`) or shards"
     )
     for words in (["data", "check", data], ["train", "yolox-nano", f"data.root={data}/data.yaml"]):
         assert main(words) == 1
         assert advice in capsys.readouterr().err
     words = ["data", "convert", "--from", "yolo", "--to", "coco"]
     assert main([*words, data, str(tmp_path / "out")]) == 2
-    assert "expected a path on this machine, not an address" in capsys.readouterr().err
+    assert "expected a path on this machine, not a URL" in capsys.readouterr().err
 
 
 def test_eval_and_check_of_stored_data(s3, stored, capsys):
@@ -148,7 +148,7 @@ def test_what_a_killed_run_left_here_is_named(s3, eager_weights, tmp_path, monke
     assert (folder / "last.pt").read_bytes() == there
     left = folder.with_name("mine-2")
     assert f"{left} on this machine (last.pt after step 40; " in str(told[0].message)
-    assert f"go on with it here: oculox train --resume {left}" in str(told[0].message)
+    assert f"resume it here: oculox train --resume {left}" in str(told[0].message)
     with monkeypatch.context() as patch:
         patch.setenv("OCULOX_LAUNCHER", "1")  # one of several processes, whose launcher has told
         assert run_place(None, run).resume == folder
@@ -172,7 +172,7 @@ def test_several_machines_need_a_folder(monkeypatch, capsys, option):
     monkeypatch.setenv("GROUP_WORLD_SIZE", "2")  # of torchrun --nnodes 2
     words = ["yolox-nano"] if option == "--output" else []
     assert main(["train", *words, option, "s3://bucket/run"]) == 2
-    message = "s3://bucket/run: only one machine can train a run at an address, and here are 2"
+    message = "s3://bucket/run: only one machine can train a run at a URL, and here are 2"
     assert f"error: {message}" in capsys.readouterr().err
 
 
@@ -211,7 +211,7 @@ def test_a_damaged_state_at_an_address_is_named_there(s3, quick, capsys, tmp_pat
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith(f"error: {run}/last.pt: damaged")
     assert str(tmp_path) not in error
-    command = error.partition("is whole, go on from it with: oculox ")[2].split()
+    command = error.partition("is whole, resume from it with: oculox ")[2].split()
     assert command == ["train", "--resume", f"{run}/previous.pt"]
     assert main([*command, "train.batch=9"]) == 2
     assert f"{run}: the run was started with other settings" in capsys.readouterr().err

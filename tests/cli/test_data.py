@@ -158,7 +158,7 @@ def test_stats(demo: Path) -> None:
         (("check", "{demo}", "--fix", "x", "--no-deep"), UsageError, "--no-deep"),
         (("check", "{demo}", "--images", "{demo}"), UsageError, "JSON file"),
         (("pack", "{demo}", "s3://b/x"), UsageError, "s3:/b/x: expected a path on this machine"),
-        (("view", "{demo}", "--output", "s3://b/x.html"), UsageError, "not an address"),
+        (("view", "{demo}", "--output", "s3://b/x.html"), UsageError, "not a URL"),
         (("check", "{demo}", "--split", "test"), DataError, "no test split"),
         (("stats", "/nowhere"), DataError, "/nowhere: no such dataset"),
         (("demo", "x", "--train", "0"), UsageError, "at least 1"),

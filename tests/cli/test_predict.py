@@ -209,7 +209,7 @@ def test_parquet(predict, rows, eager_pt, images, tmp_path):
         assert row["names"] == [one.name for one in single]
         assert (row["height"], row["width"]) == single.image.shape[:2]
     assert sum(len(row["scores"]) for row in found) == summary["detections"] > 0
-    assert "pass --resume to go on" in predict(*words, code=2).error
+    assert "pass --resume to continue" in predict(*words, code=2).error
     (tmp_path / "out/part-000001.parquet").unlink()
     assert predict(*words, "--resume", "--batch", 2).json["kept_parts"] == 1
     assert rows(tmp_path / "out") == found

@@ -103,7 +103,7 @@ def test_an_occupied_folder_is_wrong_usage(train, tmp_path):
     (output / "config.yaml").write_text("mine")
     error = train(output, code=2).error
     assert "holds another run" in error
-    assert f"choose another --output, or go on with it: --resume '{output}'" in error
+    assert f"choose another --output, or resume it: --resume '{output}'" in error
 
 
 def test_neither_a_recipe_nor_a_run(oculox):

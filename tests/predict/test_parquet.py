@@ -171,7 +171,7 @@ def test_a_run_goes_on_with_the_same_settings_alone(run, tmp_path, changes, key)
 def test_an_occupied_folder(run, images, tmp_path):
     out = tmp_path / "out"
     run(part_size=2)
-    with pytest.raises(UsageError, match="parts of another run; pass `resume` to go on"):
+    with pytest.raises(UsageError, match="parts of another run; pass `resume` to continue"):
         run()
     assert run([images / "0.png"], overwrite=True).parts == 1
     assert [row["image"] for row in rows(out)] == [str(images / "0.png")]
@@ -252,7 +252,7 @@ def test_from_an_address_to_an_address(run, images, s3):
     )
     assert [len(scores) for scores in changed["scores"]] == [0, 1, 0]
     assert changed["error"].to_pylist()[2] == "s3://bucket/images/9.png: no such image"
-    with pytest.raises(UsageError, match="pass `resume` to go on"):
+    with pytest.raises(UsageError, match="pass `resume` to continue"):
         run(**where)
     run(["s3://bucket/images/0.png"], output=where["output"], overwrite=True)
     assert [row["image"] for row in stored()] == ["s3://bucket/images/0.png"]

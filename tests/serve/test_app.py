@@ -127,7 +127,7 @@ JSON = {"Content-Type": "application/json"}
         (422, "'image' must be a string", {"json": {"image": 3}, "headers": {}}),
         (422, "not valid base64", {"json": {"image": "!"}, "headers": {}}),
         (422, "not valid base64", {"json": {"image": "é"}, "headers": {}}),
-        (422, "fetches no addresses", {"json": {"url": "http://a.example/"}, "headers": {}}),
+        (422, "fetches no URLs", {"json": {"url": "http://a.example/"}, "headers": {}}),
     ],
 )
 def test_bodies_that_are_refused(small_client, status, reason, request_):
@@ -223,7 +223,7 @@ def test_addresses_where_they_are_allowed(red_png):
         for path in (f"{client.address}/metrics", "http://169.254.169.254/latest", "file:///etc/x"):
             answer = client.post("/v1/detect", json={"url": path})
             assert answer.status_code == 422
-            assert "address" in answer.json()["error"]
+            assert "the URL" in answer.json()["error"]
         assert client.detect(red_png).status_code == 200
 
 

@@ -239,7 +239,7 @@ def test_a_run_stopped_by_a_signal_goes_on_exactly(
     with pytest.raises(KeyboardInterrupt):
         train("yolox-nano", *quick, output=output)
     said = (
-        f"stopped by SIGINT after step {step}; last.pt is saved, go on with: "
+        f"stopped by SIGINT after step {step}; last.pt is saved, resume with: "
         f"oculox train --resume '{output}'"
     )
     assert said in (output / "log.txt").read_text()
@@ -770,7 +770,7 @@ def test_a_damaged_state_names_a_whole_one_to_go_on_from(finished, quick, tmp_pa
         assert main(["train", "--resume", str(output), "train.max_steps=null"]) == 1
         error = capfd.readouterr().err.splitlines()[-1]
         assert f"{output / 'last.pt'}: damaged" in error
-        assert "the state after step 8 is whole, go on from it with: oculox train" in error
+        assert "the state after step 8 is whole, resume from it with: oculox train" in error
         assert {path: path.read_bytes() for path in output.iterdir()} == left
     # The command of the message, to the end: as if nothing had happened.
     words = shlex.split(error.split("oculox ")[1])

@@ -168,7 +168,7 @@ def test_redirects_are_followed_but_never_to_other_schemes(server: Server, tmp_p
     server.location = "/elsewhere/w.pth"
     assert fetch(server, tmp_path).path.read_bytes() == CONTENT
     server.location = (tmp_path / "weights.pth").as_uri()
-    with pytest.raises(OculoxError, match="leads to an address that is not encrypted"):
+    with pytest.raises(OculoxError, match="leads to a URL that is not encrypted"):
         fetch(server, tmp_path / "other")
 
 
@@ -191,7 +191,7 @@ def test_https_is_never_redirected_to_http(
         done = fetch_weights(entry(), folder=tmp_path / "a", url=url)
         assert done.path.read_bytes() == CONTENT
         secure.location = server.url
-        with pytest.raises(OculoxError, match="leads to an address that is not encrypted"):
+        with pytest.raises(OculoxError, match="leads to a URL that is not encrypted"):
             fetch_weights(entry(), folder=tmp_path / "b", url=url)
     assert server.requests == []
 

@@ -185,6 +185,6 @@ def to_location(value: str | Path | Address) -> Location:
         except ValueError as error:
             raise UsageError(f"{value.partition('?')[0]}: not an address ({error})") from None
         if {".", ".."} & set(address._before_query.split("/")):
-            raise UsageError(f"{address}: expected an address without '.' and '..' between slashes")
+            raise UsageError(f"{address}: expected a URL without '.' and '..' between slashes")
         return address
     return require_local(value)

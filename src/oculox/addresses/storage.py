@@ -63,13 +63,13 @@ def open_filesystem(address: Address) -> tuple[Any, str]:
         MissingExtraError: the extra `cloud` is not installed.
         UsageError: the storage is unknown, or needs a package or setting that is not there.
     """
-    fsspec = require("fsspec", extra="cloud", purpose=f"the address {address}")
+    fsspec = require("fsspec", extra="cloud", purpose=f"the URL {address}")
     scheme, options = address.scheme, {}
     if scheme in S3_SCHEMES:
-        require("s3fs", extra="cloud", purpose=f"the address {address}")
+        require("s3fs", extra="cloud", purpose=f"the URL {address}")
         options, scheme = _s3_options(address), "s3"
     elif scheme in WEB_SCHEMES:
-        aiohttp = require("aiohttp", extra="cloud", purpose=f"the address {address}")
+        aiohttp = require("aiohttp", extra="cloud", purpose=f"the URL {address}")
         limits = aiohttp.ClientTimeout(sock_connect=_CONNECT_SECONDS, sock_read=_READ_SECONDS)
         options = {"client_kwargs": {"timeout": limits}}
     try:
@@ -82,8 +82,8 @@ def open_filesystem(address: Address) -> tuple[Any, str]:
         ) from None
     except ValueError:
         raise UsageError(
-            f"{address}: '{scheme}://' is no storage that is known; expected a path, or an "
-            "address such as s3://bucket/folder or https://server/file"
+            f"{address}: '{scheme}://' is no storage that is known; expected a path, or a "
+            "URL such as s3://bucket/folder or https://server/file"
         ) from None
     text = address.text.partition("://")[2]
     return system, system._strip_protocol(f"{scheme}://{text}")

@@ -128,7 +128,7 @@ class Detector:
             self.backend = model
         else:
             raise UsageError(
-                "the model: expected a path, an address, a name of published weights or a Backend, "
+                "the model: expected a path, a URL, a name of published weights or a Backend, "
                 f"got {type(model).__name__}"
             )
         spec = self.backend.spec

@@ -18,7 +18,7 @@ def benchmark(
     imgsz: o.ImageSize = None,
     samples: Annotated[int, typer.Option(min=1, help="Images to time.")] = 50,
     threads: Annotated[
-        int | None, typer.Option(min=1, help="Of the CPU; one per core by default.")
+        int | None, typer.Option(min=1, help="CPU threads; one per core by default.")
     ] = None,
     data: o.Data = None,
     images: o.Images = None,

@@ -34,7 +34,7 @@ def compare(
     precision: o.Precision = "fp32",
     backend: o.Backend = None,
     draws: Annotated[
-        int, typer.Option(min=0, help="How often images are drawn for the intervals; 0: none.")
+        int, typer.Option(min=0, help="Bootstrap draws for the intervals; 0: no intervals.")
     ] = 1000,
     report: o.Report = None,
     overwrite: o.Overwrite = False,
@@ -42,8 +42,8 @@ def compare(
 ) -> None:
     """Compare two models on the same images.
 
-    Prints the 12 COCO metrics of both and their differences, each with a 95 % interval from images
-    drawn with replacement. Without --data it is the validation split of the first model's run.
+    Prints the 12 COCO metrics of both and their differences, each with a 95 % bootstrap interval
+    over the images. Without --data the validation split of the first model's run is used.
     """
     from oculox import api
 

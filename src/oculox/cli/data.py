@@ -180,7 +180,7 @@ def tile(
     target: Annotated[Path, typer.Argument(metavar="DST", help="New or empty folder.")],
     size: Annotated[int, typer.Option(min=32, help="Side of the tiles in pixels.")] = 640,
     overlap: Annotated[
-        float, typer.Option(min=0, max=0.9, help="Share of a tile that the next one shows.")
+        float, typer.Option(min=0, max=0.9, help="Part of a tile that the next tile shows too.")
     ] = 0.2,
     min_visible: Annotated[
         float, typer.Option(min=0, max=1, help="Share of a box that a tile must show to label it.")
@@ -224,7 +224,7 @@ def pack(
     target: Annotated[Path, typer.Argument(metavar="OUTPUT", help="New or empty folder.")],
     images: o.Images = None,
     shard_mb: Annotated[
-        float, typer.Option(min=0, help="Most millions of bytes of a shard.")
+        float, typer.Option(min=0, help="Largest shard in millions of bytes.")
     ] = 256,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an earlier dataset of shards there.")

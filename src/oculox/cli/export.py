@@ -49,7 +49,10 @@ def export(  # the options are the command's surface
         bool, typer.Option("--dynamic-size", help="Take any multiple of 32 as input size.")
     ] = False,
     batch: Annotated[
-        str, typer.Option(parser=parse_batch, metavar="N|dynamic", help="Images at once.")
+        str,
+        typer.Option(
+            parser=parse_batch, metavar="N|dynamic", help="Batch of the file: a number or dynamic."
+        ),
     ] = "1",
     precision: Annotated[
         Literal["fp32", "fp16", "int8"],

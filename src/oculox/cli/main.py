@@ -62,13 +62,16 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-app.command(cls=SettingsCommand)(train)
-app.command("eval")(evaluate)
+app.command(
+    cls=SettingsCommand,
+    epilog="Example: oculox train yolox-s data.root=my-data train.epochs=50 --weights yolox-s",
+)(train)
+app.command("eval", epilog="Example: oculox eval runs/mine/best.pt --data my-data")(evaluate)
 app.command()(compare)
-app.command()(predict)
+app.command(epilog="Example: oculox predict yolox-s photos --conf 0.5 --output found")(predict)
 app.command()(serve)
 app.command()(track)
-app.command()(export)
+app.command(epilog="Example: oculox export runs/mine/best.pt --format onnx --data my-data")(export)
 app.command()(benchmark)
 app.command(cls=SettingsCommand)(config)
 app.command()(models)

@@ -40,7 +40,7 @@ Model = Annotated[
     str,
     typer.Argument(
         metavar="WEIGHTS",
-        help="A checkpoint, an exported model, published weights or a service's address.",
+        help="A checkpoint, an exported model, published weights or a service's URL.",
     ),
 ]
 Weights = Annotated[
@@ -77,7 +77,7 @@ Split = Annotated[
 MaxBadImages = Annotated[
     int,
     typer.Option(
-        "--max-bad-images", min=0, help="Unreadable images to leave out; above it, an error."
+        "--max-bad-images", min=0, help="Most unreadable images to leave out; more are an error."
     ),
 ]
 Calibration = Annotated[
@@ -120,7 +120,9 @@ Devices = Annotated[
 ]
 
 # Which detections are kept.
-Conf = Annotated[float, typer.Option("--conf", min=0, max=1, help="Lowest score kept.")]
+Conf = Annotated[
+    float, typer.Option("--conf", min=0, max=1, help="Confidence threshold: lowest score kept.")
+]
 Iou = Annotated[
     float,
     typer.Option("--iou", min=0, max=1, help="NMS: IoU above which the weaker box is dropped."),
@@ -142,12 +144,14 @@ Tta = Annotated[
 Tile = Annotated[
     int | None,
     typer.Option(
-        "--tile", min=32, help="Look at tiles of that many pixels too, where an image is larger."
+        "--tile", min=32, help="Look at tiles of that many pixels too, if an image is larger."
     ),
 ]
 TileOverlap = Annotated[
     float,
-    typer.Option("--tile-overlap", min=0, max=0.9, help="Share of a tile that the next one shows."),
+    typer.Option(
+        "--tile-overlap", min=0, max=0.9, help="Part of a tile that the next tile shows too."
+    ),
 ]
 
 # What is written.
@@ -155,9 +159,7 @@ NoDraw = Annotated[bool, typer.Option("--no-draw", help="Write no annotated imag
 MaxFrames = Annotated[
     int | None, typer.Option("--max-frames", min=1, help="Most frames of a video or camera.")
 ]
-Overwrite = Annotated[
-    bool, typer.Option("--overwrite", help="Replace what is there already of files to write.")
-]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Overwrite existing output files.")]
 Report = Annotated[
     Path | None,
     typer.Option(

@@ -30,7 +30,7 @@ def predict(
         list[str],
         typer.Argument(
             metavar="SOURCE",
-            help="Images, folders, patterns, videos, addresses, a camera's number or '-' (stdin).",
+            help="Images, folders, glob patterns, videos, URLs, a webcam's number or '-' (stdin).",
         ),
     ],
     output: Annotated[
@@ -50,9 +50,7 @@ def predict(
     device: o.Device = "auto",
     precision: o.Precision = "fp32",
     backend: o.Backend = None,
-    recursive: Annotated[
-        bool, typer.Option("--recursive", help="Look into folders of folders.")
-    ] = False,
+    recursive: Annotated[bool, typer.Option("--recursive", help="Search subfolders too.")] = False,
     no_draw: o.NoDraw = False,
     overwrite: o.Overwrite = False,
     max_frames: o.MaxFrames = None,
@@ -65,11 +63,13 @@ def predict(
     ] = None,
     workers: Annotated[
         int | None,
-        typer.Option(min=1, help="Of Ray; by default one for each GPU, or for each machine."),
+        typer.Option(
+            min=1, help="Ray workers; by default one per GPU, or one per machine without GPUs."
+        ),
     ] = None,
-    part_size: Annotated[int, typer.Option(min=1, help="Images of a Parquet file.")] = 1000,
+    part_size: Annotated[int, typer.Option(min=1, help="Images per Parquet file.")] = 1000,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the Parquet files in --output.")
+        bool, typer.Option("--resume", help="Resume from the Parquet files in --output.")
     ] = False,
     json: o.Json = False,
 ) -> None:
@@ -101,7 +101,7 @@ def predict(
     }
     if engine is not None:
         if resume and output is None:
-            raise UsageError("`resume` goes on with what is in `output`: name it")
+            raise UsageError("`resume` continues what is in `output`: name it")
         if max_frames is not None:
             raise UsageError("`max_frames` is for videos, `engine` for images alone")
         # Ray prints what it has to say to standard output.

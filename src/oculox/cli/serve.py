@@ -13,26 +13,26 @@ from oculox.cli.console import note, print_json, say
 def serve(
     weights: o.Model,
     host: Annotated[
-        str, typer.Option(help="Address to listen on; 0.0.0.0 for all of this machine.")
+        str, typer.Option(help="IP address to listen on; 0.0.0.0: all network interfaces.")
     ] = "127.0.0.1",
     port: Annotated[
         int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")
     ] = 8000,
     workers: Annotated[
-        int, typer.Option(min=1, help="Processes, each with a model of its own.")
+        int, typer.Option(min=1, help="Server processes; each opens the model.")
     ] = 1,
     api_key: Annotated[
         str | None,
         typer.Option(
             envvar="OCULOX_API_KEY",
             show_envvar=True,
-            help="What requests have to send; better set in the environment.",
+            help="Key that requests have to send; better set in the environment.",
         ),
     ] = None,
     allow_urls: Annotated[
-        bool, typer.Option("--allow-urls", help="Fetch images from public addresses.")
+        bool, typer.Option("--allow-urls", help="Fetch images from public URLs that requests name.")
     ] = False,
-    max_batch: Annotated[int, typer.Option(min=1, help="Most images at once in the network.")] = 8,
+    max_batch: Annotated[int, typer.Option(min=1, help="Largest batch of the network.")] = 8,
     max_wait_ms: Annotated[float, typer.Option(min=0, help="Longest wait for a fuller batch.")] = 5,
     max_requests: Annotated[
         int, typer.Option(min=1, help="Most requests at once; others get status 429.")
@@ -41,7 +41,7 @@ def serve(
     max_megapixels: Annotated[
         float, typer.Option(help="Largest image in millions of pixels.")
     ] = 50,
-    max_seconds: Annotated[float, typer.Option(help="Most time of a request.")] = 30,
+    max_seconds: Annotated[float, typer.Option(help="Time limit of a request.")] = 30,
     conf: o.Conf = 0.3,
     iou: o.Iou = 0.45,
     max_det: o.MaxDet = 1000,
@@ -71,7 +71,7 @@ def serve(
         else:
             say(f"{weights} at {address} (Ctrl-C ends it)")
         if api_key is None and host not in ("127.0.0.1", "::1", "localhost"):
-            note("warning: no `api_key` is set: everybody who reaches this address may use it")
+            note("warning: no `api_key` is set: everybody who can reach this URL may use it")
 
     options = ServeOptions(
         model=str(weights),

@@ -34,7 +34,7 @@ def track(
         str,
         typer.Argument(
             metavar="SOURCE",
-            help="A video, a camera's number, a stream's address, or a folder of frames.",
+            help="A video, a webcam's number, the URL of a stream, or a folder of frames.",
         ),
     ],
     output: Annotated[

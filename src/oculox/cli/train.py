@@ -80,7 +80,7 @@ def train(
         str | None,
         typer.Option(
             metavar="RUN_FOLDER",
-            help="Go on with this run, or from a state in it; needs no recipe.",
+            help="Resume this run, or one of its checkpoints; needs no recipe.",
         ),
     ] = None,
     devices: o.Devices = 1,
@@ -113,8 +113,8 @@ def train(
     if place.resume is not None and finished_run(config, place.resume) is not None:
         if is_main_process():
             note(
-                f"{run}: this run is finished; to go on, raise train.epochs (or train.max_steps "
-                "of a trial), or start a new run from its best.pt with --weights"
+                f"{run}: this run is finished; to continue it, raise train.epochs (or "
+                "train.max_steps of a trial), or start a new run from its best.pt with --weights"
             )
     elif devices > 1 and not is_launched():
         raise typer.Exit(launch(context.obj, processes=devices))

@@ -60,7 +60,7 @@ def convert(
         Path, typer.Argument(metavar="OUT", help="Ends in .pt, .safetensors, .pth or .ckpt.")
     ],
     layout: Annotated[
-        str | None, typer.Option(help="Of a .ckpt: mindyolo (default) or modelzoo.")
+        str | None, typer.Option(help="Layout of a .ckpt file: mindyolo (default) or modelzoo.")
     ] = None,
     adapt_input: Annotated[
         bool,

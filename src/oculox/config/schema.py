@@ -43,18 +43,18 @@ def _square(value: object) -> object:
 
 def _location(value: object) -> Location:
     if not isinstance(value, str | Path | Address):
-        raise ValueError("expected a path or an address")
+        raise ValueError("expected a path or a URL")
     place = to_location(value)
     if isinstance(place, Address) and place.gives_access:
         raise ValueError(
             f"{place} may give access, and a configuration is saved with the run and its weights; "
-            "fetch the file, or name an address without query and password"
+            "fetch the file, or name a URL without query and password"
         )
     return place
 
 
 Place = Annotated[Location, PlainValidator(_location), PlainSerializer(as_text)]
-"""A path, or an address such as ``s3://bucket/folder``."""
+"""A path, or a URL such as ``s3://bucket/folder``."""
 Size = Annotated[tuple[int, int], BeforeValidator(_square)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]

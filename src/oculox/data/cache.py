@@ -172,7 +172,7 @@ def build_images(
         return CachedImages(files, shapes, store)
     if isinstance(index.annotations, Address) or isinstance(index.image_dir, Address):
         raise UsageError(
-            "data.cache=disk: not for images at an address, whose files are kept already; use ram "
+            "data.cache=disk: not for images at a URL, whose files are kept already; use ram "
             "or none"
         )
     folder = folder or index.annotations.parent

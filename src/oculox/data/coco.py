@@ -387,8 +387,8 @@ def _nothing_fits(root: Location, split: Split, *, by_keys: bool) -> DataError:
     if split == "val" and by_keys and isinstance(root, Path):
         hint += "; `oculox data split` divides a dataset that has no val split"
     others = (
-        "; YOLO and Pascal VOC are not read at addresses: make COCO (`oculox data convert`) or "
-        "shards (`oculox data pack`) of them on a disk, and copy those to an address"
+        "; YOLO and Pascal VOC are not read from URLs: make COCO (`oculox data convert`) or "
+        "shards (`oculox data pack`) of them on a disk, and copy those to the URL"
         if isinstance(root, Address)
         else ", and for a Pascal VOC or YOLO dataset"
     )

@@ -238,7 +238,7 @@ def open_capture(source: Source) -> cv2.VideoCapture:
         limits = (cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, cv2.CAP_PROP_READ_TIMEOUT_MSEC)
         options = [value for limit in limits for value in (limit, _TIMEOUT_MS)]
         capture = cv2.VideoCapture(str(source.address), cv2.CAP_FFMPEG, options)
-        what = "the stream cannot be opened; does the address play elsewhere?"
+        what = "the stream cannot be opened; does the URL play in another program?"
     else:
         capture = cv2.VideoCapture(str(source.path))
         what = "the video cannot be opened (damaged, or in a format that OpenCV cannot read)"

@@ -96,7 +96,7 @@ def as_bgr(image: object, *, color: ColorOrder | None = None, where: str = "imag
         color = "rgb"
     if array is None:
         raise UsageError(
-            f"{where}: expected a path, an address, a numpy array (H, W, 3), a tensor (3, H, W), "
+            f"{where}: expected a path, a URL, a numpy array (H, W, 3), a tensor (3, H, W), "
             f"bytes or a Pillow image, got {type(image).__name__}"
         )
     if array.dtype != np.uint8:

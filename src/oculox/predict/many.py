@@ -147,7 +147,7 @@ def predict_parts(
 def _require_free(output: Location) -> None:
     if (output / MANIFEST).exists():
         raise UsageError(
-            f"{output} holds the parts of another run; pass `resume` to go on with it, `overwrite` "
+            f"{output} holds the parts of another run; pass `resume` to continue it, `overwrite` "
             "to replace it, or name a new folder"
         )
     # A run that was killed while it listed the images has left the list, or a part of it.
@@ -241,5 +241,5 @@ def _require_same(made: Mapping[str, Any], wanted: Mapping[str, Any], path: Loca
         if before != now:
             raise UsageError(
                 f"{path}: these parts were made with {key} {before}, not {now}; give the same "
-                "again to go on, name a new folder, or pass `overwrite`"
+                "again to continue, name a new folder, or pass `overwrite`"
             )

@@ -69,20 +69,20 @@ async def fetch_image(
                     break
                 url = urljoin(url, answer.location)
             else:
-                raise RefusedError(422, f"the address redirects more than {MAX_REDIRECTS} times")
+                raise RefusedError(422, f"the URL redirects more than {MAX_REDIRECTS} times")
     except TimeoutError:
-        raise RefusedError(422, f"the address gave no image within {_SECONDS} s") from None
+        raise RefusedError(422, f"the URL gave no image within {_SECONDS} s") from None
     except (OSError, h11.ProtocolError, UnicodeError, ValueError):
-        raise RefusedError(422, "the address cannot be fetched") from None
+        raise RefusedError(422, "the URL cannot be fetched") from None
     if answer.status != 200:
-        raise RefusedError(422, f"the address answered with status {answer.status}")
+        raise RefusedError(422, f"the URL answered with status {answer.status}")
     return answer.content
 
 
 def _checked(url: str) -> SplitResult:
     parts = urlsplit(url)
     if parts.scheme not in PORTS or not parts.hostname or parts.username is not None:
-        raise RefusedError(422, "the address must be http:// or https:// without a user name")
+        raise RefusedError(422, "the URL must be http:// or https:// without a user name")
     return parts
 
 
@@ -92,7 +92,7 @@ async def _get(url: SplitResult, *, max_bytes: int, allowed: Callable[[Address],
     addresses = [ipaddress.ip_address(str(entry[4][0])) for entry in found]
     # A name that stands for a private address beside a public one is no honest name.
     if not addresses or not all(map(allowed, addresses)):
-        raise RefusedError(422, "the address is not a public one")
+        raise RefusedError(422, "the URL leads to an IP address that is not public")
     secure = url.scheme == "https"
     reader, writer = await asyncio.open_connection(
         str(addresses[0]),
@@ -141,4 +141,4 @@ async def _exchange(
         elif isinstance(event, h11.EndOfMessage):
             return _Answer(status, location, bytes(content))
         elif not isinstance(event, h11.InformationalResponse):
-            raise RefusedError(422, "the address gave no whole answer")
+            raise RefusedError(422, "the URL gave no whole answer")

@@ -121,7 +121,7 @@ async def _from_form(request: Request, limits: Limits) -> bytes:
         form = await parser.parse()
     except MultiPartException as error:
         if error.message.startswith("Too many"):
-            reason = "the form holds more than the image; parameters go into the address: ?conf=0.5"
+            reason = "the form holds more than the image; parameters go into the URL: ?conf=0.5"
         else:
             reason = f"the form cannot be read ({error.message})"
         raise RefusedError(422, f"{reason}; send one file called 'image'") from None
@@ -151,7 +151,7 @@ async def _from_json(request: Request, limits: Limits, *, allow_urls: bool) -> b
         raise RefusedError(422, f"{key!r} must be a string; {_EXAMPLE}")
     if key == "url":
         if not allow_urls:
-            raise RefusedError(422, "this service fetches no addresses; send the image itself")
+            raise RefusedError(422, "this service fetches no URLs; send the image itself")
         return await fetch_image(content, max_bytes=limits.max_bytes)
     try:
         return base64.b64decode(content, validate=True)

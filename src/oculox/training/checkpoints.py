@@ -120,7 +120,7 @@ def _require_finite(run: Run, progress: TrainProgress) -> None:
             if isinstance(value, Tensor) and not value.isfinite().all():
                 raise TrainingError(
                     f"'{key}' of {where} is not finite after step {progress.step}; not saved, "
-                    "checkpoints before it are intact. Go on from them with a lower optimizer.lr, "
+                    "checkpoints before it are intact. Resume from them with a lower optimizer.lr, "
                     "optimizer.clip_grad_norm=10, or train.precision=bf16 instead of fp16"
                 )
 
@@ -215,7 +215,7 @@ def _another_state(damaged: Path) -> str:
     if not found:
         return f"{folder} holds no other state of the run: start it again"
     step, path = max(found)
-    return f"the state after step {step} is whole, go on from it with: {resume_command(path)}"
+    return f"the state after step {step} is whole, resume from it with: {resume_command(path)}"
 
 
 def trim_checkpoints(folder: Path, *, keep: int) -> None:

@@ -89,7 +89,7 @@ def run_place(output: Location | None, resume: Location | None) -> RunPlace:
         if isinstance(place, Address) and (machines := count_machines()) > 1:
             # A copy on each, of which only the main process's is sent and removed.
             raise UsageError(
-                f"{place}: only one machine can train a run at an address, and here are {machines} "
+                f"{place}: only one machine can train a run at a URL, and here are {machines} "
                 "(of torchrun); name a folder that all of them share, or take one machine"
             )
     with cache_errors():
@@ -135,7 +135,7 @@ def _tell_left(remote: Address, folder: Path) -> None:
         holds, end = ("no whole last.pt", "remove it")
         if steps is not None:
             holds = f"last.pt after step {steps}"
-            end = f"remove it, or go on with it here: {resume_command(left)}"
+            end = f"remove it, or resume it here: {resume_command(left)}"
         warnings.warn(
             f"{remote}: a run that was killed, or could not be sent, has left {left} on this "
             f"machine ({holds}; {size / 1e6:.1f} MB in all), which is not used; {end}",

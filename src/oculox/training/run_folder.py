@@ -202,7 +202,7 @@ def check_free(folder: Location) -> None:
     """
     if _holds_run(folder) or (isinstance(folder, Path) and is_held(folder)):
         raise UsageError(
-            f"{folder}: holds another run; choose another `output`, or go on with it: "
+            f"{folder}: holds another run; choose another `output`, or resume it: "
             f"`resume` {shlex.quote(str(folder))}"
         )
 
@@ -348,8 +348,8 @@ def resumed_config(resume: Path, overrides: Sequence[str] = ()) -> Config:
     """
     if resume.is_file() and not is_state(resume):
         raise UsageError(
-            f"{resume}: `resume` takes the folder of a run, which goes on from its last.pt, or one "
-            "of its older states; to start a new run from this file, pass it as `weights`"
+            f"{resume}: `resume` takes the folder of a run, which is resumed from its last.pt, or "
+            "one of its older states; to start a new run from this file, pass it as `weights`"
         )
     folder = state_file(resume).parent
     if not (folder / CONFIG).is_file():

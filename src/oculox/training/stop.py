@@ -32,7 +32,7 @@ class RunStopped(TrainingError):  # noqa: N818 - nothing is wrong
     def __init__(self, number: int, *, step: int, folder: Location) -> None:
         """Say after which step, and how to go on with the run in `folder`."""
         super().__init__(
-            f"stopped by {signal.Signals(number).name} after step {step}; last.pt is saved, go on "
+            f"stopped by {signal.Signals(number).name} after step {step}; last.pt is saved, resume "
             f"with: {resume_command(folder)}"
         )
         self.number = number

@@ -234,7 +234,7 @@ def _download(url: str, part: Path, *, otherwise: str, progress: Progress | None
                     if progress is not None:
                         progress(file.tell(), total)
     except requests.exceptions.InvalidSchema as error:
-        raise OculoxError(f"{url}: leads to an address that is not encrypted ({error})") from None
+        raise OculoxError(f"{url}: leads to a URL that is not encrypted ({error})") from None
     except requests.exceptions.RequestException as error:
         why = first_line(system_error(error, handled=handled))
         raise OculoxError(f"{url}: cannot be downloaded ({why}); try again, {otherwise}") from None
