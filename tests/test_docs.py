@@ -343,6 +343,10 @@ def test_log_fields_are_described():
     assert set(StepRecord.__dataclass_fields__) <= set(cells)
 
 
+def test_the_readme_names_this_version():
+    assert f"\nVersion {__version__}, " in (ROOT / "README.md").read_text("utf-8")
+
+
 def test_the_citation_names_this_version():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))
     assert citation["version"] == __version__
