@@ -45,7 +45,7 @@ def options(name):
 
 
 def test_all_commands_are_walked_through():
-    assert len(COMMANDS) == 25
+    assert len(COMMANDS) == 26
     assert {"train", "data check", "weights list"} <= set(COMMANDS)
 
 
@@ -86,6 +86,7 @@ OWN = {
     ("data check", "--imgsz"),  # the same type, about the statistics
     ("data stats", "--imgsz"),
     ("data convert", "--classes"),  # those to write, not a filter
+    ("data split", "--classes"),
     ("data demo", "--overwrite"),  # of a folder that is an argument
     ("data tile", "--overwrite"),
     ("data pack", "--overwrite"),

@@ -147,9 +147,9 @@ def split(
     show: ShowOption = 10,
     json: o.Json = False,
 ) -> None:
-    """Divide a dataset into training, validation and test images, as COCO.
+    """Divide a dataset into train, val and test splits.
 
-    COCO, YOLO and Pascal VOC are read; images of equal bytes stay in one split.
+    COCO, YOLO and Pascal VOC are read, COCO is written. Copies of an image stay in one split.
     """
     from oculox.cli.data_view import show_conversion
     from oculox.datasets.split import split_data
