@@ -89,17 +89,19 @@ test-wheel: install
 bench: install
 	$(BIN)/python benchmarks/scale.py --json build/bench/scale.json
 
-# GPU_PYTHON=python3 takes what is installed there already: for machines without a network. Warnings
-# of other versions of packages are no errors, and files without such tests are not imported.
+# GPU_PYTHON=python3 takes what is installed there already, in PYTHONPATH too: for machines without a
+# network. Warnings of other versions of packages are no errors, and files without such tests are
+# not imported.
 GPU_PYTHON ?= $(BIN)/python
+FROM_SOURCE = PYTHONPATH=$(CURDIR)/src$${PYTHONPATH:+:$$PYTHONPATH}
 ON_GPU = $(if $(filter $(BIN)/python,$(GPU_PYTHON)),install)
 
 test-gpu: $(ON_GPU)
-	PYTHONPATH=src $(GPU_PYTHON) -m pytest -q -m gpu -W default --durations 10 \
-		--outcomes build/bench/test-gpu.json $$(grep -rl --include='test_*.py' 'mark\.gpu' tests)
+	$(FROM_SOURCE) $(GPU_PYTHON) -m pytest -q -m gpu -W default --durations 10 \
+		--outcomes build/bench/test-gpu.json $$(grep -rl --include='test_*.py' 'mark\.gpu' tests | sort)
 
 bench-gpu: $(ON_GPU)
-	PYTHONPATH=src $(GPU_PYTHON) benchmarks/gpu.py --json build/bench/gpu.json
+	$(FROM_SOURCE) $(GPU_PYTHON) benchmarks/gpu.py --json build/bench/gpu.json
 
 check: install docs
 	$(BIN)/ruff format --check src tests benchmarks docs

@@ -5,7 +5,10 @@ The GPU adds in another order, so that only a rerun on the same one is compared 
 
 import collections
 import math
+import os
+import subprocess
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -39,6 +42,19 @@ class Operations(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         self.counts[func.__name__.split(".")[0]] += 1
         return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("already", ["", "/other/packages"])
+@pytest.mark.parametrize("target", ["test-gpu", "bench-gpu"])
+def test_packages_of_the_path_stay_there(tmp_path, monkeypatch, target, already):
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\necho "$PYTHONPATH"\n')
+    python.chmod(0o755)
+    monkeypatch.setenv("PYTHONPATH", already)
+    root = Path(__file__).parents[1]
+    command = ["make", "--silent", target, f"GPU_PYTHON={python}"]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
+    assert done.stdout.strip().split(os.pathsep) == [str(root / "src"), *filter(None, [already])]
 
 
 @pytest.mark.parametrize("name", ["sgd", "adamw"])
