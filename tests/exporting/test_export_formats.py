@@ -9,17 +9,19 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 
 from oculox.api import Detector
 from oculox.cli.main import main
 from oculox.config.schema import InputConfig
-from oculox.errors import OculoxWarning
+from oculox.errors import OculoxWarning, UsageError
 from oculox.exporting.parity import check_parity, compare_detections, sample_inputs
 from oculox.exporting.targets import TARGETS
 from oculox.postprocess import DetectSettings
 from oculox.runtime.exported import InGraphNms
 from oculox.runtime.open_model import open_model
 from oculox.runtime.torch_backend import TorchBackend
+from oculox.runtime.torch_export_backend import program_on
 from oculox.weights import build_network
 
 PACKAGES = {
@@ -93,6 +95,22 @@ def test_an_export_passes_its_gate_and_detects_what_the_checkpoint_does(
     nms = InGraphNms(conf=0.3, iou=0.5, max_det=NMS.max_det)
     for row in compare_detections(expected, found, nms=nms, precision=precision, case=""):
         assert row.ok, row
+
+
+def test_a_program_moves_with_the_devices_that_it_names(exports, monkeypatch):
+    # Tensors on "meta" have no values, but a device.
+    path, meta = exports(format="pt2").path, torch.device("meta")
+
+    def named(graph):
+        return {str(n.kwargs["device"]) for n in graph.nodes if "device" in n.kwargs}
+
+    assert named(torch.export.load(path).graph) == {"cpu"}
+    module = program_on(torch.export.load(path), meta)
+    assert named(module.graph) == {"meta"}
+    assert {output.device for output in module(torch.zeros(1, 3, 64, 64, device=meta))} == {meta}
+    monkeypatch.setitem(sys.modules, "torch.export.passes", None)  # as in older versions
+    with pytest.raises(UsageError, match=r"'meta': PyTorch .* runs a \.pt2 file on the CPU only"):
+        program_on(torch.export.load(path), meta)
 
 
 @pytest.mark.parametrize("name", ["onnx", pytest.param("openvino", marks=pytest.mark.slow)])

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from oculox.distributed.devices import usable_device
-from oculox.errors import CheckpointError, first_line
+from oculox.errors import CheckpointError, UsageError, first_line
 from oculox.extras import existing
 from oculox.runtime.exported import METADATA_KEY, Array, ExportMetadata, Opened
 
@@ -35,9 +35,27 @@ def open_pt2(path: Path, *, device: str) -> Opened:
     """Open an exported `.pt2`; see `_opened` for the errors."""
 
     def load(target: torch.device, extra: dict[str, Any]) -> _Program:
-        return torch.export.load(path, extra_files=extra).module().to(target)
+        return program_on(torch.export.load(path, extra_files=extra), target)
 
     return _opened(path, load, device=device)
+
+
+def program_on(program: torch.export.ExportedProgram, target: torch.device) -> nn.Module:
+    """An exported program as a module on a device; its operations name the CPU, where it was made.
+
+    Raises:
+        UsageError: this version of PyTorch cannot move it there.
+    """
+    if target.type == "cpu":
+        return program.module()
+    try:
+        from torch.export.passes import move_to_device_pass
+    except ImportError:
+        raise UsageError(
+            f"device {str(target)!r}: PyTorch {torch.__version__} runs a .pt2 file on the CPU "
+            "only; use a newer PyTorch, or another format"
+        ) from None
+    return move_to_device_pass(program, str(target)).module()
 
 
 def _opened(
