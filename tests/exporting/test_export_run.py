@@ -10,6 +10,7 @@ import pytest
 from oculox.config.schema import DataConfig, InputConfig
 from oculox.data.coco import load_split
 from oculox.errors import CheckpointError, DataError, MissingExtraError, OculoxError, UsageError
+from oculox.exporting import run
 from oculox.exporting.calibration import CalibrationFeeds, find_calibration
 from oculox.exporting.job import ExportOptions, make_job
 from oculox.exporting.run import ParityError, export_model
@@ -36,6 +37,22 @@ def test_an_export_that_loses_too_much_leaves_the_old_file(tmp_path, lively_weig
     assert report.ap is not None
     assert abs(report.ap.loss) <= 0.002
     assert open_model(path).spec.names == lively_weights.spec.names
+
+
+def test_a_file_is_compared_on_the_cpu_where_float32_is_exact(
+    tmp_path, lively_weights, monkeypatch
+):
+    devices = []
+
+    def opened(path, *, device):
+        devices.append(device)
+        return open_model(path, device=device)
+
+    monkeypatch.setattr(run, "open_model", opened)
+    export_model(lively_weights, ExportOptions(format="torchscript"), tmp_path / "m.torchscript")
+    assert devices == ["cpu"]
+    # Engines run nowhere else, and are built without TF32.
+    assert {name for name, target in TARGETS.items() if target.device != "cpu"} == {"tensorrt"}
 
 
 @pytest.mark.parametrize(

@@ -124,9 +124,9 @@ CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
         ([CPU], "cpu", [CPU]),
         ([CPU], "auto", [CPU]),
         ([CUDA, CPU], "cpu", [CPU]),
-        ([CUDA, CPU], "auto", [(CUDA, {"device_id": 0}), CPU]),
-        ([CUDA, CPU], "cuda", [(CUDA, {"device_id": 0}), CPU]),
-        ([CUDA, CPU], "cuda:1", [(CUDA, {"device_id": 1}), CPU]),
+        ([CUDA, CPU], "auto", [(CUDA, {"device_id": 0, "use_tf32": 0}), CPU]),
+        ([CUDA, CPU], "cuda", [(CUDA, {"device_id": 0, "use_tf32": 0}), CPU]),
+        ([CUDA, CPU], "cuda:1", [(CUDA, {"device_id": 1, "use_tf32": 0}), CPU]),
     ],
 )
 def test_onnx_runtime_gets_the_gpu_that_was_named(usable, device, expected):
@@ -135,8 +135,11 @@ def test_onnx_runtime_gets_the_gpu_that_was_named(usable, device, expected):
 
 def test_each_process_of_a_machine_gives_onnx_runtime_a_gpu_of_its_own(monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "3")
-    assert choose_providers([CUDA, CPU], "auto")[0] == (CUDA, {"device_id": 3})
-    assert choose_providers([CUDA, CPU], own_device("cuda"))[0] == (CUDA, {"device_id": 3})
+    assert choose_providers([CUDA, CPU], "auto")[0] == (CUDA, {"device_id": 3, "use_tf32": 0})
+    assert choose_providers([CUDA, CPU], own_device("cuda"))[0] == (
+        CUDA,
+        {"device_id": 3, "use_tf32": 0},
+    )
     assert choose_providers([CPU], "auto") == [CPU]
 
 

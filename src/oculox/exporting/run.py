@@ -117,7 +117,7 @@ def export_model(
         ap = None
         if target.runs:
             say("comparing with PyTorch")
-            backend = open_model(draft, device="auto")
+            backend = open_model(draft, device=target.device)
             assert isinstance(backend, ExportedBackend)
             parity = check_parity(backend, job.network)
             if not all(row.ok for row in parity):

@@ -37,6 +37,7 @@ class Target:
         can: leave the ``batch`` or the input ``size`` free, put ``nms`` or ``preprocess`` inside.
         batches: the only fixed batch size; None for any.
         runs: whether Oculox can run the file on this machine, and so compare it.
+        device: where it is compared, where the format leaves a choice: on GPUs float32 may be TF32.
         needs: packages that write it.
         extra: that brings them, where it is not called like the format.
         companions: ends of the names of what is written beside the file, in place of its suffix.
@@ -50,6 +51,7 @@ class Target:
     can: tuple[Feature, ...] = ()
     batches: int | None = None
     runs: bool = True
+    device: str = "cpu"
     needs: tuple[str, ...] = ()
     extra: str | None = None
     companions: tuple[str, ...] = ()
@@ -102,6 +104,7 @@ _ALL = (
         write_tensorrt,
         precisions=_PRECISIONS,
         can=("batch", "nms"),
+        device="cuda",
         needs=("tensorrt", *_ONNX),
         companions=(f".engine.{METADATA_KEY}.json",),
     ),

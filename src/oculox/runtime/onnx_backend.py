@@ -82,7 +82,8 @@ def choose_providers(usable: Sequence[str], device: str) -> list[Any]:
     if device == "cpu":
         return [cpu]
     if kind == "cuda" and cuda in usable and (number.isdecimal() or not colon):
-        return [(cuda, {"device_id": int(number or 0)}), cpu]
+        # TF32 keeps 10 bits of a float32's 23, too few to call the result float32.
+        return [(cuda, {"device_id": int(number or 0), "use_tf32": 0}), cpu]
     raise UsageError(
         f"device {device!r}: this ONNX Runtime runs on {', '.join(usable)}"
         + ("; install onnxruntime-gpu for CUDA" if kind == "cuda" and cuda not in usable else "")
