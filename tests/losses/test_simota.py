@@ -177,7 +177,7 @@ def test_cells_outside_its_region_when_there_are_too_few_inside():
     assert away.sum() >= 5
 
 
-@pytest.mark.parametrize("group", [1, 250, 10**9])
+@pytest.mark.parametrize("group", [1, 250, simota.PAIRS_AT_ONCE_ON_GPU])
 def test_groups_of_images_and_objects_do_not_matter(monkeypatch, group):
     cases = [make_case(seed, objects=4) for seed in range(5)]
     # Of the same cost and overlap: the first one gets the cell.
@@ -204,6 +204,11 @@ def test_groups_of_images_and_objects_do_not_matter(monkeypatch, group):
         )
         assert dict(zip(cells, zip(objects, iou, strict=True), strict=True)) == expected
         assert expected
+
+
+def test_groups_are_larger_on_a_gpu():
+    on_cpu, on_gpu = (simota._pairs_at_once(torch.device(kind)) for kind in ("cpu", "cuda"))
+    assert (on_cpu, on_gpu) == (simota.PAIRS_AT_ONCE, simota.PAIRS_AT_ONCE_ON_GPU)
 
 
 def test_no_object_reaches_a_cell():

@@ -28,6 +28,8 @@ Images, and the objects of one image, are taken in groups of that size, so that 
 neither: about ten tensors of 8 MiB are alive. Larger groups are slower on a CPU, whose caches they
 leave.
 """
+PAIRS_AT_ONCE_ON_GPU = 2**25
+"""The same on a GPU, which small groups leave idle between their kernels: tensors of 128 MiB."""
 
 
 class Assignment(NamedTuple):
@@ -81,7 +83,7 @@ def assign(
     slots = min(len(level_sizes) * cells_a_side**2 * objects, boxes.shape[1])
     near = _near_any_object(targets, cells, level_sizes, center_radius=center_radius)
     candidates, candidate_valid = _compact(near, size=slots)
-    group = max(1, PAIRS_AT_ONCE // (objects * slots))
+    group = max(1, _pairs_at_once(boxes.device) // (objects * slots))
     parts = [
         _match(
             boxes=take_rows(boxes[s], candidates[s]),
@@ -103,6 +105,10 @@ def assign(
         iou=iou.gather(1, chosen).masked_fill(~valid, 0),
         valid=valid,
     )
+
+
+def _pairs_at_once(device: torch.device) -> int:
+    return PAIRS_AT_ONCE_ON_GPU if device.type == "cuda" else PAIRS_AT_ONCE
 
 
 def _near_any_object(
@@ -158,7 +164,7 @@ def _match(
     Returns bool (B, K) positive, int64 (B, K) object and float32 (B, K) IoU with it.
     """
     class_cost = _class_costs(objectness, classes)
-    rows = max(1, PAIRS_AT_ONCE // valid.numel())
+    rows = max(1, _pairs_at_once(boxes.device) // valid.numel())
     parts = []
     for first in range(0, targets.mask.shape[1], rows):
         some = Targets(*(values[:, first : first + rows] for values in targets))
