@@ -94,11 +94,13 @@ def select_detections(
     rows = wanted.nonzero().squeeze(1)
     kept = (boxes[rows], scores[rows], ids[rows])
     counts = image[rows].cpu().bincount(minlength=len(every)).tolist()
-    if not (boxes.is_cuda and torchvision_nms()):
-        kept = kept[0].cpu(), kept[1].cpu(), kept[2].cpu()
+    # Moved once for all images: each move waits for the device.
+    found = tuple(values.cpu() for values in kept)
+    compared = kept if boxes.is_cuda and torchvision_nms() else found
+    split = (torch.split(values, counts) for values in (*found, *compared))
     return [
-        _apply_nms(*found, settings=settings, names=names)
-        for found in zip(*(torch.split(values, counts) for values in kept), strict=True)
+        _apply_nms(parts[:3], parts[3:], settings=settings, names=names)
+        for parts in zip(*split, strict=True)
     ]
 
 
@@ -111,18 +113,20 @@ def narrow_detections(found: Detections, settings: DetectSettings) -> Detections
     if settings.class_ids is not None:
         kept &= np.isin(found.class_ids, settings.class_ids)
     arrays = (found.xyxy[kept], found.scores[kept], found.class_ids[kept])
-    return _apply_nms(*map(torch.from_numpy, arrays), settings=settings, names=found.names)
+    tensors = tuple(map(torch.from_numpy, arrays))
+    return _apply_nms(tensors, tensors, settings=settings, names=found.names)
 
 
 def _apply_nms(
-    boxes: Tensor,
-    scores: Tensor,
-    class_ids: Tensor,
+    found: Sequence[Tensor],
+    compared: Sequence[Tensor],
     *,
     settings: DetectSettings,
     names: tuple[str, ...],
 ) -> Detections:
+    """Boxes, scores and classes of an image, on the CPU and where NMS compares them."""
+    boxes, scores, class_ids = compared
     classes = None if settings.agnostic_nms else class_ids
     kept = nms(boxes, scores, iou_threshold=settings.iou, class_ids=classes)[: settings.max_det]
-    xyxy, best, ids = (values[kept].cpu().numpy() for values in (boxes, scores, class_ids))
+    xyxy, best, ids = (values[kept.cpu()].numpy() for values in found)
     return Detections(xyxy, best, ids, names)

@@ -184,11 +184,17 @@ def test_classes_are_kept_apart_for_a_kernel_without_classes(classes):
     boxes, scores, labels = make_boxes(classes, 600, objects=40, classes=classes)
     boxes = boxes - 300  # negative corners too
     kept = _nms_by_kernel(plain_nms, boxes, scores, 0.5, labels)
-    assert kept is not None
     assert kept.tolist() == nms(boxes, scores, iou_threshold=0.5, class_ids=labels).tolist()
     assert _nms_by_kernel(plain_nms, boxes[:0], scores[:0], 0.5, labels[:0]).tolist() == []
-    boxes[3, 2] = math.inf
-    assert _nms_by_kernel(plain_nms, boxes, scores, 0.5, labels) is None
+
+
+@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
+def test_boxes_that_are_not_finite_do_no_harm_in_a_kernel_either(value):
+    boxes, scores, labels = make_boxes(7, 600, objects=40, classes=7)
+    boxes[::9, 2] = boxes[1::9, 1] = value
+    boxes[2::90] = value
+    kept = _nms_by_kernel(plain_nms, boxes, scores, 0.5, labels)
+    assert kept.tolist() == nms(boxes, scores, iou_threshold=0.5, class_ids=labels).tolist()
 
 
 @pytest.mark.gpu

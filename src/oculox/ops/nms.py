@@ -61,9 +61,7 @@ def nms(
             raise ValueError(f"{name} must have shape {expected}, got {tuple(tensor.shape)}")
     kernel = torchvision_nms() if boxes.is_cuda else None
     if kernel is not None:
-        kept = _nms_by_kernel(kernel, boxes, scores, iou_threshold, class_ids)
-        if kept is not None:
-            return kept
+        return _nms_by_kernel(kernel, boxes, scores, iou_threshold, class_ids)
     xyxy: FloatArray = boxes.detach().float().cpu().numpy()
     ranking: IntArray = np.argsort(-scores.detach().float().cpu().numpy(), kind="stable")
     classes: IntArray = np.zeros(n, np.int64)
@@ -94,17 +92,17 @@ def _nms_by_kernel(
     scores: Tensor,
     iou_threshold: float,
     class_ids: Tensor | None,
-) -> Tensor | None:
-    """`nms` by a function that knows no classes; None where the boxes are not finite.
+) -> Tensor:
+    """`nms` by a function that knows no classes; nothing here waits for the device.
 
     Each class is moved to a place of its own. In float64 that changes no width, height or overlap
     of float32 boxes; torchvision's own `batched_nms` does so in float32, which does.
     """
     corners = boxes.detach().double()
+    # A box that is not finite overlaps nothing, like an empty one.
+    corners = torch.where(corners.isfinite().all(-1, keepdim=True), corners, 0)
     if class_ids is not None and len(boxes):
         reach = corners.abs().max()
-        if not bool(reach.isfinite()):
-            return None
         # Powers of two keep the sums exact.
         step = 2.0 ** (2 * reach + 1).log2().ceil()
         corners = corners + (class_ids * step)[:, None]
