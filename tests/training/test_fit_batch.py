@@ -10,8 +10,14 @@ from oculox.config import load_config
 from oculox.distributed.devices import Processes, open_accelerator
 from oculox.errors import ConfigError, TrainingError
 from oculox.models import build_model
-from oculox.training import build
-from oculox.training.fit_batch import _SHARE, largest_fit, open_memory, settle_batch
+from oculox.training import build, loop
+from oculox.training.fit_batch import (
+    _SHARE,
+    CudaMemory,
+    largest_fit,
+    open_memory,
+    settle_batch,
+)
 from oculox.training.schedule import input_size_at, largest_input
 
 
@@ -69,6 +75,60 @@ def test_the_largest_number_that_fits(cost, budget, most, expected, tried):
 
     assert largest_fit(peak, budget=budget, most=most) == expected
     assert [n for n in tried if cost(n) is not None] == calls
+
+
+NO_ENGINE = "FIND was unable to find an engine to execute this computation"
+
+
+@pytest.fixture
+def cuda(monkeypatch):
+    """What `CudaMemory` asks PyTorch, without a GPU: its figures, to be set."""
+    figures = {"most": 0, "num_ooms": 0}
+    answers = {
+        "reset_peak_memory_stats": lambda device: figures.update(most=0),
+        "synchronize": lambda device: None,
+        "max_memory_reserved": lambda device: figures["most"],
+        "memory_stats": lambda device: figures,
+    }
+    for name, answer in answers.items():
+        monkeypatch.setattr(torch.cuda, name, answer)
+    return figures
+
+
+def test_what_the_search_for_algorithms_takes_does_not_count(cuda):
+    taken = iter((900, 100))
+    peak = CudaMemory(torch.device("cuda")).peak(lambda: cuda.update(most=next(taken)))
+    assert peak == 100
+
+
+@pytest.mark.parametrize(
+    ("error", "missed", "expected"),
+    [
+        (torch.cuda.OutOfMemoryError("CUDA out of memory"), 1, torch.cuda.OutOfMemoryError),
+        (RuntimeError(NO_ENGINE), 1, torch.cuda.OutOfMemoryError),
+        (RuntimeError(NO_ENGINE.replace("FIND", "GET")), 3, torch.cuda.OutOfMemoryError),
+        (RuntimeError(NO_ENGINE), 0, RuntimeError),  # of a GPU that cuDNN does not know
+        (RuntimeError("CUDA error: an illegal memory access"), 1, RuntimeError),
+    ],
+)
+def test_memory_that_no_algorithm_gets_is_too_little(cuda, error, missed, expected):
+    def step():
+        cuda["num_ooms"] = missed
+        raise error
+
+    with pytest.raises(RuntimeError, match=str(error)) as caught:
+        CudaMemory(torch.device("cuda")).peak(step)
+    assert caught.type is expected
+
+
+def test_a_run_names_the_setting_then(cuda, quick, monkeypatch, tmp_path):
+    def step(*values, **options):
+        cuda["num_ooms"] = 1
+        raise RuntimeError(NO_ENGINE)
+
+    monkeypatch.setattr(loop, "train_step", step)
+    with pytest.raises(TrainingError, match=r"out of memory .* at step 1 .*; lower train\.batch"):
+        train("yolox-nano", *quick, output=tmp_path / "run")
 
 
 @pytest.fixture
@@ -174,6 +234,9 @@ def test_on_a_real_device(quick):
         memory = open_memory(accelerator.device)
         config = load_config("yolox-s", [*quick, "train.batch=auto", "input.size=640"])
         network = build_model(config.model, num_classes=80).to(accelerator.device)
+        # The first product of matrices brings a workspace that stays.
+        ones = torch.ones(1, 2, 2, device="cuda")
+        ones = ones @ ones
         held = torch.cuda.memory_allocated()
         settled, _ = settle_batch(config, network, memory, accelerator, Processes())
         assert 1 <= settled.train.images_per_step <= 64

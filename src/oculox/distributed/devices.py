@@ -56,6 +56,18 @@ def usable_device(device: torch.device | str) -> torch.device:
     return target
 
 
+def is_out_of_memory(error: RuntimeError, device: torch.device) -> bool:
+    """Whether an error of PyTorch means that a CUDA device has too little memory."""
+    if isinstance(error, torch.cuda.OutOfMemoryError):
+        return True
+    # For want of a workspace too cuDNN finds no algorithm, and PyTorch has no type for that; on a
+    # GPU that it does not know, it says the same. PyTorch counts the memory that it could not get.
+    return (
+        "unable to find an engine to execute this computation" in str(error)
+        and torch.cuda.memory_stats(device).get("num_ooms", 0) > 0
+    )
+
+
 def own_device(device: str) -> str:
     """The device of this process: where several share a machine, each has its own of the kind."""
     # Nothing is put on the first device here: every process would take memory of it.

@@ -12,7 +12,7 @@ import torch
 from accelerate import Accelerator
 
 from oculox.config import Config, load_config
-from oculox.distributed.devices import Processes
+from oculox.distributed.devices import Processes, is_out_of_memory
 from oculox.errors import ConfigError, TrainingError
 from oculox.losses.criterion import build_criterion
 from oculox.models import YOLOX
@@ -31,7 +31,7 @@ class Memory(Protocol):
         """Bytes that this process can take, what it has already included."""
 
     def peak(self, step: Callable[[], None]) -> int:
-        """Call `step`; the most bytes that this process had meanwhile.
+        """Call `step`, perhaps twice; the most bytes that this process had meanwhile.
 
         Raises:
             torch.cuda.OutOfMemoryError: the step needs more than there is.
@@ -52,12 +52,19 @@ class CudaMemory:
 
     def peak(self, step: Callable[[], None]) -> int:
         """See `Memory`."""
-        self._clear()
-        torch.cuda.reset_peak_memory_stats(self._device)
         try:
-            step()
-            torch.cuda.synchronize(self._device)
+            # Twice: in the first step cuDNN tries its algorithms, with memory that no later one
+            # needs.
+            for _ in range(2):
+                self._clear()
+                torch.cuda.reset_peak_memory_stats(self._device)
+                step()
+                torch.cuda.synchronize(self._device)
             return torch.cuda.max_memory_reserved(self._device)
+        except RuntimeError as error:
+            if is_out_of_memory(error, self._device):
+                raise torch.cuda.OutOfMemoryError(str(error)) from error
+            raise
         finally:
             self._clear()
 

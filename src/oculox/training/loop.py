@@ -13,7 +13,12 @@ from accelerate import Accelerator
 
 from oculox.addresses import Location
 from oculox.config import Config
-from oculox.distributed.devices import open_accelerator, processes_of, settled_precision
+from oculox.distributed.devices import (
+    is_out_of_memory,
+    open_accelerator,
+    processes_of,
+    settled_precision,
+)
 from oculox.distributed.launch import is_launched, note_report
 from oculox.distributed.sync_bn import share_buffers
 from oculox.errors import TrainingError, UsageError, plural
@@ -273,7 +278,9 @@ def _train_epoch(run: Run, epoch: int, progress: TrainProgress, tools: _Tools) -
                 step=step + 1,
                 stop=stop.number > 0,
             )
-        except torch.cuda.OutOfMemoryError as error:
+        except RuntimeError as error:
+            if not is_out_of_memory(error, parts.accelerator.device):
+                raise
             raise _out_of_memory(run, step + 1, size) from error
         step += 1
         tools.meter.step(step, loss, size_hw=size)
