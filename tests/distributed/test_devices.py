@@ -4,8 +4,10 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState, PartialState
 
+from oculox.distributed import devices
 from oculox.distributed.devices import (
     Processes,
+    describe_machine,
     open_accelerator,
     open_processes,
     own_device,
@@ -81,6 +83,21 @@ def test_nothing_of_a_run_is_left_over(precision, mixed, fails):
         assert fails
     assert not AcceleratorState._shared_state
     assert not PartialState._shared_state
+
+
+def test_a_gpu_is_described_with_what_is_below_it(monkeypatch, tmp_path):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA H200")
+    monkeypatch.setattr(torch.backends.cudnn, "version", lambda: 91002)
+    monkeypatch.setattr(devices, "_DRIVER", tmp_path / "version")
+    expected = {"gpu": "NVIDIA H200", "cuda": str(torch.version.cuda), "cudnn": "91002"}
+    assert expected.items() <= describe_machine().items()
+    assert "driver" not in describe_machine()
+    line = "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  570.133.20  Release Build\n"
+    (tmp_path / "version").write_text(f"{line}GCC version:  gcc version 12.3.0 (Ubuntu)\n")
+    assert describe_machine()["driver"] == "570.133.20"
+    monkeypatch.undo()
+    assert torch.cuda.is_available() or not {"gpu", "cudnn", "driver"} & set(describe_machine())
 
 
 def test_a_process_alone():

@@ -5,6 +5,7 @@ import dataclasses
 import importlib.metadata
 import os
 import platform
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -22,6 +23,7 @@ from oculox.errors import ConfigError, UsageError, first_line
 from oculox.version import __version__
 
 _MIXED = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
+_DRIVER = Path("/proc/driver/nvidia/version")
 # In the order in which `auto` takes them.
 _IS_PRESENT = {
     "cuda": torch.cuda.is_available,
@@ -192,27 +194,47 @@ def open_processes(device: str) -> Iterator[Processes]:
 
 
 def describe_machine(threads: int | None = None) -> dict[str, str]:
-    """What timings depend on: CPU, threads, GPU, versions.
+    """What timings depend on: CPU, threads, GPU and its driver, versions.
 
     Args:
         threads: of the CPU; None for one per core.
     """
-    versions = {}
-    for package in ("torch", "onnxruntime", "openvino", "ncnn", "ai-edge-litert", "tensorrt"):
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
+    runtimes = ("torch", "onnxruntime", "openvino", "ncnn", "ai-edge-litert", "tensorrt")
     return {
         "cpu": _cpu_name(),
-        **({"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}),
+        **(_gpu_facts() if torch.cuda.is_available() else {}),
         "cores": str(os.cpu_count()),
         "threads": "one per core" if threads is None else str(threads),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "oculox": __version__,
-        **versions,
+        **_versions(*runtimes),
     }
+
+
+def _versions(*packages: str) -> dict[str, str]:
+    """Of those that are installed."""
+    versions = {}
+    for package in packages:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def _gpu_facts() -> dict[str, str]:
+    """The current GPU's name, and the versions of what decides how fast it is."""
+    facts = {
+        "gpu": torch.cuda.get_device_name(),
+        "cuda": str(torch.version.cuda),
+        "cudnn": str(torch.backends.cudnn.version()),  # type: ignore[no-untyped-call]
+        # NMS is torchvision's, and compiled networks run in Triton.
+        **_versions("torchvision", "triton", "onnxruntime-gpu"),
+    }
+    if _DRIVER.is_file() and (found := re.search(r"\b\d+\.[\d.]+", _DRIVER.read_text("utf-8"))):
+        facts["driver"] = found[0]
+    return facts
 
 
 def _cpu_name() -> str:
