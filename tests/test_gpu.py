@@ -185,6 +185,7 @@ def test_both_phases_in_bf16_and_an_exact_resume(quick, tmp_path, monkeypatch):
 
 def states_of(path):
     content = torch.load(path, weights_only=True)
+    assert content["training"]["rng"].keys() == {"cpu", "cuda"}
     return {**content["state"], **{f"raw.{k}": v for k, v in content["training"]["raw"].items()}}
 
 

@@ -142,9 +142,14 @@ def _save(run: Run, progress: TrainProgress, path: Path, *, resumable: bool = Tr
             "scaler": scaler.state_dict() if scaler else None,
             # Augmentation and input sizes are functions of (seed, epoch, step) and need no
             # state; this covers what a custom network may draw.
-            "rng": {"cpu": torch.get_rng_state()},
+            "rng": _random_states(parts.accelerator.device),
         }
     save_checkpoint(path, weights, training=training)
+
+
+def _random_states(device: torch.device) -> dict[str, Tensor]:
+    states = {"cpu": torch.get_rng_state()}
+    return states | ({"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else {})
 
 
 def is_state(path: Location) -> bool:
@@ -193,6 +198,8 @@ def restore_run(run: Run, resume: Path) -> TrainProgress:
         if parts.accelerator.scaler is not None and training["scaler"] is not None:
             parts.accelerator.scaler.load_state_dict(training["scaler"])
         torch.set_rng_state(training["rng"]["cpu"])
+        if parts.accelerator.device.type == "cuda" and "cuda" in training["rng"]:
+            torch.cuda.set_rng_state(training["rng"]["cuda"], parts.accelerator.device)
         return TrainProgress(**training["progress"])
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         detail = first_line(error)
