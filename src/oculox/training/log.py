@@ -322,7 +322,8 @@ def step_profiler(folder: Path, *, enabled: bool, rank: int = 0) -> Iterator[Cal
 
     def write(result: profile) -> None:
         result.export_chrome_trace(str(folder / f"{name}.json"))
-        table = result.key_averages().table(sort_by="self_cpu_time_total", row_limit=30)
+        kind = "device" if torch.cuda.is_available() else "cpu"
+        table = result.key_averages().table(sort_by=f"self_{kind}_time_total", row_limit=30)
         write_text(folder / f"{name}.txt", table)
 
     activities = [ProfilerActivity.CPU]
