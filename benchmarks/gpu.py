@@ -5,9 +5,10 @@
     python benchmarks/gpu.py --device cpu --quick
 
 Training goes through the real loop and loader: bf16, channels last, images in memory, mosaic and
-mixup of the recipe at its input size. Data is rendered, weights are fresh. What does not fit into
-the budget is left out and named; what the machine lacks is a row that says so. Files are written
-after every row. Seconds of inference are medians.
+mixup of the recipe at its input size. Images are rendered, with as many boxes as crowded ones of
+COCO; weights are fresh, but detect. What does not fit into the budget is left out and named; what
+the machine lacks is a row that says so. Files are written after every row. Seconds of inference are
+medians.
 """
 
 from __future__ import annotations
@@ -17,30 +18,38 @@ import dataclasses
 import functools
 import gc
 import json
+import os
 import statistics
 import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch._dynamo.utils import counters
 
 from oculox import TrainCallback, train
 from oculox.config import load_config
+from oculox.data.coco import load_split
+from oculox.data.loader import build_train_loader
 from oculox.datasets.demo.dataset import write_demo
 from oculox.distributed.devices import describe_machine, usable_device
-from oculox.errors import OculoxError, first_line
+from oculox.errors import OculoxError, TrainingError, first_line
 from oculox.exporting.benchmark import sample_jpegs, time_pipeline
 from oculox.exporting.job import ExportOptions
 from oculox.exporting.run import export_model
 from oculox.exporting.targets import TARGETS
+from oculox.extras import require
 from oculox.models import build_model
 from oculox.ops.nms import nms
 from oculox.postprocess import DetectSettings, select_detections
 from oculox.runtime.backend import Backend
+from oculox.runtime.onnx_backend import choose_providers
 from oculox.runtime.open_model import open_model
 from oculox.runtime.torch_backend import TorchBackend
 from oculox.training.log import StepLoss, read_log
@@ -50,13 +59,15 @@ from oculox.weights import Weights
 BATCHES = {
     "yolox-s": 64,
     "yolox-darknet53": 64,
-    "yolox-x": 32,
+    "yolox-x": 64,
     "yolox-nano": 64,
     "yolox-tiny": 64,
     "yolox-m": 64,
-    "yolox-l": 32,
+    "yolox-l": 64,
 }
 """Images a step, which fit into 78 GiB; in the order in which networks are measured."""
+LISTED_OBJECTS = 25
+"""Boxes of a training image: mosaics of COCO have up to 120, those of the demo few."""
 
 Values = dict[str, float]
 
@@ -85,7 +96,9 @@ class Extent:
 
     Attributes:
         batches: networks that are trained, and images a step.
-        warm_up, steps: training steps before those that count, and those.
+        warm_up, steps: training steps before those that count, and those; the first ones live on
+            batches that loader processes have ahead.
+        workers: loader processes.
         rendered: training images that are rendered; they are listed as often as needed.
         image_size: width and height of them.
         words: further settings of training.
@@ -98,8 +111,9 @@ class Extent:
     """
 
     batches: dict[str, int] = dataclasses.field(default_factory=lambda: BATCHES)
-    warm_up: int = 10
-    steps: int = 40
+    warm_up: int = 60
+    steps: int = 20
+    workers: int = max(1, (os.cpu_count() or 1) - 2)
     rendered: int = 300
     image_size: tuple[int, int] = (640, 480)
     words: tuple[str, ...] = ()
@@ -115,9 +129,10 @@ QUICK = Extent(
     batches={"yolox-nano": 2},
     warm_up=4,
     steps=2,
+    workers=0,
     rendered=4,
     image_size=(96, 72),
-    words=("input.size=64", "model.width=0.125", "data.workers=0"),
+    words=("input.size=64", "model.width=0.125"),
     inferred="yolox-nano",
     side=64,
     together=2,
@@ -131,45 +146,76 @@ QUICK = Extent(
 class Watch(TrainCallback):
     """Ends a run after its steps, and counts how often one of them waits for the device."""
 
-    def __init__(self, steps: int, caught: Sequence[warnings.WarningMessage]) -> None:
+    def __init__(self, extent: Extent, caught: Sequence[warnings.WarningMessage]) -> None:
         self.waits = 0
-        self._steps, self._caught = steps, caught
+        self._extent, self._caught = extent, caught
 
     def on_step(self, step: int, total: int, loss: StepLoss) -> bool:
         """Look at the third step."""
-        if step in (2, 3) and torch.cuda.is_available():
-            self.waits = sum("synchronizing CUDA" in str(w.message) for w in self._caught)
-            torch.cuda.set_sync_debug_mode("warn" if step == 2 else "default")
-        return step == self._steps
+        if torch.cuda.is_available():
+            if step in (2, 3):
+                self.waits = sum("synchronizing CUDA" in str(w.message) for w in self._caught)
+                torch.cuda.set_sync_debug_mode("warn" if step == 2 else "default")
+            if step == self._extent.warm_up // 2:
+                # Without what cuDNN took to try its algorithms.
+                torch.cuda.empty_cache()
+                torch.cuda.reset_peak_memory_stats()
+        return step == self._extent.warm_up + self._extent.steps
+
+
+def settings(name: str, data: Path, *, device: torch.device, extent: Extent) -> tuple[str, ...]:
+    """What training and its loader alone have in common."""
+    return (
+        f"data.root={data}",
+        "data.cache=ram",
+        f"data.workers={extent.workers}",
+        f"train.device={device.type}",
+        f"train.batch={extent.batches[name]}",
+        "augment.multiscale=null",
+        *extent.words,
+    )
+
+
+def load_batches(name: str, data: Path, *, device: torch.device, extent: Extent) -> Values:
+    """The loader alone: the most images a second that training can get."""
+    config = load_config(name, settings(name, data, device=device, extent=extent))
+    batch, index = extent.batches[name], load_split(config.data, "train")
+    with closing(build_train_loader(config, index, batch_per_process=batch)) as loader:
+        batches = loader.iterate(0, mosaic=True)
+        for _ in islice(batches, extent.warm_up):
+            pass
+        start = time.perf_counter()
+        for _ in islice(batches, extent.steps):
+            pass
+        took = time.perf_counter() - start
+    return {"batch": batch, "images/s": batch * extent.steps / took}
 
 
 def train_steps(
     name: str, data: Path, *, device: torch.device, extent: Extent, compiled: bool
 ) -> Values:
     """A short run of a recipe."""
-    batch, steps = extent.batches[name], extent.warm_up + extent.steps
+    batch = extent.batches[name]
     words = (
-        f"data.root={data}",
-        "data.cache=ram",
-        f"train.device={device.type}",
-        f"train.batch={batch}",
+        *settings(name, data, device=device, extent=extent),
         "train.precision=bf16",
         f"train.compile={str(compiled).lower()}",
-        f"train.log_interval={extent.warm_up // 2}",
+        f"train.log_interval={extent.steps}",
         "train.report=false",
-        "augment.multiscale=null",
-        *extent.words,
     )
-    if compiled:
-        torch._dynamo.reset()  # it compiles a function only so often
+    torch._dynamo.reset()  # it compiles a function only so often
+    counters.clear()
     on_gpu = device.type == "cuda"
     if on_gpu:
         torch.cuda.reset_peak_memory_stats()
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        watch = Watch(steps, caught)
+        watch = Watch(extent, caught)
         summary = train(name, *words, output=Path(folder) / "run", callback=watch)
         rows = [r for r in read_log(summary.output) if r["step"] > extent.warm_up]
+    if compiled and not counters["stats"]["unique_graphs"]:
+        # Training goes on with what fails to compile.
+        raise TrainingError("not compiled: torch.compile failed, and the network ran as it is")
     took = sum(row["step_ms"] for row in rows)
     images = batch * 1000 / statistics.mean(row["step_ms"] for row in rows)
     values = {
@@ -184,18 +230,19 @@ def train_steps(
 
 
 def write_data(folder: Path, extent: Extent) -> Path:
-    """The demo dataset, listed so often that no run comes to the end of its first epoch."""
+    """The demo dataset, listed so often that no run comes to the end of its first epoch.
+
+    Every image gets boxes of others too: how quick a step is does not depend on what is in them.
+    """
     write_demo(folder, train=extent.rendered, val=1, size=extent.image_size)
     path = folder / "annotations/instances_train2017.json"
     coco = json.loads(path.read_text("utf-8"))
     images, objects = coco["images"], coco["annotations"]
     needed = max(extent.batches.values()) * (extent.warm_up + extent.steps + 1)
-    copies = range(-(-needed // len(images)))
-    coco["images"] = [{**i, "id": i["id"] + n * len(images)} for n in copies for i in images]
+    coco["images"] = [{**images[n % len(images)], "id": n} for n in range(needed)]
     coco["annotations"] = [
-        {**o, "id": o["id"] + n * len(objects), "image_id": o["image_id"] + n * len(images)}
-        for n in copies
-        for o in objects
+        {**objects[n % len(objects)], "id": n, "image_id": n // LISTED_OBJECTS}
+        for n in range(needed * LISTED_OBJECTS)
     ]
     path.write_text(json.dumps(coco), "utf-8")
     return folder
@@ -209,6 +256,9 @@ def fresh_weights(extent: Extent) -> Weights:
     network = build_model(config.model, num_classes=80)
     for predictor in network.head.reg_preds:
         predictor.weight.data *= 0.1  # calm boxes, which a check of fp16 can compare
+    # The cells of the coarsest level are detections, 400 at 640 pixels: fresh weights have none.
+    for predictors in (network.head.obj_preds, network.head.cls_preds):
+        predictors[-1].bias.data.fill_(3.0)
     spec = ModelSpec(
         model=config.model.model_copy(update={"num_classes": 80}),
         input=config.input,
@@ -234,21 +284,26 @@ def openers(
         return backend
 
     def exported(batch: int, *, kind: str, precision: str) -> Backend:
+        if kind == "onnx":  # before an export that takes long
+            runtime = require("onnxruntime", extra="onnx", purpose="this row")
+            choose_providers(runtime.get_available_providers(), str(device))
         options = ExportOptions(format=kind, batch=batch, precision=precision)
         path = folder / f"{precision}-{batch}{TARGETS[kind].suffix}"
         return open_model(export_model(weights, options, path).path, device=str(device))
 
-    precisions = ("fp32", "bf16", "fp16")
-    for precision in precisions:
-        yield f"PyTorch {precision}", lambda batch, p=precision: in_torch(p)
+    tf32 = device.type == "cuda" and torch.backends.cudnn.allow_tf32
+    precisions = {"fp32": "fp32 (TF32)" if tf32 else "fp32", "bf16": "bf16", "fp16": "fp16"}
+    for precision, named in precisions.items():
+        yield f"PyTorch {named}", lambda batch, p=precision: in_torch(p)
     for kind, title in (("onnx", "ONNX Runtime"), ("tensorrt", "TensorRT")):
         for precision in ("fp32", "fp16"):
             yield (
                 f"{title} {precision}",
                 functools.partial(exported, kind=kind, precision=precision),
             )
-    for precision in precisions[:2]:
-        yield f"torch.compile {precision}", lambda batch, p=precision: in_torch(p, compiled=True)
+    for precision in ("fp32", "bf16"):
+        named = precisions[precision]
+        yield f"torch.compile {named}", lambda batch, p=precision: in_torch(p, compiled=True)
 
 
 def infer(opener: Opener, *, extent: Extent, size: tuple[int, int]) -> Values:
@@ -336,6 +391,10 @@ def list_jobs(
     size = weights.spec.input.size
     for part in parts:
         if part in ("training", "compiled"):
+            first = next(iter(extent.batches))
+            if part == "training":
+                load = functools.partial(load_batches, first, data, device=device, extent=extent)
+                yield Job(part, f"{first}, loader alone", load)
             run = functools.partial(train_steps, data=data, device=device, extent=extent)
             for name in extent.batches:
                 yield Job(part, name, functools.partial(run, name, compiled=part == "compiled"))
@@ -374,7 +433,7 @@ def measure(
         else:
             try:
                 values, note = job.measure(), ""
-            except (OculoxError, RuntimeError) as error:
+            except Exception as error:  # noqa: BLE001 - of any library; the other rows count too
                 values, note = {}, first_line(error)
             rows.append(Row(job.part, job.what, values, time.perf_counter() - began, note))
             print(f"{job.part}: {job.what}: {rows[-1].seconds:.1f} s {note}", flush=True)
@@ -426,7 +485,7 @@ def main() -> None:
     machine = describe_machine()
     if device.type == "cuda":
         total = torch.cuda.get_device_properties(device).total_memory
-        machine |= {"gpu_memory_gb": f"{total / 1e9:.0f}", "cuda": str(torch.version.cuda)}
+        machine |= {"gpu_memory_gb": f"{total / 1e9:.0f}"}
     arguments.json.parent.mkdir(parents=True, exist_ok=True)
     text = ""
 

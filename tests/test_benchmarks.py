@@ -7,12 +7,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from oculox.config.schema import DataConfig
 from oculox.data.coco import load_split
 from oculox.datasets.pack import pack_data
+from oculox.errors import TrainingError
+from oculox.predict.pipeline import Pipeline
+from oculox.runtime.torch_backend import TorchBackend
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 
@@ -115,11 +119,12 @@ def test_the_program_for_gpus_measures_what_it_can_and_says_the_rest(gpu, tmp_pa
 
     extent = dataclasses.replace(gpu.QUICK, warm_up=2, steps=1)
     jobs = list(gpu.list_jobs(gpu.PARTS, tmp_path, device=device, extent=extent))
-    wanted = ("training", "100 boxes", "PyTorch fp32", "PyTorch fp16", "TensorRT fp16")
+    wanted = ("100 boxes", "PyTorch fp32", "PyTorch fp16", "TensorRT fp16")
     quick = [job for job in jobs if job.part == "training" or job.what.endswith(wanted)]
     gpu.measure(iter(quick), budget=100, save=save)
     rows = {row.what.split(", ")[-1]: row for row in saved[0]}
     assert rows["yolox-nano"].values.keys() == {"batch", "images/s", "waiting %"}
+    assert rows["loader alone"].values.keys() == {"batch", "images/s"}
     assert all(0 < value < 1e9 for row in saved[0] for value in row.values.values())
     assert "needs an accelerator" in rows["PyTorch fp16"].note
     assert "needs the package 'tensorrt'" in rows["TensorRT fp16"].note
@@ -129,8 +134,40 @@ def test_the_program_for_gpus_measures_what_it_can_and_says_the_rest(gpu, tmp_pa
 
     gpu.measure(iter(quick), budget=-1, save=save)
     assert saved[0] == []
-    assert "Left out, for lack of time: training: yolox-nano; nms: 100 boxes;" in gpu.tables(*saved)
+    assert (
+        "Left out, for lack of time: training: yolox-nano, loader alone; training: yolox-nano;"
+        in gpu.tables(*saved)
+    )
     assert {job.part for job in jobs} == set(gpu.PARTS)
+
+
+def test_weights_and_data_of_the_gpu_program_are_no_easier_than_real_ones(gpu, tmp_path):
+    pipeline = Pipeline(TorchBackend.from_weights(gpu.fresh_weights(gpu.QUICK)))
+    image = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
+    assert len(pipeline([image])[0]) == 4
+    data = gpu.write_data(tmp_path / "data", gpu.QUICK)
+    index = load_split(DataConfig(root=data), "train")
+    assert {index.num_objects(i) for i in range(len(index))} == {gpu.LISTED_OBJECTS}
+
+
+def test_a_network_that_does_not_compile_is_no_compiled_one(gpu, tmp_path, monkeypatch):
+    # As where there is no compiler, which training passes over.
+    monkeypatch.setattr(torch, "compile", lambda model: model)
+    extent = dataclasses.replace(gpu.QUICK, warm_up=2, steps=1)
+    data = gpu.write_data(tmp_path / "data", extent)
+    options = {"device": torch.device("cpu"), "extent": extent, "compiled": True}
+    with pytest.raises(TrainingError, match="not compiled"):
+        gpu.train_steps("yolox-nano", data, **options)
+
+
+def test_a_row_may_fail_with_any_error_of_a_library(gpu):
+    def fail():
+        raise Exception("of ONNX Runtime")
+
+    saved = []
+    job = gpu.Job("inference", "a row", fail)
+    gpu.measure(iter([job]), budget=100, save=lambda rows, left_out: saved.extend(rows))
+    assert [row.note for row in saved] == ["of ONNX Runtime"]
 
 
 def test_files_and_shards_take_turns(shards, tiny_data, tmp_path):
