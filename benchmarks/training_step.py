@@ -86,17 +86,22 @@ def random_batch(batch: int, side: int, objects: int) -> Batch:
     sizes = torch.rand(batch, objects, 2, generator=generator) * (side / 2 - 16) + 16
     corners = torch.rand(batch, objects, 2, generator=generator) * (side - sizes)
     pixels = torch.randint(0, 256, (batch, 3, side, side), dtype=torch.uint8, generator=generator)
+    boxes = torch.cat((corners, corners + sizes), dim=-1)
+    labels = torch.randint(0, 80, (batch, objects), generator=generator)
     return Batch(
         # As loaders hand them over.
-        images=pixels.contiguous(memory_format=torch.channels_last),
+        images=pinned(pixels.contiguous(memory_format=torch.channels_last)),
         targets=Targets(
-            torch.cat((corners, corners + sizes), dim=-1),
-            torch.randint(0, 80, (batch, objects), generator=generator),
-            torch.ones(batch, objects, dtype=torch.bool),
+            pinned(boxes), pinned(labels), pinned(torch.ones(batch, objects, dtype=torch.bool))
         ),
         image_ids=tuple(range(batch)),
         source_hw=((side, side),) * batch,
     )
+
+
+def pinned(tensor: Tensor) -> Tensor:
+    """In memory that a GPU reads from, where there is one."""
+    return tensor.pin_memory() if torch.cuda.is_available() else tensor
 
 
 def our_step(config: Config, batch: Batch, form: Form) -> Step:
@@ -143,15 +148,17 @@ def official_step(name: str, batch: Batch) -> Step:
     average = import_official("yolox.utils").ModelEMA
     experiment = import_official("yolox.exp").get_exp(exp_name=name)
     torch.manual_seed(0)
-    model = experiment.get_model().train()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model = experiment.get_model().train().to(device)
     optimizer = experiment.get_optimizer(len(batch.images))
     ema = average(model, 0.9998)
     boxes = batch.targets.boxes
     centres, sizes = (boxes[..., :2] + boxes[..., 2:]) / 2, boxes[..., 2:] - boxes[..., :2]
-    labels = torch.cat((batch.targets.labels[..., None].float(), centres, sizes), dim=-1)
+    labels = pinned(torch.cat((batch.targets.labels[..., None].float(), centres, sizes), dim=-1))
 
     def step() -> None:
-        loss = model(batch.images.float().contiguous(), labels)["total_loss"]
+        images = batch.images.to(device, non_blocking=True).float().contiguous()
+        loss = model(images, labels.to(device, non_blocking=True))["total_loss"]
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -167,12 +174,20 @@ def take_turns(steps: dict[str, Step], *, rounds: int, turns: int) -> dict[str, 
     for turn in range(rounds + 1):
         for name, step in steps.items():
             step()  # the caches hold what the form before left
+            wait_for_device()
             start = time.perf_counter()
             for _ in range(turns):
                 step()
+            wait_for_device()
             if turn:
                 seconds[name].append((time.perf_counter() - start) / turns)
     return seconds
+
+
+def wait_for_device() -> None:
+    """Until a GPU has done what it was given."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
 
 
 def print_profile(step: Step) -> None:
@@ -180,7 +195,8 @@ def print_profile(step: Step) -> None:
     with torch.profiler.profile() as profiler:
         for _ in range(3):
             step()
-    print(profiler.key_averages().table(sort_by="self_cpu_time_total", row_limit=25))
+    kind = "device" if torch.cuda.is_available() else "cpu"
+    print(profiler.key_averages().table(sort_by=f"self_{kind}_time_total", row_limit=25))
 
 
 def main() -> None:
