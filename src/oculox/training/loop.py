@@ -340,12 +340,12 @@ def _evaluate(run: Run, epoch: int, progress: TrainProgress, tools: _Tools) -> C
             processes=processes_of(parts.accelerator),
             progress=lambda done, total: stop.check(progress.step),
         )
-    except torch.cuda.OutOfMemoryError as error:
-        raise TrainingError(
-            f"out of memory on {parts.accelerator.device} in an evaluation with "
-            f"eval.batch={config.eval.batch}; lower that and resume: last.pt is saved"
-        ) from error
-    except RuntimeError:
+    except RuntimeError as error:
+        if is_out_of_memory(error, parts.accelerator.device):
+            raise TrainingError(
+                f"out of memory on {parts.accelerator.device} in an evaluation with "
+                f"eval.batch={config.eval.batch}; lower that and resume: last.pt is saved"
+            ) from error
         # The others may have stopped while this process waited for what they found.
         stop.check(progress.step)
         raise
