@@ -52,6 +52,10 @@ class TrainingError(OculoxError):
     """Training had to stop: a non-finite loss, an occupied output folder, a full disk."""
 
 
+class DeviceMemoryError(OculoxError):
+    """A GPU has too little memory for what it was given."""
+
+
 class ExportError(OculoxError):
     """An export could not be made or did not agree with the network it came from."""
 

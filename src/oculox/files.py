@@ -215,7 +215,8 @@ def free_path(wanted: Path, *, suffix: str = "", companions: Sequence[str] = ())
     """
     stem, number = wanted.name.removesuffix(suffix), 2
     name = stem
-    while any(wanted.with_name(f"{name}{end}").exists() for end in (suffix, *companions)):
+    # Also a link that leads nowhere takes a name.
+    while any(os.path.lexists(wanted.with_name(f"{name}{end}")) for end in (suffix, *companions)):
         name, number = f"{stem}-{number}", number + 1
     return wanted.with_name(f"{name}{suffix}")
 
@@ -295,7 +296,12 @@ def require_own(target: Path, mark: str, *, overwrite: bool) -> None:
 def is_own(target: Path, mark: str) -> bool:
     """Whether a folder holds a dataset whose annotation files all begin with that mark."""
     files = list((target / "annotations").glob("*.json"))
-    return bool(files) and all(mark.encode() in file.read_bytes()[:200] for file in files)
+    return bool(files) and all(mark.encode() in _first_bytes(file) for file in files)
+
+
+def _first_bytes(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(200)
 
 
 def make_folder(folder: Path) -> None:

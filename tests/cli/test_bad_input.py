@@ -477,8 +477,8 @@ def objects(tree):
         (("{image}",), ("--output", LONG), 1, "the folder cannot be looked into (File name too"),
         ((f"{LONG}.jpg",), (), 1, f"{LONG}.jpg: cannot be read (File name too long)"),
         ((f"{LONG}.jpg",), ("--engine", "local"), 1, ".jpg: cannot be read (File name too long)"),
-        (("http://[::1/x.jpg?key=1",), (), 2, "http://[::1/x.jpg: not an address (Invalid IPv6"),
-        (("s3://[a/x.jpg",), ("--engine", "local"), 2, "s3://[a/x.jpg: not an address"),
+        (("http://[::1/x.jpg?key=1",), (), 2, "http://[::1/x.jpg: not a URL (Invalid IPv6"),
+        (("s3://[a/x.jpg",), ("--engine", "local"), 2, "s3://[a/x.jpg: not a URL"),
         (("{image}",), ("--batch", 10**23), 2, "--batch"),
     ],
 )

@@ -207,6 +207,21 @@ def test_mixup_equals_the_two_resize_process(coco_train: CocoIndex, seed: int) -
     assert difference.mean() < 1.0
 
 
+@pytest.mark.parametrize("source", [(400, 100), (100, 400), (1, 300), (300, 1), (1, 1)])
+def test_mixup_of_long_and_tiny_images(source) -> None:
+    """Some crops show nothing but padding."""
+    rng = np.random.default_rng(0)
+    image, other = np.full((*SIZE, 3), 80, np.uint8), np.full((*source, 3), 200, np.uint8)
+    shares = []
+    for _ in range(200):
+        plan = draw_mixup_plan(SIZE, (0.5, 1.5), rng=rng)
+        expected, _ = slow_mixup(image, other, np.zeros((0, 4)), plan, SIZE)
+        out = mix_image(image, other, plan, other_hw=source, pad_value=114)
+        shares.append((out == 140).mean())
+        assert abs(shares[-1] - (expected == 140).mean()) < 0.02
+    assert source != (400, 100) or min(shares) == 0
+
+
 def test_mixup_draws_cover_jitter_flip_and_crop() -> None:
     rng = np.random.default_rng(0)
     plans = [draw_mixup_plan(SIZE, (0.5, 1.5), rng=rng) for _ in range(200)]

@@ -132,6 +132,25 @@ def test_yolo_and_voc_without_a_validation_split(tmp_path: Path) -> None:
     assert split_data(root, tmp_path / "from-voc").images == {"train": 4, "val": 1}
 
 
+def test_an_image_counts_once_and_unlabelled_splits_stay_out(tmp_path: Path) -> None:
+    root = tmp_path / "yolo"
+    for i in range(5):
+        yolo(root, "train", "a" * (i + 1), "0 0.5 0.5 0.2 0.2")
+        yolo(root, "test", "b" * (i + 9))
+    for path in (root / "labels/test").iterdir():
+        path.unlink()
+    # As in the files of some projects, whose validation images are those of the training.
+    (root / "data.yaml").write_text("train: images/train\nval: images/train\nnames: [cup]\n")
+    summary = split_data(root, tmp_path / "out")
+    assert summary.images == {"train": 4, "val": 1}
+    (root / "data.yaml").write_text("names: [cup]\n")
+    summary = split_data(root, tmp_path / "two")
+    assert summary.images == {"train": 4, "val": 1}
+    [fault] = summary.faults
+    assert (fault.code, fault.severity) == ("split-unlabelled", "warning")
+    assert fault.message == "the 5 test images have no labels and were left out"
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [

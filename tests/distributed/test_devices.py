@@ -89,8 +89,11 @@ def test_a_gpu_is_described_with_what_is_below_it(monkeypatch, tmp_path):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA H200")
     monkeypatch.setattr(torch.backends.cudnn, "version", lambda: 91002)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.version, "hip", None)
     monkeypatch.setattr(devices, "_DRIVER", tmp_path / "version")
-    expected = {"gpu": "NVIDIA H200", "cuda": str(torch.version.cuda), "cudnn": "91002"}
+    expected = {"gpu": "NVIDIA H200", "cuda": "13.0", "cudnn": "91002"}
+    assert "hip" not in describe_machine()
     assert expected.items() <= describe_machine().items()
     assert "driver" not in describe_machine()
     line = "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  570.133.20  Release Build\n"

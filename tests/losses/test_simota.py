@@ -204,27 +204,3 @@ def test_groups_of_images_and_objects_do_not_matter(monkeypatch, group):
         )
         assert dict(zip(cells, zip(objects, iou, strict=True), strict=True)) == expected
         assert expected
-
-
-def test_groups_are_larger_on_a_gpu():
-    on_cpu, on_gpu = (simota._pairs_at_once(torch.device(kind)) for kind in ("cpu", "cuda"))
-    assert (on_cpu, on_gpu) == (simota.PAIRS_AT_ONCE, simota.PAIRS_AT_ONCE_ON_GPU)
-
-
-def test_no_object_reaches_a_cell():
-    case = make_case(0, objects=3)
-    case.object_boxes[:, :2] = torch.tensor([-500.0, 9000.0])
-    assert run_assign(case) == {}
-
-
-def test_many_objects_on_one_spot_share_its_cells():
-    case = make_case(0, objects=1)
-    case.object_boxes = case.object_boxes.expand(200, 4).contiguous()
-    case.labels = case.labels.expand(200).contiguous()
-    found = run_assign(case)
-    assert 1 <= len(found) <= 10
-
-
-def test_an_input_with_fewer_cells_than_candidates():
-    case = make_case(0, objects=2, size=(32, 32))
-    assert 1 <= len(run_assign(case, candidates_k=50)) <= 21

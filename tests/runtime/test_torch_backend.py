@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from oculox.config.schema import InputConfig, ModelConfig
-from oculox.errors import CheckpointError, UsageError
+from oculox.errors import CheckpointError, DeviceMemoryError, UsageError
 from oculox.models import build_model
 from oculox.postprocess import DetectSettings, decode
 from oculox.predict.pipeline import Pipeline
@@ -108,6 +108,18 @@ def test_modes_come_back_after_a_failure():
     with pytest.raises(RuntimeError):
         backend.predict(IMAGES[:, :, :50, :50])
     assert all(m.training for m in network.modules())
+
+
+def test_too_little_memory_names_the_batch():
+    def full(module, inputs):
+        raise torch.cuda.OutOfMemoryError("simulated")
+
+    network = make_network()
+    network.register_forward_pre_hook(full)
+    backend = TorchBackend.from_network(network, SPEC)
+    said = "out of memory on cpu with 3 images of 64x96 at once; lower `batch`"
+    with pytest.raises(DeviceMemoryError, match=said):
+        backend.predict(np.zeros((3, 3, 64, 96), np.uint8))
 
 
 def test_detect_answers_each_image():

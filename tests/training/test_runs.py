@@ -17,7 +17,14 @@ import torch
 
 from oculox import Detector, TrainCallback, convert, evaluate, load_config, train
 from oculox.cli.main import main
-from oculox.errors import CheckpointError, ConfigError, DataError, TrainingError, UsageError
+from oculox.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    DeviceMemoryError,
+    TrainingError,
+    UsageError,
+)
 from oculox.training import loop
 from oculox.training.log import StepLoss, read_log
 from oculox.training.loop import run_training
@@ -644,7 +651,8 @@ def test_fp16_that_changes_nothing_ends(quick, tmp_path, monkeypatch):
 @pytest.mark.parametrize("place", ["evaluate_loader", "build_run"])
 def test_out_of_memory_beside_the_steps(quick, tmp_path, monkeypatch, place):
     def full(*args, **options):
-        raise torch.cuda.OutOfMemoryError("simulated")
+        kinds = {"evaluate_loader": DeviceMemoryError, "build_run": torch.cuda.OutOfMemoryError}
+        raise kinds[place]("simulated")
 
     monkeypatch.setattr(loop, place, full)
     said = {
@@ -659,8 +667,8 @@ def test_out_of_memory_beside_the_steps(quick, tmp_path, monkeypatch, place):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"ball": "dog"}, "only one of both has 'ball', 'dog'; both files need"),
-        ({"ball": "car", "car": "ball"}, "they have the same names in another order of their ids;"),
+        ({"ball": "dog"}, "only in train: ball; only in val: dog; both files need"),
+        ({"ball": "car", "car": "ball"}, "the order of their ids differs; both files"),
     ],
 )
 def test_splits_of_other_classes_are_told_apart(tiny_data, quick, tmp_path, change, said):

@@ -183,7 +183,8 @@ def to_location(value: str | Path | Address) -> Location:
         try:
             urlsplit(value)
         except ValueError as error:
-            raise UsageError(f"{value.partition('?')[0]}: not an address ({error})") from None
+            shown = re.sub(r"//[^/]*@", "//", value.partition("?")[0])
+            raise UsageError(f"{shown}: not a URL ({error})") from None
         if {".", ".."} & set(address._before_query.split("/")):
             raise UsageError(f"{address}: expected a URL without '.' and '..' between slashes")
         return address

@@ -99,10 +99,9 @@ def local_folder(folder: Address, target: Path | None = None) -> Path:
         raise AddressError(f"{folder}: {size / 1e9:.1f} GB; {_too_small()}")
     copies = []
     for file in files:
-        copies.append(
-            _below(target, file.address.text[len(folder.text.rstrip("/")) + 1 :], file.address)
-        )
-        copy = copies[-1]
+        name = file.address.text[len(folder.text.rstrip("/")) + 1 :]
+        copy = _below(target, name, file.address)
+        copies.append(copy)
         with _one_at_a_time(copy):
             if not (_kept_stamp(copy) == file.stamp and _touch(copy)):
                 write_atomically(copy, partial(_fetch, file, in_cache=in_cache))

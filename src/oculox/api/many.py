@@ -88,7 +88,7 @@ def predict_many(
 
 def _whole(path: str | Path) -> str:
     """A path that means the same to processes with another working folder."""
-    return str(Path(path).absolute()) if os.path.exists(path) else str(path)  # noqa: PTH110 - of a long name it says no
+    return str(Path(path).absolute()) if os.path.exists(path) else str(path)  # noqa: PTH110 - false for names that are too long
 
 
 def _open(model: str, options: Mapping[str, Any]) -> tuple[Pipeline, Mapping[str, Any]]:

@@ -131,9 +131,9 @@ def split(
         Path, typer.Argument(metavar="SRC", help="Dataset, or COCO JSON file, to read.")
     ],
     target: Annotated[Path, typer.Argument(metavar="DST", help="New or empty folder.")],
-    val: Annotated[float, typer.Option(help="Share of the images for validation.")] = 0.2,
-    test: Annotated[float, typer.Option(help="Share of the images for a test.")] = 0.0,
-    seed: Annotated[int, typer.Option(help="Another one divides differently.")] = 0,
+    val: Annotated[float, typer.Option(help="Share of the images for the val split.")] = 0.2,
+    test: Annotated[float, typer.Option(help="Share of the images for the test split.")] = 0.0,
+    seed: Annotated[int, typer.Option(help="Another number gives another division.")] = 0,
     group: Annotated[
         str | None,
         typer.Option(

@@ -23,7 +23,7 @@ from oculox.cli.serve import serve
 from oculox.cli.track import track
 from oculox.cli.train import SettingsCommand, train
 from oculox.distributed.launch import follow_launcher, is_launched, is_main_process, one_report
-from oculox.errors import OculoxError, OculoxWarning, RenamedKeyWarning, UsageError, first_line
+from oculox.errors import OculoxError, OculoxWarning, RenamedKeyWarning, UsageError
 from oculox.version import __version__
 
 # Wrong words of any kind; the module that has this class varies by version.
@@ -130,9 +130,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OculoxError as error:
         _say_error(with_options(str(error)))
         return error.exit_code
-    except OSError as error:  # of a file that no part of Oculox has better words for
+    except OSError as error:
+        if error.strerror is None:  # of a library that calls its own errors so
+            raise
+        # Of a file that no part of Oculox has better words for, such as a full standard output.
         where = "" if error.filename is None else f"{error.filename}: "
-        _say_error(f"{where}the system refuses ({error.strerror or first_line(error)})")
+        _say_error(f"{where}the operating system reports: {error.strerror}")
         return 1
     return end or 0
 

@@ -277,7 +277,7 @@ def _jpeg_turns(notes: Sequence[bytes]) -> bool | None:
     for entry in range(first, end, 12):
         tag, kind, count = (number(entry + at, size) for at, size in ((0, 2), (2, 2), (4, 4)))
         size = _TIFF_BYTES.get(kind, len(exif)) * count
-        if size > 4 and number(entry + 8, 4) + size > len(exif):
+        if not size or (size > 4 and number(entry + 8, 4) + size > len(exif)):
             return None
         if tag == 0x0112:
             found.append(number(entry + 8, 2) if (kind, count) == (3, 1) else -1)

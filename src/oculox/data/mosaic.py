@@ -249,7 +249,9 @@ def mix_image(
     left = max(0, last_x - resized.shape[1]) if plan.flip else 0
     layer = np.zeros_like(image)
     layer[: max(0, canvas_h - y), : max(0, canvas_w - x)] = pad_value
-    layer[: seen.shape[0], left : left + seen.shape[1]] = cv2.flip(seen, 1) if plan.flip else seen
+    if seen.size:  # the crop may show padding alone
+        shown = cv2.flip(seen, 1) if plan.flip else seen
+        layer[: seen.shape[0], left : left + seen.shape[1]] = shown
     return np.asarray(cv2.addWeighted(image, 0.5, layer, 0.5, 0, dst=layer), np.uint8)
 
 

@@ -14,6 +14,7 @@ from oculox.datasets.formats.coco import read_coco, write_coco
 from oculox.datasets.formats.convert import READERS, ConvertSummary
 from oculox.datasets.formats.dataset import SPLITS, ImageReader, LabelledData, LabelledImage
 from oculox.datasets.splits import YAML_SUFFIXES, recognise
+from oculox.distributed.ahead import usable_threads, work_ahead
 from oculox.errors import DataError, UsageError, plural
 from oculox.files import FileMode, new_folder, require_free, require_local
 from oculox.types import Progress, counted
@@ -34,9 +35,10 @@ def split_data(
 ) -> ConvertSummary:
     """Divide all images of a dataset into splits, and write them as a COCO dataset.
 
-    Which images go where depends on their names and the seed alone. Images of equal bytes stay in
-    one split. Splits that the source has already are joined first. Faulty boxes and images are left
-    out and listed, and so is each class that a split has no object of.
+    The order in which images are given out depends on their names and the seed alone. Images of
+    equal bytes stay in one split. Splits that the source has already are joined first, but for
+    those without any label. Faulty boxes and images are left out and listed, and so is each class
+    that a split has no object of.
 
     Args:
         source: a COCO, YOLO or Pascal VOC dataset, or a COCO JSON file; it is not touched.
@@ -68,7 +70,7 @@ def split_data(
         raise UsageError(f"`group` {group!r} is no regular expression: {error}") from None
     require_free(target)
     data = _read(source, classes=classes, images=images, progress=progress)
-    everything = _joined(data)
+    everything, left_out = _joined(data)
     divided = _divide(everything, shares, pattern=pattern, seed=seed)
     for split in ("train", *(name for name, share in shares.items() if share)):
         if not divided[split]:
@@ -84,7 +86,7 @@ def split_data(
         data.classes,
         {name: len(many) for name, many in splits.items()},
         {name: sum(int((~one.crowd).sum()) for one in many) for name, many in splits.items()},
-        (*data.all_faults, *_absent_classes(data.classes, splits)),
+        (*data.all_faults, *left_out, *_absent_classes(data.classes, splits)),
     )
 
 
@@ -106,14 +108,23 @@ def _read(
     return read(source, classes=classes, splits=None, on_image=on_image)
 
 
-def _joined(data: LabelledData) -> list[LabelledImage]:
-    """The images of all splits, under names of which there is one each."""
-    reader = ImageReader()
-    return [
-        dataclasses.replace(image, name=reader.free_name(image.name))
-        for many in data.splits.values()
-        for image in many
-    ]
+def _joined(data: LabelledData) -> tuple[list[LabelledImage], list[Fault]]:
+    """Each image of the labelled splits once, under a name of its own; the splits left out.
+
+    The images of a split without any label are not labelled yet, such as those of a test.
+    """
+    reader, seen = ImageReader(), set[str]()
+    images = []
+    for split, many in data.splits.items():
+        if not any(len(image.boxes) for image in many):
+            message = f"the {plural(len(many), f'{split} image')} have no labels and were left out"
+            reader.fault("split-unlabelled", split, message, severity="warning")
+            continue
+        for image in many:
+            if str(image.source) not in seen:
+                seen.add(str(image.source))
+                images.append(dataclasses.replace(image, name=reader.free_name(image.name)))
+    return images, reader.faults
 
 
 def _divide(
@@ -141,26 +152,32 @@ def _groups(
     images: Sequence[LabelledImage], pattern: re.Pattern[str] | None
 ) -> dict[str, list[int]]:
     """Rows of the images that stay together, by a name of their group."""
-    joined: dict[str, str] = {}
+    parents: dict[str, str] = {}
     keys = []
 
     def first(key: str) -> str:
-        while (parent := joined.setdefault(key, key)) != key:
-            key = parent
+        parents.setdefault(key, key)
+        while parents[key] != key:
+            parents[key] = parents[parents[key]]  # or chains of thousands of copies would be slow
+            key = parents[key]
         return key
 
-    for image in images:
+    digests = work_ahead(_digest, images, threads=usable_threads())
+    for image, digest in zip(images, digests, strict=True):
         match = None if pattern is None else pattern.search(image.name)
         key = f"name:{image.name}"
         if match is not None:
             key = f"group:{match[1 if match.re.groups else 0]}"
-        content = f"bytes:{hashlib.sha256(image.source.read_bytes()).hexdigest()}"
-        joined[first(content)] = first(key)
+        parents[first(f"bytes:{digest}")] = first(key)
         keys.append(key)
     groups = defaultdict(list)
     for row, key in enumerate(keys):
         groups[first(key)].append(row)
     return dict(groups)
+
+
+def _digest(image: LabelledImage) -> str:
+    return hashlib.sha256(image.source.read_bytes()).hexdigest()
 
 
 def _absent_classes(

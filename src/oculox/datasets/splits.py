@@ -156,7 +156,7 @@ def scan_splits(root: Location, *splits: Split) -> dict[Split, ScannedSplit]:
         if split not in there:
             place = "ImageSets/Main/{}.txt" if kind == "voc" else "data.yaml ({}: FOLDER)"
             raise DataError(
-                f"{root}: no {split} split found in this {_NAMES[kind]} dataset; "
+                f"{root}: no {split} split found in this {FORMAT_NAMES[kind]} dataset; "
                 f"name its images in {place.format(split)}, or divide them with `oculox data split`"
             )
     return {
@@ -171,7 +171,7 @@ def _nothing() -> None:
     """No progress to show."""
 
 
-_NAMES: Mapping[SourceFormat, str] = {"voc": "Pascal VOC", "yolo": "YOLO"}
+FORMAT_NAMES: Mapping[SourceFormat, str] = {"voc": "Pascal VOC", "yolo": "YOLO"}
 
 # The check finds these anew in what was read; training and evaluation meet and count bad images.
 _FOUND_AGAIN = frozenset(

@@ -16,7 +16,7 @@ from oculox.datasets.formats.coco import read_coco, write_annotations
 from oculox.datasets.formats.convert import ConvertSummary
 from oculox.datasets.formats.dataset import ImageReader, LabelledImage
 from oculox.datasets.image_facts import place_image
-from oculox.datasets.splits import recognise
+from oculox.datasets.splits import FORMAT_NAMES, recognise
 from oculox.errors import DataError, UsageError
 from oculox.files import encode_image, move_entries, require_own, scratch_beside
 from oculox.types import FloatArray, ImageArray, Progress, counted
@@ -77,9 +77,9 @@ def tile_data(
     require_own(target, _MARK, overwrite=overwrite)
     kind = recognise(source)
     if kind in ("yolo", "voc"):
-        name = {"yolo": "YOLO", "voc": "Pascal VOC"}[kind]
         raise DataError(
-            f"{source}: this is a {name} dataset, and only COCO datasets can be cut into tiles; "
+            f"{source}: this is a {FORMAT_NAMES[kind]} dataset, and only COCO datasets can be cut "
+            "into tiles; "
             "convert it first with `oculox data convert`"
         )
     data = read_coco(source, classes=None, splits=None, on_image=lambda: None)

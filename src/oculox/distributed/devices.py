@@ -227,7 +227,11 @@ def _gpu_facts() -> dict[str, str]:
     """The current GPU's name, and the versions of what decides how fast it is."""
     facts = {
         "gpu": torch.cuda.get_device_name(),
-        "cuda": str(torch.version.cuda),
+        **{
+            name: version
+            for name in ("cuda", "hip")  # of NVIDIA and of AMD
+            if (version := getattr(torch.version, name)) is not None
+        },
         "cudnn": str(torch.backends.cudnn.version()),  # type: ignore[no-untyped-call]
         # NMS is torchvision's, and compiled networks run in Triton.
         **_versions("torchvision", "triton", "onnxruntime-gpu"),

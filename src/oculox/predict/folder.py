@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import os
@@ -11,7 +12,7 @@ from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
 from oculox.addresses import Location, local_output
-from oculox.errors import DataError
+from oculox.errors import DataError, OculoxError
 from oculox.files import make_folder, remove_empty, require_free, write_image, write_json
 from oculox.predict.pipeline import Pipeline
 from oculox.predict.sources import LoadedImage, Source, Unreadable, fetching, read_source
@@ -173,9 +174,12 @@ def _predict(
                 except DataError as error:
                     unreadable.append(Unreadable(source=source, error=error))
                 report(len(written) + len(unreadable) + len(videos))
-    finally:  # an interrupt or a full disk keeps what is done
-        if written or videos:
-            write_json(output / PREDICTIONS, [one.entry() for one in written])
+    except BaseException:  # an interrupt or an error keeps what is done, where there is room
+        with contextlib.suppress(OculoxError):
+            _write_predictions(output, written)
+        raise
+    if written or videos:
+        _write_predictions(output, written)
     return PredictSummary(
         output=output,
         images=len(written),
@@ -221,6 +225,10 @@ def _finish(targets: Mapping[Source, Path], loaded: LoadedImage, found: Detectio
         annotated=target,
         truncated=loaded.truncated,
     )
+
+
+def _write_predictions(output: Path, written: Sequence[_Written]) -> None:
+    write_json(output / PREDICTIONS, [one.entry() for one in written])
 
 
 def _report(progress: Progress | None, total: int, done: int) -> None:

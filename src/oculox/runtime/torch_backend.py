@@ -12,8 +12,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from oculox.config.schema import Precision
 from oculox.data.preprocess import to_floats
-from oculox.distributed.devices import usable_device
-from oculox.errors import UsageError
+from oculox.distributed.devices import is_out_of_memory, usable_device
+from oculox.errors import DeviceMemoryError, UsageError, plural
 from oculox.models.layers import ConvBNAct
 from oculox.models.yolox import YOLOX
 from oculox.postprocess import DetectSettings, decode, select_detections
@@ -87,17 +87,30 @@ class TorchBackend(Backend):
         return cls(fuse(network), spec, owned=True) if fused else cls(network, spec)
 
     def predict(self, images: ImageArray | Tensor) -> DecodedPredictions:
-        """See `Backend.predict`; boxes and probabilities are float32 on the device."""
+        """See `Backend.predict`; boxes and probabilities are float32 on the device.
+
+        Raises:
+            DeviceMemoryError: there is too little memory for so many images.
+        """
         weight = next(self.network.parameters())
         floats = to_floats(images, self.spec.input, device=weight.device, dtype=weight.dtype)
-        with nullcontext() if self.side_by_side else self._lock, torch.inference_mode():
-            with nullcontext() if self._owned else evaluation_mode(self.network):
-                raw = self.network(floats)
-            decoded = decode(raw, self.spec.strides)
-            if weight.device.type == "cuda":
-                # CUDA does not wait for its kernels; without this their time counts for the next
-                # stage.
-                torch.cuda.synchronize(weight.device)
+        try:
+            with nullcontext() if self.side_by_side else self._lock, torch.inference_mode():
+                with nullcontext() if self._owned else evaluation_mode(self.network):
+                    raw = self.network(floats)
+                decoded = decode(raw, self.spec.strides)
+                if weight.device.type == "cuda":
+                    # CUDA does not wait for its kernels; without this their time counts for the
+                    # next stage.
+                    torch.cuda.synchronize(weight.device)
+        except RuntimeError as error:
+            if not is_out_of_memory(error, weight.device):
+                raise
+            count, _, height, width = images.shape
+            raise DeviceMemoryError(
+                f"out of memory on {weight.device} with {plural(count, 'image')} of "
+                f"{height}x{width} at once; lower `batch`"
+            ) from error
         return decoded
 
     def select(self, outputs: tuple[Tensor, ...], settings: DetectSettings) -> list[Detections]:

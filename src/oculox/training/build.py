@@ -214,16 +214,17 @@ def check_classes(config: Config, train: CocoIndex, val: CocoIndex) -> tuple[str
             "leave the key out to take the count from the data"
         )
     if val.class_names != names:
-        odd = sorted({*names} ^ {*val.class_names})
-        why = (
-            f"only one of both has {', '.join(map(repr, odd[:3]))}{', ...' * (len(odd) > 3)}"
-            if odd
-            else "they have the same names in another order of their ids"
-        )
+        sides = (("train", names, val.class_names), ("val", val.class_names, names))
+        odd = [
+            f"only in {split}: {', '.join(found[:3])}{', ...' * (len(found) > 3)}"
+            for split, ours, theirs in sides
+            if (found := [name for name in ours if name not in theirs])
+        ]
+        why = "; ".join(odd) or "the order of their ids differs"
         raise DataError(
             f"{val.annotations}: its categories ({len(val.class_names)}) are not those of "
-            f"{train.annotations} ({len(names)}): {why}; both files need the same categories with "
-            "the same ids"
+            f"{train.annotations} ({len(names)}): {why}; both files need the same categories in "
+            "the same order of ids"
         )
     return names
 

@@ -303,12 +303,15 @@ def _append(file: TextIO, line: str) -> None:
 
 
 @contextmanager
-def step_profiler(folder: Path, *, enabled: bool, rank: int = 0) -> Iterator[Callable[[], None]]:
+def step_profiler(
+    folder: Path, *, enabled: bool, device: torch.device, rank: int = 0
+) -> Iterator[Callable[[], None]]:
     """Profile steps 5 to 9 of this call; write a trace (chrome://tracing) and a table.
 
     Args:
         folder: of the run.
         enabled: whether to do anything.
+        device: that trains; the table is sorted by its time.
         rank: number of this process; all but the first add it to the files' names.
 
     Yields:
@@ -322,12 +325,12 @@ def step_profiler(folder: Path, *, enabled: bool, rank: int = 0) -> Iterator[Cal
 
     def write(result: profile) -> None:
         result.export_chrome_trace(str(folder / f"{name}.json"))
-        kind = "device" if torch.cuda.is_available() else "cpu"
+        kind = "device" if device.type == "cuda" else "cpu"
         table = result.key_averages().table(sort_by=f"self_{kind}_time_total", row_limit=30)
         write_text(folder / f"{name}.txt", table)
 
     activities = [ProfilerActivity.CPU]
-    if torch.cuda.is_available():
+    if device.type == "cuda":
         activities.append(ProfilerActivity.CUDA)
     with profile(
         activities=activities,

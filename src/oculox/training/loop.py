@@ -21,7 +21,7 @@ from oculox.distributed.devices import (
 )
 from oculox.distributed.launch import is_launched, note_report
 from oculox.distributed.sync_bn import share_buffers
-from oculox.errors import TrainingError, UsageError, plural
+from oculox.errors import DeviceMemoryError, TrainingError, UsageError, plural
 from oculox.evaluation.evaluate import evaluate_loader
 from oculox.evaluation.metrics import CocoMetrics
 from oculox.postprocess import DetectSettings
@@ -135,7 +135,9 @@ def _run(
     torch.backends.cudnn.benchmark = not train.deterministic
     try:
         run = build_run(config, accelerator, weights=weights)
-    except torch.cuda.OutOfMemoryError as error:
+    except RuntimeError as error:
+        if not is_out_of_memory(error, accelerator.device):
+            raise
         raise TrainingError(
             f"out of memory on {accelerator.device} before the first step: {config.model.name} "
             "does not fit; another program may use the device, or take a smaller network"
@@ -165,7 +167,12 @@ def _run(
         ) as log,
         closing(run.train_loader),
         closing(run.val_loader),
-        step_profiler(folder, enabled=train.profile, rank=accelerator.process_index) as count_step,
+        step_profiler(
+            folder,
+            enabled=train.profile,
+            device=accelerator.device,
+            rank=accelerator.process_index,
+        ) as count_step,
         watch_run(run, report=log.message) as report_bad_images,
         StopRequest(place.shown(folder), tell=log.message) as stop,
     ):
@@ -340,12 +347,12 @@ def _evaluate(run: Run, epoch: int, progress: TrainProgress, tools: _Tools) -> C
             processes=processes_of(parts.accelerator),
             progress=lambda done, total: stop.check(progress.step),
         )
-    except RuntimeError as error:
-        if is_out_of_memory(error, parts.accelerator.device):
-            raise TrainingError(
-                f"out of memory on {parts.accelerator.device} in an evaluation with "
-                f"eval.batch={config.eval.batch}; lower that and resume: last.pt is saved"
-            ) from error
+    except DeviceMemoryError as error:
+        raise TrainingError(
+            f"out of memory on {parts.accelerator.device} in an evaluation with "
+            f"eval.batch={config.eval.batch}; lower that and resume: last.pt is saved"
+        ) from error
+    except RuntimeError:
         # The others may have stopped while this process waited for what they found.
         stop.check(progress.step)
         raise

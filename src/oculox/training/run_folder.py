@@ -313,14 +313,15 @@ def _make_folder(config: Config, output: Path | None) -> Path:
         check_free(output)
         make_folder(output)
         return output
-    while True:
-        folder = default_folder(config)
-        make_folder(folder.parent)
-        try:
-            folder.mkdir()
-        except FileExistsError:  # another run took the name meanwhile
-            continue
-        return folder
+    folder = default_folder(config)
+    make_folder(folder.parent)
+    try:
+        folder.mkdir()
+    except FileExistsError:
+        return _make_folder(config, None)  # another run took the name meanwhile
+    except OSError as error:
+        raise OculoxError(f"{folder}: the folder cannot be made ({error.strerror})") from None
+    return folder
 
 
 def _begin(run: Run, folder: Path, *, from_weights: bool) -> None:

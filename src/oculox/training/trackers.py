@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -23,6 +24,7 @@ from oculox.errors import (
 )
 
 FOLDER = "trackers"
+_MOST_FAILURES = 3
 
 _EXTRAS = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow", "comet_ml": "comet"}
 
@@ -46,26 +48,30 @@ class Trackers:
 
     def __init__(self, accelerator: Accelerator) -> None:
         self._accelerator = accelerator
-        self._failed: set[str] = set()
+        self._failures: Counter[str] = Counter()
 
     def log(self, values: dict[str, float], step: int) -> list[str]:
         """Numbers of a step.
 
         Returns:
             What went wrong, in words, once for each tracker: a server that is away must not cost
-            a training run.
+            a training run. A tracker that failed three times is not asked again, since it may
+            wait for its server each time.
         """
         notes = []
         for tracker in self._accelerator.trackers:
+            name = tracker.name
+            if self._failures[name] == _MOST_FAILURES:
+                continue
             try:
                 tracker.log(values, step=step)
             except Exception as error:  # noqa: BLE001 - each tracker has its own
-                if tracker.name not in self._failed:
+                self._failures[name] += 1
+                if self._failures[name] == 1:
                     notes.append(
-                        f"{tracker.name} does not take the numbers of step {step} "
-                        f"({first_line(error)}); log.jsonl has them all, and training continues"
+                        f"{name} does not take the numbers of step {step} ({first_line(error)}); "
+                        "log.jsonl has them all, and training continues"
                     )
-                self._failed.add(tracker.name)
         return notes
 
     def image(self, path: Path, *, step: int) -> None:
