@@ -63,7 +63,7 @@ class Detector:
 
     Args:
         model: a weights file (Oculox's or another project's), an exported model, the
-            address of either (``s3://...``), a name of published weights, the address of a
+            URL of either (``s3://...``), a name of published weights, the URL of a
             service, or a backend.
         conf: lowest score kept.
         iou: NMS: IoU above which the weaker of two boxes of a class is dropped.
@@ -176,7 +176,7 @@ class Detector:
         """Find objects.
 
         Args:
-            images: a path; an address (http, https); a uint8 array (H, W, 3); a tensor (3, H, W),
+            images: a path; a URL (http, https); a uint8 array (H, W, 3); a tensor (3, H, W),
                 uint8 or floats from 0 to 1; a Pillow image; the bytes of an image file. Several:
                 anything to iterate over, an array (B, H, W, 3) or a tensor (B, 3, H, W).
             color: channel order of arrays and tensors; without it arrays are BGR, as OpenCV reads,
@@ -187,7 +187,7 @@ class Detector:
             Detections in the image's own pixels; a list for several images.
 
         Raises:
-            DataError: a file is not a readable image, or an address gives none.
+            DataError: a file is not a readable image, or a URL gives none.
             UsageError: an array is not an image, or a threshold is out of its range.
         """
         several = images_in(images)
@@ -214,7 +214,7 @@ class Detector:
 
         Args:
             source: a folder, a pattern such as ``shots/*.jpg``, a video, a camera's number, the
-                address of a stream; or what a call takes.
+                URL of a stream; or what a call takes.
             batch: images at once; more than one waits for that many frames of a camera.
             recursive: look into the folders of a folder.
             skip_unreadable: warn of images that cannot be read, in place of raising.
@@ -250,7 +250,7 @@ class Detector:
         why an image could not be read: then its lists are empty and its size is null.
 
         Args:
-            images: files and addresses.
+            images: files and URLs.
 
         Raises:
             MissingExtraError: pyarrow is not installed.
@@ -274,7 +274,7 @@ class Detector:
         that breaks off is opened again. Needs the extra ``track``.
 
         Args:
-            source: a video, a camera's number, the address of a stream; or a folder or pattern
+            source: a video, a camera's number, the URL of a stream; or a folder or pattern
                 of images that are frames, in the order of their names.
             tracker: ``bytetrack``, ``sort``, ``ocsort`` or ``botsort``.
             start_conf: lowest score that starts a new object.

@@ -46,7 +46,7 @@ def export(
         model: a weights file, or a name of published weights.
         format: a key of `oculox.exporting.targets.TARGETS`, such as ``onnx``.
         output: the file to write; by default a new one beside the weights, or here where these are
-            at an address.
+            at a URL.
         overwrite: replace `output` where it exists.
         imgsz: input size; that of the weights by default.
         dynamic_size: take any multiple of 32, with `imgsz` as the default.
@@ -99,7 +99,7 @@ def export(
         there = None if overwrite else next((file for file in files if file.exists()), None)
         if there is not None:
             raise UsageError(f"{there} exists; name another `output`, or pass `overwrite`")
-    # At an address the folder around it may hold anything: the file itself was looked for.
+    # At a URL the folder around it may hold anything: the file itself was looked for.
     with local_output(final.parent, overwrite=True) as folder:
         report = export_model(
             load_weights(weights),

@@ -40,19 +40,19 @@ def predict_many(
     """Find objects in any number of images, and write Parquet files of `part_size` images each.
 
     Each image becomes one row, those that cannot be read too; `Detector.table` tells the columns.
-    Files are whole or not there, so a run that ended goes on with `resume`.
+    Files are whole or not there, so a run that ended is continued with `resume`.
 
     Args:
         model: see `Detector`; with Ray a file that all machines find under its path.
-        sources: images, folders, patterns and addresses, such as ``s3://bucket/images``.
-        output: folder to write to, or its address; with Ray one that all machines share.
+        sources: images, folders, patterns and URLs, such as ``s3://bucket/images``.
+        output: folder to write to, or its URL; with Ray one that all machines share.
         engine: ``local`` for this process; ``ray`` for workers on the Ray cluster that
             ``RAY_ADDRESS`` names, or on this machine.
         workers: of Ray; by default one for each GPU, or for each machine where there are none.
         part_size: images of a file; of a run that is ended in the middle of a part, so many are
             done again.
         recursive: look into the folders of folders.
-        resume: go on with what is in `output`; from the beginning where nothing is.
+        resume: continue what is in `output`; start from the beginning if nothing is there.
         overwrite: replace the parts in `output`.
         progress: called with the numbers of images done and in all, after each part.
         **options: those of `Detector`, such as `conf`, `batch` and `device`.

@@ -19,7 +19,7 @@ def list_models() -> list[dict[str, Any]]:
     Returns:
         One row a network: `name`, `parameters` and `gflops` at 80 classes, `input` (height and
         width), and of the official weights `published_ap` (COCO val2017, percent) and `source`,
-        their address.
+        their URL.
     """
     return [dict(row) for row in _models()]
 

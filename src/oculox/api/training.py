@@ -30,7 +30,7 @@ def train(
         overrides: ``section.key=value``.
         weights: start from this file; any class count.
         output: folder of the run; a new one under ``runs/`` by default.
-        resume: folder of a run to go on with, exactly, with its own configuration; or a
+        resume: folder of a run to continue exactly, with its own configuration; or a
             checkpoint in there, such as ``previous.pt``.
         devices: processes on this machine, one for each device; they print what
             ``oculox train`` prints.

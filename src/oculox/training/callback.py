@@ -7,10 +7,10 @@ from oculox.training.log import StepLoss
 
 
 class TrainCallback:
-    """Is told how a run goes on, and may stop it. Derive from it and write what you need.
+    """Is told of the progress of a run, and may stop it. Derive from it and write what you need.
 
     A method that returns True stops the run: ``last.pt`` holds its state, and
-    ``train(resume=folder)`` goes on exactly from there. An exception ends the run and reaches the
+    ``train(resume=folder)`` continues exactly from there. An exception ends the run and reaches the
     caller of `train`; what was saved before stays. The methods are called in the thread that
     trains, and the run waits for them.
     """
