@@ -6,7 +6,7 @@ import time
 import pytest
 import torch
 
-from oculox.distributed.ahead import work_ahead
+from oculox.distributed.ahead import usable_threads, work_ahead
 
 
 def test_results_come_in_the_order_of_the_items():
@@ -69,17 +69,34 @@ def test_closing_ends_the_threads():
     assert threading.active_count() == before
 
 
+def in_new_thread(work=torch.get_num_threads):
+    found = []
+    thread = threading.Thread(target=lambda: found.append(work()))
+    thread.start()
+    thread.join()
+    return found[0]
+
+
 def test_the_cores_are_shared_and_given_back(set_threads):
     set_threads(4)
-
-    def in_new_thread():
-        found = []
-        thread = threading.Thread(target=lambda: found.append(torch.get_num_threads()))
-        thread.start()
-        thread.join()
-        return found[0]
-
     inside = list(work_ahead(lambda _: torch.get_num_threads(), range(6), threads=2))
     assert inside == [2] * 6
+    assert torch.get_num_threads() == 4
+    assert in_new_thread() == 4
+
+
+def test_callers_that_overlap_give_all_cores_back(set_threads):
+    set_threads(4)
+    first = work_ahead(lambda i: i, range(1000), threads=2)
+    next(first)
+
+    def second():
+        usable = usable_threads()
+        inside = work_ahead(lambda _: torch.get_num_threads(), range(6), threads=2)
+        shares = [next(inside)]
+        first.close()
+        return usable, [*shares, *inside], torch.get_num_threads()
+
+    assert in_new_thread(second) == (4, [2] * 6, 4)
     assert torch.get_num_threads() == 4
     assert in_new_thread() == 4

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
@@ -16,9 +18,44 @@ MOST_THREADS = 8
 """More gain little: what Python itself does runs in one of them at a time."""
 
 
+class _Cores:
+    """How many threads PyTorch uses for one operator, while `work_ahead` gives its own fewer.
+
+    That number is a thread's own, and that of all threads to come: a caller that begins while
+    another is at work would take a share for the whole.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._users = self._kept = 0
+
+    def number(self) -> int:
+        """As it is, or was before the first of those who are at work began."""
+        with self._lock:
+            return self._kept if self._users else torch.get_num_threads()
+
+    @contextmanager
+    def shared(self) -> Iterator[int]:
+        """Keep the number while threads of the block change it, and then put it back."""
+        with self._lock:
+            if not self._users:
+                self._kept = torch.get_num_threads()
+            self._users += 1
+            kept = self._kept
+        try:
+            yield kept
+        finally:
+            with self._lock:
+                self._users -= 1
+                torch.set_num_threads(kept)
+
+
+_CORES = _Cores()
+
+
 def usable_threads() -> int:
     """How many threads may work at once: as many as PyTorch uses for one operator, 8 at most."""
-    return min(torch.get_num_threads(), MOST_THREADS)
+    return min(_CORES.number(), MOST_THREADS)
 
 
 def work_ahead(function: Callable[[T], R], items: Iterable[T], *, threads: int) -> Iterator[R]:
@@ -41,19 +78,17 @@ def work_ahead(function: Callable[[T], R], items: Iterable[T], *, threads: int) 
     if threads < 2:
         yield from map(function, items)
         return
-    cores = torch.get_num_threads()
-    pool = ThreadPoolExecutor(
-        threads, initializer=torch.set_num_threads, initargs=(max(1, cores // threads),)
-    )
-    waiting: deque[Future[R]] = deque()
-    try:
-        for item in items:
-            waiting.append(pool.submit(function, item))
-            while waiting and (waiting[0].done() or len(waiting) > 2 * threads):
+    with _CORES.shared() as cores:
+        pool = ThreadPoolExecutor(
+            threads, initializer=torch.set_num_threads, initargs=(max(1, cores // threads),)
+        )
+        waiting: deque[Future[R]] = deque()
+        try:
+            for item in items:
+                waiting.append(pool.submit(function, item))
+                while waiting and (waiting[0].done() or len(waiting) > 2 * threads):
+                    yield waiting.popleft().result()
+            while waiting:
                 yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)
-        # The number is that of a thread, and of all threads to come: those keep the caller's.
-        torch.set_num_threads(cores)
+        finally:
+            pool.shutdown(cancel_futures=True)
