@@ -8,7 +8,14 @@ Read from the environment, at every use: ``OCULOX_CACHE`` (see `oculox.files.cac
 Credentials are those that each storage's own tools find.
 """
 
-from oculox.addresses.address import Address, Location, as_text, is_address, to_location
+from oculox.addresses.address import (
+    WEB_PREFIXES,
+    Address,
+    Location,
+    as_text,
+    is_address,
+    to_location,
+)
 from oculox.addresses.cache import (
     cache_limit,
     fetch_ahead,
@@ -32,6 +39,7 @@ from oculox.addresses.storage import (
 )
 
 __all__ = [
+    "WEB_PREFIXES",
     "AbsentError",
     "Address",
     "AddressError",

@@ -12,6 +12,7 @@ from oculox.files import require_local
 
 S3_SCHEMES = ("s3", "s3a", "obs")
 WEB_SCHEMES = ("http", "https")
+WEB_PREFIXES = tuple(f"{scheme}://" for scheme in WEB_SCHEMES)
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 _SIGNATURE = re.compile(r"(x-(amz|goog|obs|oss)-)?sig(nature)?", re.IGNORECASE)
 _SIGNING = re.compile(

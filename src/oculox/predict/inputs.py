@@ -11,10 +11,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from oculox.addresses import Address, Location, as_text, on_disk, to_location
+from oculox.addresses import WEB_PREFIXES, Address, Location, as_text, on_disk, to_location
 from oculox.data.image import decode_image, read_image
 from oculox.errors import UsageError
-from oculox.predict.sources import VIDEO_SUFFIXES, WEB_PREFIXES, download
+from oculox.predict.sources import VIDEO_SUFFIXES, download
 from oculox.types import ImageArray
 
 ColorOrder = Literal["bgr", "rgb"]

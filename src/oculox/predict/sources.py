@@ -17,6 +17,7 @@ from typing import BinaryIO, Literal
 from urllib.parse import urlsplit
 
 from oculox.addresses import (
+    WEB_PREFIXES,
     Address,
     Found,
     Location,
@@ -33,7 +34,6 @@ from oculox.errors import DataError, UsageError, first_line, system_error
 from oculox.types import ImageArray
 
 VIDEO_SUFFIXES = frozenset((".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg"))
-WEB_PREFIXES = ("http://", "https://")
 STREAM_PREFIXES = ("rtsp://", "rtmp://", *WEB_PREFIXES)
 STDIN = "-"
 MAX_DOWNLOAD = 100 << 20

@@ -9,11 +9,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from oculox.addresses import AbsentError, Address, local_copy, to_location
+from oculox.addresses import WEB_PREFIXES, AbsentError, Address, local_copy, to_location
 from oculox.errors import DataError
 from oculox.extras import require
 from oculox.predict.pipeline import Pipeline
-from oculox.predict.sources import WEB_PREFIXES, LoadedImage, Source, read_source
+from oculox.predict.sources import LoadedImage, Source, read_source
 from oculox.types import Detections
 
 _AHEAD, _THREADS = 32, 16

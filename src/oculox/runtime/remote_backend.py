@@ -19,7 +19,7 @@ from requests.adapters import HTTPAdapter
 from torch import Tensor
 from urllib3 import Retry
 
-from oculox.addresses import Address, Location
+from oculox.addresses import WEB_PREFIXES, Address, Location
 from oculox.errors import CheckpointError, OculoxError, UsageError, first_line
 from oculox.files import encode_image
 from oculox.postprocess import DetectSettings
@@ -29,7 +29,6 @@ from oculox.types import Detections, FloatArray, ImageArray, IntArray, ModelSpec
 
 KEY_VARIABLE = "OCULOX_API_KEY"
 """Environment variable of the key that the service wants; its server reads it too."""
-_PREFIXES = ("http://", "https://")
 _TIMEOUT_SECONDS = 60
 _BUSY = (429, 503)
 _AT_ONCE = 8
@@ -40,7 +39,7 @@ def is_service(model: str | Location) -> bool:
     """Whether a model is named by the address of a service, and not of a file."""
     return (
         isinstance(model, str)
-        and model.startswith(_PREFIXES)
+        and model.startswith(WEB_PREFIXES)
         and not Address(model).suffix[1:2].isalpha()
     )
 
@@ -73,7 +72,7 @@ class RemoteBackend(Backend):
             raise_on_status=False,
         )
         adapter = HTTPAdapter(pool_maxsize=_AT_ONCE, max_retries=retries)
-        for prefix in _PREFIXES:
+        for prefix in WEB_PREFIXES:
             self._session.mount(prefix, adapter)
         if key := os.environ.get(KEY_VARIABLE):
             self._session.headers["Authorization"] = f"Bearer {key}"
