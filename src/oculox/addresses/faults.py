@@ -43,8 +43,8 @@ def explain(
         # Answers to HEAD have no words; this one has.
         try:
             system.cat_file(path, start=0, end=1)
-        except Exception as spoken:  # noqa: BLE001 - of any kind, and only asked for its words
-            code = _code(spoken)[0] if _code(spoken)[0].isalpha() else code
+        except Exception as detailed:  # noqa: BLE001 - of any kind, and only asked for its words
+            code = _code(detailed)[0] if _code(detailed)[0].isalpha() else code
     bucket, kind = urlsplit(address.text).netloc, type(error).__name__
     if code in _EXPIRED:
         return AddressError(

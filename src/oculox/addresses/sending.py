@@ -145,15 +145,15 @@ def _send_changes(folder: Path, address: Address, sent: dict[str, FileState], *,
     with tempfile.TemporaryDirectory(dir=folder, prefix=".sending-") as scratch:
         # Second names keep this moment's content while new files take the place of these. That of
         # `last` comes first: what it was written after is then there, or newer.
-        pinned = {last: _pin(folder / last, Path(scratch) / "last")} if last else {}
+        snapshots = {last: _snapshot(folder / last, Path(scratch) / "last")} if last else {}
         states = file_states(folder)
-        if last in states and (file := pinned[last]) is not None:
+        if last in states and (file := snapshots[last]) is not None:
             states[last] = _state(file)
         changed = {name: state for name, state in states.items() if sent.get(name) != state}
-        for i, name in enumerate(changed.keys() - pinned.keys()):
-            pinned[name] = _pin(folder / name, Path(scratch) / str(i))
+        for i, name in enumerate(changed.keys() - snapshots.keys()):
+            snapshots[name] = _snapshot(folder / name, Path(scratch) / str(i))
         for name in sorted(changed, key=lambda name: (name == last, name)):
-            if (file := pinned[name]) is not None:
+            if (file := snapshots[name]) is not None:
                 upload(file, address / name)
                 sent[name] = changed[name]
         for name in sent.keys() - states.keys():
@@ -161,7 +161,7 @@ def _send_changes(folder: Path, address: Address, sent: dict[str, FileState], *,
             del sent[name]
 
 
-def _pin(file: Path, name: Path) -> Path | None:
+def _snapshot(file: Path, name: Path) -> Path | None:
     """Another name for a file, itself where there can be none, None where it is gone."""
     try:
         os.link(file, name)

@@ -170,7 +170,7 @@ def open_with(
     try:
         make_folder(folder)
     except OculoxError:
-        folder = _stand_in(folder.parent) / folder.name
+        folder = _temporary_folder(folder.parent) / folder.name
     return open_model(kept_model(folder) or _convert(path, wanted, folder), device=device)
 
 
@@ -186,7 +186,7 @@ def _warn_not_kept(folder: Path) -> None:
 
 
 @cache
-def _stand_in(folder: Path) -> Path:
+def _temporary_folder(folder: Path) -> Path:
     """Takes the place of a folder that cannot be written, until this process ends."""
     _warn_not_kept(folder)
     scratch = Path(tempfile.mkdtemp(prefix="oculox-"))

@@ -85,8 +85,8 @@ class RayWorkers:
     """See `ray_workers`.
 
     A worker has one part at a time. One that dies is replaced, and its part is begun again. Parts
-    go to workers that have opened the model: a cluster without room for all of them makes do with
-    those that it has.
+    go to workers that have opened the model: a cluster without room for all of them uses only the
+    workers that could start.
     """
 
     def __init__(
