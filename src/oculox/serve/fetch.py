@@ -27,7 +27,12 @@ MAX_REDIRECTS = 3
 _SECONDS = 10
 _REDIRECTS = (301, 302, 303, 307, 308)
 # Networks whose addresses stand for one of IPv4, public or not.
-_TRANSLATED = tuple(map(ipaddress.IPv6Network, ("64:ff9b::/96", "2002::/16", "2001::/32")))
+_TRANSLATED = tuple(
+    map(
+        ipaddress.IPv6Network,
+        ("64:ff9b::/96", "64:ff9b:1::/48", "2002::/16", "2001::/32", "::/96", "::ffff:0:0:0/96"),
+    )
+)
 
 
 class _Answer(NamedTuple):
@@ -43,7 +48,7 @@ def is_public(address: Address) -> bool:
     if isinstance(address, ipaddress.IPv6Address):
         if address.ipv4_mapped is not None:
             return is_public(address.ipv4_mapped)
-        if any(address in network for network in _TRANSLATED):
+        if address.is_site_local or any(address in network for network in _TRANSLATED):
             return False
     return address.is_global and not address.is_multicast
 
@@ -90,7 +95,7 @@ async def _get(url: SplitResult, *, max_bytes: int, allowed: Callable[[Address],
     host, port = str(url.hostname), url.port or PORTS[url.scheme]
     found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
     addresses = [ipaddress.ip_address(str(entry[4][0])) for entry in found]
-    # A name that stands for a private address beside a public one is no honest name.
+    # A name that stands for a private address beside a public one may be an attack: refuse it.
     if not addresses or not all(map(allowed, addresses)):
         raise RefusedError(422, "the URL leads to an IP address that is not public")
     secure = url.scheme == "https"
