@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import os
 import signal
 import subprocess
@@ -52,7 +53,12 @@ def test_the_first_line(capsys, monkeypatch):
 
     monkeypatch.setattr("oculox.serve.run.serve", begin)
     assert main(["serve", "best.pt"]) == 0
-    assert capsys.readouterr().out == "best.pt at http://127.0.0.1:8000 (Ctrl-C ends it)\n"
+    assert capsys.readouterr() == ("best.pt at http://127.0.0.1:8000 (Ctrl-C ends it)\n", "")
+    monkeypatch.delenv("OCULOX_API_KEY", raising=False)
+    assert main(["serve", "best.pt", "--host", "::"]) == 0
+    assert capsys.readouterr().err == (
+        "warning: no --api-key is set: everybody who reaches this address may use it\n"
+    )
 
 
 @contextlib.contextmanager
@@ -100,7 +106,18 @@ def wait_for(address):
     raise AssertionError("the service did not start")
 
 
-@pytest.mark.parametrize("wrong", [{"max_batch": 0}, {"max_mb": 0}, {"max_seconds": float("nan")}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"max_batch": 0},
+        {"max_mb": 0},
+        {"max_mb": math.inf},
+        {"max_megapixels": math.inf},
+        {"max_seconds": math.nan},
+        {"max_seconds": math.inf},
+        {"max_wait_ms": math.inf},
+    ],
+)
 def test_limits_are_checked(wrong):
     with pytest.raises(Exception, match=f"`{next(iter(wrong))}` must be"):
         Limits(**wrong)

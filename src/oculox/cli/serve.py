@@ -71,7 +71,7 @@ def serve(
         else:
             say(f"{weights} at {address} (Ctrl-C ends it)")
         if api_key is None and host not in ("127.0.0.1", "::1", "localhost"):
-            note("warning: no `api_key` is set: everybody who can reach this URL may use it")
+            note("warning: no --api-key is set: everybody who can reach this URL may use it")
 
     options = ServeOptions(
         model=str(weights),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 from oculox.errors import UsageError
 
@@ -36,10 +37,12 @@ class Limits:
             if getattr(self, field) < 1:
                 raise UsageError(f"`{field}` must be at least 1, got {getattr(self, field)}")
         for field in ("max_mb", "max_megapixels", "max_seconds"):
-            if not getattr(self, field) > 0:
-                raise UsageError(f"`{field}` must be more than 0, got {getattr(self, field)}")
-        if not self.max_wait_ms >= 0:
-            raise UsageError(f"`max_wait_ms` must be 0 or more, got {self.max_wait_ms}")
+            if not 0 < getattr(self, field) < math.inf:
+                raise UsageError(
+                    f"`{field}` must be more than 0 and finite, got {getattr(self, field)}"
+                )
+        if not 0 <= self.max_wait_ms < math.inf:
+            raise UsageError(f"`max_wait_ms` must be 0 or more and finite, got {self.max_wait_ms}")
 
     @property
     def max_bytes(self) -> int:
