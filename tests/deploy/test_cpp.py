@@ -1,6 +1,7 @@
 """The C++ program finds what Python finds, and says what is wrong with everything else."""
 
 import json
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
@@ -207,7 +208,7 @@ def test_finds_what_python_finds_in_photographs(program, shared, tmp_path, optio
     [
         ("--conf 0.5 --iou=0.6", {"conf": 0.5, "iou": 0.6}, 50),
         ("--max-det 2 --agnostic-nms", {"max_det": 2, "agnostic_nms": True}, 20),
-        ("--classes ball,5 --conf 0.1", {"class_ids": (0, 5), "conf": 0.1}, 50),
+        ("--classes 'ball , 5 ' --conf 0.1", {"class_ids": (0, 5), "conf": 0.1}, 50),
         ("--conf 1", {"conf": 1.0}, 0),
     ],
 )
@@ -216,7 +217,7 @@ def test_reads_every_kind_of_image_and_option_as_python_does(
 ):
     model = request.getfixturevalue(model)
     output = tmp_path / "out"
-    done = program(model, odd_images, "--output", output, "--no-draw", *arguments.split())
+    done = program(model, odd_images, "--output", output, "--no-draw", *shlex.split(arguments))
     assert (done.returncode, done.stderr) == (0, "")
     assert assert_as_python(predictions(output), model, odd_images, **settings) >= least
     assert [path.name for path in output.iterdir()] == ["predictions.json"]
@@ -295,6 +296,24 @@ def test_output_folders_number_themselves(program, plain, odd_images, tmp_path):
         assert (tmp_path / "runs" / name / "64x64.png").is_file()
 
 
+def promising_too_much(folder):
+    """Headers of all other formats with sides of 20,000 pixels, which OpenCV would decode."""
+    bmp, webp, jp2 = ((folder / f"plain.{kind}").read_bytes() for kind in ("bmp", "webp", "jp2"))
+    side, box = (20_000).to_bytes(4, "little"), jp2.index(b"ihdr")
+    short = b"\x04\0\x01\0\0\0" + side
+    return {
+        "core.bmp": bmp[:14] + b"\x0c\0\0\0" + side[:2] * 2 + b"\x01\0\x18\0" + bytes(900),
+        "from-top.bmp": bmp[:18] + side + (-20_000).to_bytes(4, "little", signed=True) + bmp[26:],
+        "huge.bmp": bmp[:18] + side * 2 + bmp[26:],
+        "huge.jp2": jp2[: box + 4] + side[::-1] * 2 + jp2[box + 12 :],
+        "huge.ppm": b"P6 #1\r20000\n#\n20000\n255\n" + bytes(900),
+        "huge.tif": b"II*\0\x08\0\0\0\x02\0" + b"\0\x01" + short + b"\x01\x01" + short,
+        "huge.webp": webp[:26] + b"\xff\x3f" * 2 + webp[30:],
+        "lossless.webp": webp[:12] + b"VP8L" + webp[16:21] + b"\xff\xff\xff\x0f" + webp[25:],
+        "wide.webp": webp[:12] + b"VP8X" + webp[16:24] + b"\x1f\x4e\0" * 2 + webp[30:],
+    }
+
+
 def test_bad_images_are_skipped_and_named(program, plain, odd_images, tmp_path):
     folder = tmp_path / "images"
     folder.mkdir()
@@ -312,8 +331,11 @@ def test_bad_images_are_skipped_and_named(program, plain, odd_images, tmp_path):
         "head.jpg": (jpeg[:40], "truncated"),
         "huge.jpg": (jpeg.replace(b"\x00\x3d\x00\x61", b"\xff\x00\xff\x00", 1), "too large"),
         "huge.png": (png[:16] + (60000).to_bytes(4, "big") * 2 + png[24:], "too large"),
+        "other.bmp": (b"#?RADIANCE\n\n-Y 8 +X 8\n" + bytes(256), "not an image"),
         "text.png": (b"hello", "not an image that can be decoded"),
+        **{name: (data, "too large") for name, data in promising_too_much(odd_images).items()},
     }
+    damage = dict(sorted(damage.items()))
     for name, (data, _) in damage.items():
         (folder / name).write_bytes(data)
     (folder / "good.jpg").write_bytes(thumbnail)
@@ -321,7 +343,7 @@ def test_bad_images_are_skipped_and_named(program, plain, odd_images, tmp_path):
     assert done.returncode == 1
     # OpenCV's libraries may add remarks of their own.
     skipped = [line for line in done.stderr.splitlines() if line.startswith("skipped: ")]
-    assert done.stderr.splitlines()[-1] == "error: 8 of 9 images were skipped"
+    assert done.stderr.splitlines()[-1] == "error: 18 of 19 images were skipped"
     unreadable = json.loads(done.stdout)["unreadable"]
     for line, entry, (name, (_, reason)) in zip(skipped, unreadable, damage.items(), strict=True):
         assert line == f"skipped: {entry['error']}"

@@ -4,10 +4,12 @@
 #include <cctype>
 #include <cerrno>
 #include <cmath>
+#include <cstdint>
 #include <cstring>
 #include <fstream>
 #include <iterator>
 #include <set>
+#include <sstream>
 #include <stdexcept>
 #include <string>
 
@@ -20,6 +22,7 @@ namespace oculox {
 namespace {
 
 constexpr double kMaxPixels = 200e6;  // more is far more often an attack than a photo
+constexpr const char* kNoImage = "not an image that can be decoded (damaged or unknown format)";
 
 const std::set<std::string> kSuffixes = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif",
                                          ".tiff", ".gif", ".ppm", ".pgm", ".jp2"};
@@ -51,17 +54,103 @@ std::vector<fs::path> images_in(const fs::path& folder) {
   return found;
 }
 
-// The big-endian number in `count` bytes; 0 after the end.
-std::size_t number_at(const std::string& data, std::size_t place, std::size_t count) {
+// The number in `count` bytes, big-endian unless `little`; 0 after the end.
+std::size_t number_at(const std::string& data, std::size_t place, std::size_t count,
+                      bool little = false) {
+  std::string bytes = data.substr(std::min(place, data.size()), count);
+  if (little) {
+    std::reverse(bytes.begin(), bytes.end());
+  }
   std::size_t value = 0;
-  for (const char byte : data.substr(std::min(place, data.size()), count)) {
+  for (const char byte : bytes) {
     value = value * 256 + static_cast<unsigned char>(byte);
   }
   return value;
 }
 
-// Checks a JPEG or PNG before it is decoded: OpenCV fills a truncated JPEG with gray. Its segments
-// are walked, as a thumbnail inside has a size and an end of its own.
+// From the first directory: tag 256 is the width, 257 the height, of type 3 (short) or 4.
+double tiff_pixels(const std::string& data) {
+  const bool little = data[0] == 'I';
+  const std::size_t start = number_at(data, 4, 4, little);
+  const std::size_t entries = number_at(data, start, 2, little);
+  double sides[2] = {-1, -1};
+  for (std::size_t i = 0; i < entries; ++i) {
+    const std::size_t entry = start + 2 + 12 * i;
+    const std::size_t tag = number_at(data, entry, 2, little);
+    if (tag == 256 || tag == 257) {
+      const std::size_t bytes = number_at(data, entry + 2, 2, little) == 3 ? 2 : 4;
+      sides[tag - 256] = static_cast<double>(number_at(data, entry + 8, bytes, little));
+    }
+  }
+  return sides[0] < 0 || sides[1] < 0 ? -1 : sides[0] * sides[1];
+}
+
+// From the two numbers after the sign of a PPM or PGM; comments may be between them.
+double plain_pixels(const std::string& data) {
+  std::istringstream header(data.substr(2, 4096));
+  double pixels = 1;
+  for (int side = 0; side < 2; ++side) {
+    while ((header >> std::ws).peek() == '#') {
+      for (int c = 0; header && c != '\n' && c != '\r';) {
+        c = header.get();
+      }
+    }
+    std::uint32_t number = 0;
+    header >> number;
+    pixels *= number;
+  }
+  return header ? pixels : -1;
+}
+
+// The pixels of an image that is no JPEG or PNG, by its first bytes; less than 0 where these do not
+// tell.
+double other_pixels(const std::string& data) {
+  const auto begins = [&](const std::string& text, std::size_t place = 0) {
+    return data.size() > place && data.compare(place, text.size(), text) == 0;
+  };
+  const auto little = [&](std::size_t place, std::size_t bytes) {
+    return number_at(data, place, bytes, true);
+  };
+  const auto area = [](std::size_t width, std::size_t height) {
+    return static_cast<double>(width) * static_cast<double>(height);
+  };
+  if (begins("BM") && little(14, 4) == 12) {
+    return area(little(18, 2), little(20, 2));
+  }
+  if (begins("BM")) {  // a negative height: from the top
+    return area(little(18, 4), 1) * std::abs(static_cast<std::int32_t>(little(22, 4)) * 1.0);
+  }
+  if (begins("GIF8")) {
+    return area(little(6, 2), little(8, 2));
+  }
+  if (begins("RIFF") && begins("WEBPVP8X", 8)) {
+    return area(little(24, 3) + 1, little(27, 3) + 1);
+  }
+  if (begins("RIFF") && begins("WEBPVP8L", 8)) {
+    return area(little(21, 4) % 0x4000 + 1, little(21, 4) / 0x4000 % 0x4000 + 1);
+  }
+  if (begins("RIFF") && begins("WEBPVP8 ", 8)) {
+    return area(little(26, 2) % 0x4000, little(28, 2) % 0x4000);
+  }
+  if (begins(std::string("II*\0", 4)) || begins(std::string("MM\0*", 4))) {
+    return tiff_pixels(data);
+  }
+  if (begins("P") && data.find_first_of("123456", 1) == 1) {
+    return plain_pixels(data);
+  }
+  if (begins("\xFF\x4F\xFF\x51")) {
+    return area(number_at(data, 8, 4), number_at(data, 12, 4));
+  }
+  const std::size_t box = data.substr(0, 4096).find("ihdr");
+  if (begins("jP  ", 4) && box != std::string::npos) {
+    return area(number_at(data, box + 8, 4), number_at(data, box + 4, 4));
+  }
+  return -1;
+}
+
+// Checks an image before it is decoded: a few bytes may promise one that fills the memory, and
+// OpenCV fills a truncated JPEG with gray. The segments of a JPEG are walked, as a thumbnail inside
+// has a size and an end of its own.
 void check_header(const std::string& data) {
   double pixels = 0;
   bool truncated = false;
@@ -84,9 +173,14 @@ void check_header(const std::string& data) {
       place += marker == 0xFFFF ? 1 : 2 + number_at(data, place + 2, 2);
     }
     truncated = marker >= 0xFF00 && data.find("\xFF\xD9", place) == std::string::npos;
+  } else {
+    pixels = other_pixels(data);
   }
   if (truncated) {
     throw std::runtime_error("the image is truncated (its end is missing)");
+  }
+  if (pixels < 0) {
+    throw std::runtime_error(kNoImage);
   }
   if (pixels > kMaxPixels) {
     throw std::runtime_error(cv::format("the image is too large (%.0f million pixels, at most "
@@ -139,7 +233,7 @@ cv::Mat read_image(const fs::path& path) {
   const cv::Mat bytes(1, static_cast<int>(data.size()), CV_8U, data.data());
   cv::Mat image = cv::imdecode(bytes, cv::IMREAD_COLOR);
   if (image.empty()) {
-    throw std::runtime_error("not an image that can be decoded (damaged or unknown format)");
+    throw std::runtime_error(kNoImage);
   }
   return image;
 }

@@ -43,6 +43,7 @@ std::vector<int> parse_classes(const std::string& text, const std::vector<std::s
   std::vector<int> out;
   std::istringstream items(text);
   for (std::string item; std::getline(items >> std::ws, item, ',');) {
+    item.erase(item.find_last_not_of(" \t\n\r\f\v") + 1);
     std::size_t i = 0;
     while (i < names.size() && item != names[i] && item != std::to_string(i)) {
       ++i;
