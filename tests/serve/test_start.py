@@ -4,6 +4,7 @@ import contextlib
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -94,6 +95,45 @@ def test_the_command(eager_pt, workers):
         _, errors = process.communicate(timeout=60)
         assert process.returncode == (-signal.SIGTERM if workers == 1 else 0)
         assert errors == ""
+
+
+WORKER_BREAKS = """
+import sys
+from pathlib import Path
+from oculox.cli.main import main
+from oculox.serve.batcher import Batcher
+
+async def fails(*_):
+    raise RuntimeError("out of memory")
+
+if __name__ == "__main__":
+    sys.exit(main(["serve", sys.argv[1], "--port", "0", "--workers", "2"]))
+{}
+"""
+
+
+@pytest.mark.parametrize(
+    ("breaks", "said"),
+    [
+        ("Path(sys.argv[1]).unlink(missing_ok=True)", "{}: no such file"),
+        pytest.param(
+            "Batcher.detect = fails",
+            "a worker could not start; its message above says why",
+            marks=pytest.mark.slow,
+        ),
+    ],
+)
+def test_a_worker_that_cannot_start_ends_the_service(eager_pt, tmp_path, breaks, said):
+    """It is started after the service has opened the model itself, and reads the script again."""
+    model, script = tmp_path / "model.pt", tmp_path / "script.py"
+    shutil.copy(eager_pt, model)
+    script.write_text(WORKER_BREAKS.format(breaks))
+    words = [sys.executable, script, model]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 1
+    *above, line = done.stderr.splitlines()
+    assert line == f"error: {said.format(model)}"
+    assert bool(above) == ("above" in said), done.stderr
 
 
 def wait_for(address):

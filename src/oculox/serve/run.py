@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import json
 import os
+import signal
 import socket
 import tempfile
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
 import h11
@@ -25,6 +28,8 @@ from oculox.serve.metrics import SHARED_FOLDER
 HEAD_SECONDS = 10
 """Most time that the head of a request may take, and that a new connection may say nothing."""
 _OPTIONS = "OCULOX_SERVE_OPTIONS"
+_FAILURE = "failure.txt"
+"""In the folder that the workers share: why one could not start."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -114,7 +119,7 @@ def serve(
         started: called with the address before the first request is taken.
 
     Raises:
-        OculoxError: the address cannot be listened on; or see `Detector`.
+        OculoxError: the address cannot be listened on; a worker cannot start; or see `Detector`.
     """
     app = options.open()  # in any case: what is wrong with the model is told at once
     listening = _listen(host, port)
@@ -139,6 +144,7 @@ def serve(
     listening.close()  # each process opens it again
     with tempfile.TemporaryDirectory(prefix="oculox-") as folder:
         os.environ[SHARED_FOLDER] = folder
+        failure = Path(folder, _FAILURE)
         os.environ[_OPTIONS] = json.dumps(dataclasses.asdict(options))
         uvicorn.run(
             "oculox.serve.run:open_worker",
@@ -148,12 +154,42 @@ def serve(
             workers=workers,
             **settings,
         )
+        if failure.exists():
+            raise OculoxError(failure.read_text("utf-8"))
 
 
 def open_worker() -> FastAPI:
-    """The application of one of several workers, from the environment that `serve` has set."""
+    """The application of one of several workers, from the environment that `serve` has set.
+
+    Where it cannot start, another would fail as well: `serve` ends, and says why.
+    """
     values = json.loads(os.environ[_OPTIONS])
-    return ServeOptions(**{**values, "limits": Limits(**values["limits"])}).open()
+    try:
+        app = ServeOptions(**{**values, "limits": Limits(**values["limits"])}).open()
+    except OculoxError as error:
+        _end_service(str(error))
+        raise SystemExit(1) from None
+    start = app.router.lifespan_context
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[Any]:
+        started = False
+        try:
+            async with start(app) as state:
+                started = True
+                yield state
+        finally:
+            if not started:
+                _end_service("a worker could not start; its message above says why")
+
+    app.router.lifespan_context = lifespan
+    return app
+
+
+def _end_service(why: str) -> None:
+    """Have `serve` raise an error, from one of its workers."""
+    Path(os.environ[SHARED_FOLDER], _FAILURE).write_text(why, "utf-8")
+    os.kill(os.getppid(), signal.SIGTERM)
 
 
 def _listen(host: str, port: int) -> socket.socket:
