@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from oculox.config.schema import InputConfig, ModelConfig
+from oculox.distributed.devices import open_accelerator
 from oculox.errors import CheckpointError, DeviceMemoryError, UsageError
 from oculox.models import build_model
 from oculox.postprocess import DetectSettings, decode
@@ -69,6 +70,18 @@ def test_fused_copy_agrees(config):
     with torch.no_grad():
         for a, b in zip(fused(images)[:3], network(images)[:3], strict=True):
             torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
+
+
+def test_a_fused_copy_of_a_network_in_training_has_its_own_precision():
+    """The evaluation inside a run gives what `oculox eval` gives."""
+    network = make_network()
+    expected = fuse(network)(torch.from_numpy(IMAGES).float())
+    with open_accelerator("cpu", precision="bf16") as accelerator:
+        prepared = accelerator.prepare(network)
+        assert "forward" in vars(prepared), "accelerate does it another way"
+        fused = fuse(prepared)
+        assert "forward" in vars(prepared)
+    assert all(map(torch.equal, fused(torch.from_numpy(IMAGES).float())[:3], expected[:3]))
 
 
 @pytest.mark.parametrize("fused", [False, True])

@@ -124,6 +124,9 @@ def fuse(network: YOLOX) -> YOLOX:
     The outputs agree with the original's up to float rounding. `network` is not modified.
     """
     fused = copy.deepcopy(network).eval()
+    # accelerate gives the network that it prepares a `forward` in the precision of training.
+    for name in ("forward", "_original_forward"):
+        vars(fused).pop(name, None)
     for module in fused.modules():
         if isinstance(module, ConvBNAct) and isinstance(module.bn, nn.BatchNorm2d):
             conv, bn = module.conv, module.bn
