@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -210,6 +211,14 @@ def test_view(demo: Path, tmp_path: Path) -> None:
     assert tree["bytes"] == page.stat().st_size
     other = run("view", demo, "--output", tmp_path / "view.txt")
     assert "must end in .html" in str(other.exception)
+
+
+@pytest.mark.parametrize("command", ["check", "stats"])
+def test_names_are_printed_as_they_are(demo: Path, tmp_path: Path, command: str) -> None:
+    shutil.copytree(demo, tmp_path / "d")
+    for path in (tmp_path / "d/annotations").glob("*.json"):
+        path.write_text(path.read_text("utf-8").replace('"ball"', '":car: [red]"'), "utf-8")
+    assert ":car: [red]" in run(command, tmp_path / "d").output
 
 
 @pytest.mark.parametrize("args", [("convert", "a", "b"), ("check",), ("stats", "a", "--no")])

@@ -68,9 +68,13 @@ def test_records_and_lines(tmp_path, capfd):
 
 def test_messages_are_printed_as_they_are(tmp_path, capfd):
     with RunLog(tmp_path, total_steps=1) as log:
-        log.message("a [bold]path[/bold] /with/[brackets] 100% " + "x" * 300)
-    assert "[bold]path[/bold] /with/[brackets] 100% " + "x" * 300 in capfd.readouterr().err
-    assert "[bold]path[/bold]" in (tmp_path / "log.txt").read_text("utf-8")
+        log.message("a [bold]path[/bold] /with/[brackets] a:car:b.jpg 100% " + "x" * 300)
+        log.message("bad \udcff.jpg")
+    said = capfd.readouterr().err
+    assert "[bold]path[/bold] /with/[brackets] a:car:b.jpg 100% " + "x" * 300 in said
+    text = (tmp_path / "log.txt").read_text("utf-8")
+    assert "[bold]path[/bold] /with/[brackets] a:car:b.jpg" in text
+    assert "bad \\udcff.jpg" in text
 
 
 def test_what_json_has_no_word_for_is_null(tmp_path):

@@ -27,7 +27,7 @@ def show_check(report: CheckReport, *, limit: int, fixed: bool) -> None:
         limit: faults listed of each kind.
         fixed: whether a clean copy is written next; else the result tells of it.
     """
-    console = Console()
+    console = Console(emoji=False)
     for name, checked in report.splits.items():
         stats = checked.stats
         sizes = stats.sizes
@@ -64,7 +64,7 @@ def _show_faults(console: Console, faults: Sequence[Fault], *, limit: int) -> No
 
 def show_conversion(summary: ConvertSummary, *, limit: int) -> None:
     """What a conversion wrote and left out."""
-    console = Console()
+    console = Console(emoji=False)
     _show_faults(console, summary.faults, limit=limit)
     parts = [
         f"{split} {plural(count, 'image')}, {plural(summary.objects[split], 'object')}"
@@ -79,7 +79,10 @@ def show_tiles(summary: TileSummary, *, limit: int) -> None:
     show_conversion(summary, limit=limit)
     lost = ", ".join(f"{split} {count}" for split, count in summary.unseen.items() if count)
     if lost:
-        _say(Console(), f"objects that no tile labels, below --min-visible in each: {lost}")
+        _say(
+            Console(emoji=False),
+            f"objects that no tile labels, below --min-visible in each: {lost}",
+        )
 
 
 def show_clean(
@@ -94,7 +97,7 @@ def show_clean(
 
     Faulty lines of label files are not among the entries that a summary counts.
     """
-    console = Console(stderr=on_error_stream)
+    console = Console(stderr=on_error_stream, emoji=False)
     for split, s in summaries.items():
         done = {
             "images dropped": s.dropped_images,
@@ -121,7 +124,7 @@ def show_clean(
 
 def show_stats(found: Mapping[Split, SplitStats]) -> None:
     """Counts and sizes of every split side by side, then classes and advice."""
-    console = Console()
+    console = Console(emoji=False)
     table = Table(title="Images and objects")
     table.add_column("", no_wrap=True)
     for name in found:

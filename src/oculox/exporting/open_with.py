@@ -317,5 +317,5 @@ def _tell(line: str) -> None:
     """On standard error: it takes seconds."""
     from rich.console import Console
 
-    console = Console(stderr=True, quiet=not is_main_process())
+    console = Console(stderr=True, emoji=False, quiet=not is_main_process())
     console.print(line, markup=False, highlight=False, soft_wrap=True)

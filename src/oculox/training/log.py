@@ -101,7 +101,7 @@ class RunLog(ExitStack):
         super().__init__()
         self._track = track
         self._bar: Progress | None = None
-        self._console = Console(stderr=True, highlight=False, quiet=not enabled)
+        self._console = Console(stderr=True, highlight=False, emoji=False, quiet=not enabled)
         if enabled and resume_step:
             rows = [
                 row
@@ -175,7 +175,11 @@ class RunLog(ExitStack):
 
     def _open(self, path: Path, *, append: bool) -> TextIO:
         try:
-            file = path.open("a" if append else "w", encoding="utf-8")
+            file = path.open(
+                "a" if append else "w",
+                encoding="utf-8",
+                errors="backslashreplace",  # names of files may hold bytes that are no text
+            )
         except OSError as error:
             raise TrainingError(f"{path}: cannot be opened ({error.strerror})") from None
         self.callback(_close, file)

@@ -51,7 +51,7 @@ class RunPlace:
         if self.remote is None or not enabled:
             return nullcontext()
         # The log of the run closes before the end.
-        console = Console(stderr=True, highlight=False)
+        console = Console(stderr=True, highlight=False, emoji=False)
         return mirrored(
             folder,
             self.remote,

@@ -122,7 +122,7 @@ def show_download(title: str) -> Iterator[Progress]:
     from rich import progress as rich
     from rich.console import Console
 
-    console = Console(stderr=True, quiet=not is_main_process())
+    console = Console(stderr=True, emoji=False, quiet=not is_main_process())
     console.print(title, markup=False, highlight=False, soft_wrap=True)
     with rich.Progress(
         rich.BarColumn(),
