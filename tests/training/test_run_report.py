@@ -1,6 +1,7 @@
 """The images and the page that a run leaves, and that they never end it."""
 
 import json
+import shutil
 from pathlib import Path
 
 import cv2
@@ -47,6 +48,17 @@ def test_a_trial_stopped_inside_an_epoch(quick, tmp_path):
     assert "Last evaluation in epoch 2, after step 4; best.pt is of epoch 2." in page.texts
     assert [r["eta_s"] for r in read_log(summary.output) if r["kind"] == "train"][-1] == 0
     assert "AP is 0: nothing was detected" in (summary.output / "log.txt").read_text("utf-8")
+
+
+def test_an_image_that_cannot_be_read_is_not_shown(quick, tiny_data, tmp_path):
+    data = shutil.copytree(tiny_data, tmp_path / "data")
+    first = min((data / "val2017").iterdir())
+    first.write_bytes(first.read_bytes()[:50])
+    words = (*quick, f"data.root={data}", "eval.max_bad_images=1", "train.max_steps=1")
+    run = train("yolox-nano", *words, "train.report=true", output=tmp_path / "run")
+    # Three of four images, two in a row.
+    assert cv2.imread(str(run.output / PREDICTIONS)).shape == (800, 1600, 3)
+    assert "could not be written" not in (run.output / "log.txt").read_text("utf-8")
 
 
 def test_trackers_get_numbers_and_images(drawn):

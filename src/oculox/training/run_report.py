@@ -82,7 +82,9 @@ class RunReport:
         self._when = f"in epoch {epoch}, after step {step}"
         with self._attempt(PREDICTIONS):
             index = self._run.val_loader.index
-            shown = np.linspace(0, len(index) - 1, min(_SHOWN, len(index))).astype(int).tolist()
+            read = [i for i in range(len(index)) if index.image_id(i) not in result.left_out_ids]
+            places = np.linspace(0, len(read) - 1, min(_SHOWN, len(read)))
+            shown = [read[int(place)] for place in places]
             ids = {index.image_id(i) for i in shown}
             seen = result.found.of_images(shown)
             others = frozenset(index.image_ids) - ids
