@@ -223,8 +223,10 @@ def test_a_benchmark_measures_exports_and_says_what_it_skipped(lively_pt, tmp_pa
     table = as_table(result)
     assert table.count("\n| torch") == 2
     assert "tensorrt: not measured: " in table
+    result = dataclasses.replace(result, model="$a_$ 汽车.pt")
     write_plot(result, tmp_path / "bars.svg")
-    assert "<svg" in (tmp_path / "bars.svg").read_text()
+    assert ">$a_$ 汽车.pt, " in (tmp_path / "bars.svg").read_text("utf-8")
+    write_plot(result, tmp_path / "bars.png")
 
 
 def test_a_benchmark_of_an_unknown_format(lively_pt):

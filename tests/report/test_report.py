@@ -1,7 +1,9 @@
 """The page of an evaluation and of a comparison: whole in itself, and true to the metrics."""
 
+import base64
 import dataclasses
 import hashlib
+import html
 import json
 
 import cv2
@@ -128,6 +130,22 @@ def test_a_page_tells_the_metrics(index, result, tmp_path):
     assert captions[0] == "c.png: 0 found, 1 missed, 1 false, F1 0.00"
     assert "<i>red</i>" in page.texts
     assert "i" not in page.tags
+
+
+@pytest.mark.parametrize("names", [("$a_$", "b$ & $c"), ("汽车", "飛行機")])
+def test_figures_show_names_as_they_are(index, tmp_path, names):
+    index = dataclasses.replace(index, class_names=names)
+    path = tmp_path / "report.html"
+    write_report(path, evaluate_backend(RedBackend(), index), index, title="a", settings={})
+    page = Page(path)
+    drawn = "".join(
+        base64.b64decode(image["src"].partition(";base64,")[2]).decode()
+        for image in page.images
+        if "svg" in image["src"][:16]
+    )
+    for name in names:
+        # In the curves, and at both sides of the confusion matrix.
+        assert drawn.count(f">{html.escape(name)}</text>") >= 3, name
 
 
 def test_nothing_labelled_and_nothing_found(index, result, tmp_path):

@@ -5,6 +5,7 @@ from pathlib import Path
 from oculox.errors import UsageError
 from oculox.exporting.benchmark import Benchmark
 from oculox.files import write_atomically
+from oculox.report.figures import as_labels, save_figure
 from oculox.runtime.timing import STAGES
 
 _STAGE_COLORS = ("#9aa5b1", "#5b8def", "#1f4e9e", "#f0a33c")
@@ -52,8 +53,8 @@ def write_plot(result: Benchmark, path: Path) -> None:
     for y, (end, m) in enumerate(zip(left, result.measurements[::-1], strict=True)):
         axes.text(end, y, f" {m.median_ms:.1f}", va="center")
     axes.set_xlabel("median milliseconds per image")
-    axes.set_title(f"{result.model}, {result.size_hw[0]} x {result.size_hw[1]}")
+    axes.set_title(f"{as_labels([result.model])[0]}, {result.size_hw[0]} x {result.size_hw[1]}")
     figure.legend(loc="outside upper center", ncols=4, frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
     suffix = path.suffix.lstrip(".") or "png"
-    write_atomically(path, lambda temporary: figure.savefig(temporary, format=suffix, dpi=120))
+    write_atomically(path, lambda temporary: save_figure(figure, temporary, kind=suffix, dpi=120))

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
 
@@ -61,7 +63,7 @@ def curves_figure(found: Diagnosis) -> Figure:
     """Precision over recall, and F1 over the lowest score that counts, of every class."""
     figure = _figure(10, 4)
     left, right = figure.subplots(1, 2)
-    precision, names = found.precision_curves(), found.index.class_names
+    precision, names = found.precision_curves(), as_labels(found.index.class_names)
     recalls = limits = np.linspace(0, 1, 101)
     present = [k for k in range(len(names)) if precision[0, k] >= 0]
     few = len(present) <= _FEW_CLASSES
@@ -92,7 +94,7 @@ def curves_figure(found: Diagnosis) -> Figure:
 def confusion_figure(metrics: CocoMetrics) -> Figure:
     """The confusion matrix: each row is divided by its sum."""
     matrix = metrics.confusion
-    names = [one.name for one in metrics.classes]
+    names = as_labels(one.name for one in metrics.classes)
     few = len(names) <= _FEW_CLASSES
     side = 2.5 + (0.55 if few else 0.14) * min(len(names), _MANY_CLASSES)
     figure = _figure(side + 1, side)
@@ -133,9 +135,33 @@ def calibration_figure(bins: Sequence[Mapping[str, Any]]) -> Figure:
 def as_svg(figure: Figure) -> str:
     """A data URI of the figure: black becomes the colour of text, in light and in dark."""
     file = io.StringIO()
-    figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
+    save_figure(figure, file, kind="svg", transparent=True, metadata={"Date": None})
     text = file.getvalue().replace("#000000", "currentColor").replace("</style>", _STYLE, 1)
     return "data:image/svg+xml;base64," + base64.b64encode(text.encode()).decode()
+
+
+def as_labels(names: Iterable[str]) -> list[str]:
+    """Names as matplotlib shows them: what is between two dollars is a formula to it."""
+    return [name.replace("$", r"\$") for name in names]
+
+
+def save_figure(figure: Figure, target: str | Path | TextIO, *, kind: str, **options: Any) -> None:
+    """Write a figure.
+
+    SVG keeps texts as such, and a browser has all characters. matplotlib's font has no Chinese: in
+    a PNG boxes stand for it.
+
+    Args:
+        figure: to write.
+        target: file.
+        kind: ``png``, ``svg`` or what else matplotlib writes.
+        options: of matplotlib.
+    """
+    from matplotlib import rc_context
+
+    with rc_context({"svg.fonttype": "none"}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from", UserWarning)
+        figure.savefig(target, format=kind, **options)
 
 
 def _figure(width: float, height: float) -> Figure:
