@@ -40,7 +40,12 @@ from oculox.config import config_to_dict, load_config
 from oculox.data import image
 from oculox.data.image import decode_image, image_size
 from oculox.errors import CheckpointError, DataError, OculoxError
+from oculox.exporting.job import ExportOptions
+from oculox.exporting.run import export_model
 from oculox.models import build_model
+from oculox.postprocess import DetectSettings
+from oculox.runtime.exported import InGraphNms
+from oculox.runtime.open_model import open_model
 from oculox.weights import build_network, load_weights
 from oculox.weights.checkpoint import save_checkpoint
 from oculox.weights.convert import convert_weights
@@ -494,9 +499,100 @@ class Requests:
         self.service.close()
 
 
+class Exported:
+    """An exported file that is opened and run."""
+
+    share = 1
+    options = ExportOptions(format="onnx")
+    needs: tuple[str, ...] = ("onnx", "onnxscript", "onnxruntime")
+    model = damaged = "model.onnx"
+
+    def __init__(self, folder, weights):
+        whole = weights.parent / f"{self.options.format}-{self.options.nms is not None}"
+        if not whole.exists():
+            export_model(load_weights(weights), self.options, whole / self.model)
+        self.folder = Path(shutil.copytree(whole, folder / "exported"))
+        self.path = self.folder / self.damaged
+        self.good = self.path.read_bytes()
+        self.inputs = st.one_of(
+            changed_bytes(self.good, within=20_000),
+            st.integers(0, 8 * len(self.good) - 1).map(self.with_flipped_bit),
+        )
+
+    def with_flipped_bit(self, number):
+        data = bytearray(self.good)
+        data[number // 8] ^= 1 << number % 8
+        return bytes(data)
+
+    def __call__(self, data):
+        self.path.unlink()  # a model that is still open may read the old content
+        self.path.write_bytes(data)
+        with suppress(OculoxError):
+            backend = open_model(self.folder / self.model)
+            backend.detect(np.zeros((1, 3, 64, 64), np.uint8), DetectSettings())
+
+
+class OnnxWithNms(Exported):
+    """NMS inside: the metadata has more, and the graph too."""
+
+    options = ExportOptions(format="onnx", nms=InGraphNms())
+
+
+class TorchScript(Exported):
+    """Read by PyTorch's C++."""
+
+    options, needs = ExportOptions(format="torchscript"), ()
+    model = damaged = "model.torchscript"
+
+
+class Program(Exported):
+    """Exported programs, read by PyTorch's Python."""
+
+    options, needs = ExportOptions(format="pt2"), ()
+    model = damaged = "model.pt2"
+
+
+class OpenVino(Exported):
+    """The graph."""
+
+    options, needs = ExportOptions(format="openvino"), ("onnx", "onnxscript", "openvino")
+    model = damaged = "model.xml"
+
+
+class OpenVinoWeights(OpenVino):
+    """What lies beside it."""
+
+    damaged = "model.bin"
+
+
+class Ncnn(Exported):
+    """The graph."""
+
+    options, needs = ExportOptions(format="ncnn"), ("ncnn", "pnnx")
+    model, damaged = "model.ncnn", "model.ncnn/model.ncnn.param"
+
+
+class NcnnWeights(Ncnn):
+    """The weights."""
+
+    damaged = "model.ncnn/model.ncnn.bin"
+
+
+class NcnnMetadata(Ncnn):
+    """The metadata beside them."""
+
+    damaged = "model.ncnn/oculox.json"
+
+
+EXPORTED = [
+    *(Exported, OnnxWithNms, TorchScript, Program),
+    *(OpenVino, OpenVinoWeights, Ncnn, NcnnWeights, NcnnMetadata),
+]
+
 KINDS = [
     *(Json, Voc, YoloLabels, YoloYaml, YoloList, Recipe),
     *(Torch, Megvii, Safetensors, MindSpore, Onnx, Images, Requests),
+    *EXPORTED,
 ]
 
 READ_BY_PYTHON = [Json, Voc, YoloLabels, YoloYaml, YoloList, Recipe, Torch, Safetensors, MindSpore]
@@ -641,6 +737,22 @@ def test_a_file_that_promises_more_than_the_memory_holds(tmp_path):
         resource.setrlimit(resource.RLIMIT_AS, before)
 
 
+@pytest.mark.parametrize("kind", EXPORTED, ids=lambda kind: kind.__name__)
+def test_a_damaged_export_is_refused_or_runs(kind, little_pt, tmp_path, capfd):
+    for package in kind.needs:
+        pytest.importorskip(package)
+    target = kind(tmp_path, little_pt)
+    capfd.readouterr()
+    # Half of the bits are among the first thousands, where most of what is not weights lies.
+    bits = np.random.default_rng(0).integers(0, 8 * np.array([20_000, len(target.good)]), (3, 2))
+    for bit in bits.ravel():
+        target(target.with_flipped_bit(int(bit) % (8 * len(target.good))))
+    target(target.good[:-99])
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert "Traceback" not in err
+
+
 SIDE = b"\x04\0\x01\0\0\0\x40\x9c\0\0"
 
 
@@ -676,7 +788,9 @@ def test_an_image_says_its_size_before_it_is_decoded(kind, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 def test_no_input_does_harm(kind, tiny_data, little_pt, tmp_path, record_property):
-    source = little_pt if issubclass(kind, WeightsFile) else tiny_data
+    source = little_pt if issubclass(kind, WeightsFile | Exported) else tiny_data
+    for package in getattr(kind, "needs", ()):
+        pytest.importorskip(package)
     count = -(-INPUTS * kind.share // sum(kind.share for kind in KINDS))
     receiver, sender = multiprocessing.Pipe(duplex=False)
     process = multiprocessing.get_context("fork").Process(

@@ -1,5 +1,6 @@
 """ncnn: a folder with `model.ncnn.param`, `model.ncnn.bin` and the metadata."""
 
+import json
 import subprocess
 import tempfile
 from pathlib import Path
@@ -8,9 +9,9 @@ from oculox.errors import ExportError
 from oculox.exporting.job import Job
 from oculox.exporting.onnx_model import quiet
 from oculox.extras import require
+from oculox.files import file_sha256
 from oculox.runtime.exported import METADATA_KEY
-
-NCNN_FILES = ("model.ncnn.param", "model.ncnn.bin")
+from oculox.runtime.ncnn_backend import NCNN_FILES
 
 
 def write_ncnn(job: Job, path: Path) -> None:
@@ -37,4 +38,6 @@ def write_ncnn(job: Job, path: Path) -> None:
             raise ExportError(f"pnnx failed ({lines[-1] if lines else done.returncode})")
         for name in NCNN_FILES:
             (path / name).write_bytes((Path(scratch) / name).read_bytes())
-    (path / f"{METADATA_KEY}.json").write_text(job.metadata.to_json(), "utf-8")
+    sums = {name: file_sha256(path / name) for name in NCNN_FILES}
+    content = {**json.loads(job.metadata.to_json()), "sha256": sums}
+    (path / f"{METADATA_KEY}.json").write_text(json.dumps(content, sort_keys=True), "utf-8")

@@ -110,11 +110,11 @@ class ExportMetadata:
         return json.dumps(values, sort_keys=True)
 
     @classmethod
-    def from_json(cls, text: str | None, *, where: str) -> Self:
+    def from_json(cls, text: str | bytes | None, *, where: str) -> Self:
         """Read the text back.
 
         Args:
-            text: the JSON; None when the file has none.
+            text: the JSON, also encoded; None when the file has none.
             where: the file, for messages.
 
         Raises:

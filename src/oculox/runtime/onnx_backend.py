@@ -9,7 +9,7 @@ import torch
 from oculox.distributed.devices import own_device
 from oculox.errors import CheckpointError, UsageError, first_line
 from oculox.extras import existing, require
-from oculox.runtime.exported import METADATA_KEY, ExportMetadata, Opened, Run
+from oculox.runtime.exported import METADATA_KEY, Array, ExportMetadata, Opened, Run
 
 
 def open_onnx(path: Path, *, device: str, threads: int | None) -> Opened:
@@ -27,7 +27,6 @@ def open_onnx(path: Path, *, device: str, threads: int | None) -> Opened:
     """
     runtime = require("onnxruntime", extra="onnx", purpose="running an ONNX file")
     existing(path)
-    state = runtime.capi.onnxruntime_pybind11_state
     providers = choose_providers(runtime.get_available_providers(), device)
 
     def opened(cores: int | None) -> Any:
@@ -37,11 +36,17 @@ def open_onnx(path: Path, *, device: str, threads: int | None) -> Opened:
         options.add_session_config_entry("session.force_spinning_stop", "1")
         if cores is not None:
             options.intra_op_num_threads = cores
-        return runtime.InferenceSession(str(path), options, providers=providers)
+        # On the CPU alone there is nothing to fall back to: it would only print that it does.
+        return runtime.InferenceSession(
+            str(path), options, providers=providers, enable_fallback=len(providers) > 1
+        )
+
+    faults = _faults(runtime)
 
     try:
         session = opened(threads)
-    except (state.Fail, state.InvalidProtobuf) as error:
+        text = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
+    except faults as error:
         raise CheckpointError(
             f"{path}: damaged, or not an ONNX file ({first_line(error)})"
         ) from None
@@ -50,18 +55,33 @@ def open_onnx(path: Path, *, device: str, threads: int | None) -> Opened:
             f"device {device!r}: ONNX Runtime has CUDA but could not start it, and would use the "
             "CPU; its message above says why, such as another version of CUDA or cuDNN"
         )
-    text = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
     metadata = ExportMetadata.from_json(text, where=str(path))
 
     def run_of(session: Any) -> Run:
         names, name = list(metadata.output_names), metadata.input_name
-        return lambda inputs: tuple(session.run(names, {name: inputs}))
+
+        def run(inputs: Array) -> tuple[Array, ...]:
+            try:
+                return tuple(session.run(names, {name: inputs}))
+            except faults as error:
+                raise CheckpointError(
+                    f"{path}: cannot be run; damaged, or too large ({first_line(error)})"
+                ) from None
+
+        return run
 
     whole = Opened(metadata, run_of(session), takes_bytes=metadata.preprocess)
     if len(providers) > 1:
         return whole
     cores = threads or torch.get_num_threads()
     return whole._replace(share=lambda callers: run_of(opened(max(1, cores // callers))))
+
+
+def _faults(runtime: Any) -> tuple[type[Exception], ...]:
+    """What ONNX Runtime raises; its own errors have no class in common."""
+    own = vars(runtime.capi.onnxruntime_pybind11_state).values()
+    kinds = [kind for kind in own if isinstance(kind, type) and issubclass(kind, Exception)]
+    return (*kinds, RuntimeError, ValueError)
 
 
 def choose_providers(usable: Sequence[str], device: str) -> list[Any]:

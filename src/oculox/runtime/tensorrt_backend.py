@@ -25,7 +25,7 @@ def open_tensorrt(path: Path, *, device: str) -> Opened:
     if target.type != "cuda":
         raise UsageError(f"{path}: TensorRT engines run on NVIDIA GPUs, not on {target}")
     beside = existing(path.with_suffix(f"{path.suffix}.{METADATA_KEY}.json"))
-    metadata = ExportMetadata.from_json(beside.read_text("utf-8"), where=str(beside))
+    metadata = ExportMetadata.from_json(beside.read_bytes(), where=str(beside))
     # TensorRT knows no device of its own: engines belong to the one that is current.
     with torch.cuda.device(target):
         runtime = trt.Runtime(trt.Logger(trt.Logger.ERROR))

@@ -1,5 +1,6 @@
 """PyTorch's own exports: TorchScript and exported programs."""
 
+import pickle
 import warnings
 import zipfile
 from collections.abc import Callable
@@ -8,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._export.verifier import SpecViolationError
 
 from oculox.distributed.devices import usable_device
 from oculox.errors import CheckpointError, UsageError, first_line
@@ -15,6 +17,12 @@ from oculox.extras import existing
 from oculox.runtime.exported import METADATA_KEY, Array, ExportMetadata, Opened
 
 _Program = Callable[[Tensor], tuple[Tensor, ...]]
+# PyTorch looks at what it reads by using it.
+_FAULTS = (
+    *(ArithmeticError, AssertionError, AttributeError, EOFError, LookupError, MemoryError),
+    *(RuntimeError, TypeError, ValueError),
+    *(SpecViolationError, pickle.UnpicklingError, zipfile.BadZipFile),
+)
 
 
 def open_torchscript(path: Path, *, device: str) -> Opened:
@@ -77,17 +85,20 @@ def _opened(
     extra: dict[str, Any] = {METADATA_KEY: ""}
     try:
         program = load(target, extra)
-    except (RuntimeError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except _FAULTS as error:
         raise CheckpointError(
             f"{path}: damaged, or not such a PyTorch export ({first_line(error)})"
         ) from None
-    text = extra[METADATA_KEY]
-    text = text.decode() if isinstance(text, bytes) else text
-    metadata = ExportMetadata.from_json(text or None, where=str(path))
+    metadata = ExportMetadata.from_json(extra[METADATA_KEY] or None, where=str(path))
 
     def run(inputs: Array) -> tuple[Array, ...]:
-        with torch.inference_mode():
-            outputs = program(torch.from_numpy(inputs).to(target))
-        return tuple(output.cpu().numpy() for output in outputs)
+        try:
+            with torch.inference_mode():
+                outputs = program(torch.from_numpy(inputs).to(target))
+            return tuple(output.cpu().numpy() for output in outputs)
+        except (AttributeError, RuntimeError, TypeError, ValueError) as error:
+            raise CheckpointError(
+                f"{path}: cannot be run; damaged, or too large ({first_line(error)})"
+            ) from None
 
     return Opened(metadata, run)
