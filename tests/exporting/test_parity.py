@@ -1,12 +1,23 @@
 """The comparisons of an export with PyTorch: what they allow and what they find."""
 
+import copy
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 
-from oculox.exporting.parity import TOLERANCES, ParityRow, compare_cells, compare_detections
+from oculox.exporting.parity import (
+    TOLERANCES,
+    ParityRow,
+    check_parity,
+    compare_cells,
+    compare_detections,
+)
 from oculox.runtime.exported import InGraphNms
+from oculox.runtime.open_model import open_model
 from oculox.types import DecodedPredictions, Detections
+from oculox.weights import build_network
 
 NMS = InGraphNms(conf=0.1, iou=0.5, max_det=4)
 
@@ -115,6 +126,32 @@ def test_the_same_detections_up_to_ties_pass(expected, actual):
 def test_other_detections_are_caught(expected, actual):
     assert not ok(compare(expected, actual))
     assert not ok(compare(actual, expected))
+
+
+@pytest.mark.parametrize("preprocess", [False, True])
+@pytest.mark.parametrize("kind", ["onnx", "openvino"])
+def test_a_file_whose_nms_lets_nothing_pass_is_compared(exports, lively_weights, kind, preprocess):
+    """Before NMS and after it: the sample images give no boxes."""
+    pytest.importorskip("onnxruntime" if kind == "onnx" else kind)
+    options = {"format": kind, "nms": InGraphNms(conf=0.97), "preprocess": preprocess}
+    backend = open_model(exports(**options).path)
+    network = build_network(lively_weights)
+    rows = check_parity(backend, network)
+    assert ok(rows)
+    assert {row.compared for row in rows if "counterpart" in row.quantity} == {0}
+    assert min(row.compared for row in rows if row.case == "NMS alone") > 10
+    other = copy.deepcopy(network)
+    for layer in other.head.reg_preds:
+        layer.bias.data += 0.5
+    assert not ok(check_parity(backend, other))
+    # NMS of the file is not what its metadata says.
+    right = backend.metadata
+    for iou in (0.1, 1.0):
+        nms = dataclasses.replace(right.nms, iou=iou)
+        backend.metadata = dataclasses.replace(right, nms=nms)
+        assert {row.case for row in check_parity(backend, network) if not row.ok} == {"NMS alone"}
+    backend.metadata, backend.cut = right, None
+    assert [row.case for row in check_parity(backend, network) if not row.ok] == ["all"]
 
 
 def test_an_error_that_is_no_number_fails():

@@ -6,6 +6,7 @@ spectrum of photographs; with white noise a detector finds almost nothing.
 """
 
 import dataclasses
+import math
 from collections.abc import Iterator, Sequence
 from functools import partial
 
@@ -20,7 +21,7 @@ from oculox.ops.boxes import pairwise_iou
 from oculox.postprocess import DetectSettings, decode, select_detections
 from oculox.predict.pipeline import Pipeline
 from oculox.runtime.backend import fixed_batches
-from oculox.runtime.exported import Array, ExportedBackend, ExportPrecision, InGraphNms
+from oculox.runtime.exported import Array, ExportedBackend, ExportPrecision, InGraphNms, Parts
 from oculox.runtime.torch_backend import TorchBackend
 from oculox.types import DecodedPredictions, Detections, ImageArray
 
@@ -63,12 +64,14 @@ class ParityRow:
         quantity: what was compared.
         error: the measured error.
         tolerance: the largest one allowed.
+        compared: how many detections there were; 1 where all cells were compared.
     """
 
     case: str
     quantity: str
     error: float
     tolerance: float
+    compared: int = 1
 
     @property
     def ok(self) -> bool:
@@ -83,11 +86,16 @@ def check_parity(backend: ExportedBackend, network: YOLOX) -> list[ParityRow]:
         backend: the opened file.
         network: in float32 on the CPU, in evaluation mode.
 
+    Few of the sample images may hold anything above the threshold of NMS in a file. So what comes
+    before NMS is compared too, cell by cell, and NMS alone with cells that all have a place in it.
+
     Returns:
         One row a comparison, for one, two and three images (a file of one batch size gets them
-        filled up) and, where the size is free, for a second size.
+        filled up) and, where the size is free, for a second size. Where there was nothing to
+        compare, a row that is not ok.
     """
     metadata = backend.metadata
+    parts = None if metadata.nms is None or backend.cut is None else backend.cut()
     height, width = backend.spec.input.size
     sizes = [(height, width)]
     if backend.spec.dynamic_size:
@@ -98,9 +106,12 @@ def check_parity(backend: ExportedBackend, network: YOLOX) -> list[ParityRow]:
         images = sample_inputs(3, backend.spec.input.at(size))
         for batch in (1, 2, 3):
             case = f"batch {batch}, {size[0]} x {size[1]}"
-            rows += _compare(backend, network, images[-batch:], case)
+            rows += _compare(backend, parts, network, images[-batch:], case)
     if metadata.preprocess:
-        rows += _compare_whole(backend, network)
+        rows += _compare_whole(backend, parts, network)
+    if not any(row.compared for row in rows):
+        nothing = "nothing compared, as the sample images give no boxes; lower `conf`; error"
+        rows.append(ParityRow(case="all", quantity=nothing, error=math.inf, tolerance=0.0))
     return rows
 
 
@@ -134,7 +145,11 @@ def _samples(count: int) -> Iterator[ImageArray]:
 
 
 def _compare(
-    backend: ExportedBackend, network: YOLOX, images: ImageArray, case: str
+    backend: ExportedBackend,
+    parts: Parts | None,
+    network: YOLOX,
+    images: ImageArray,
+    case: str,
 ) -> list[ParityRow]:
     precision = backend.metadata.precision
     # With preprocessing inside, the backend always takes BGR.
@@ -144,22 +159,80 @@ def _compare(
         for_network = images[:, ::-1].copy()
     with torch.inference_mode():
         reference = decode(network(to_floats(for_network, weights_input)), network.strides)
-    if backend.metadata.nms is None:
-        chunks = [
-            [output[:real] for output in backend.predict(chunk)]
-            for chunk, real in fixed_batches(images, backend.spec.batch)
-        ]
-        boxes, scores = (np.concatenate(parts) for parts in zip(*chunks, strict=True))
-        return compare_cells(reference, boxes, scores, precision=precision, case=case)
-    settings = _settings(backend.metadata.nms)
-    expected = select_detections(reference, settings)
-    found = backend.detect(images, settings)
-    return compare_detections(
-        expected, found, nms=backend.metadata.nms, precision=precision, case=case
+    rows: list[ParityRow] = []
+    nms = backend.metadata.nms
+    if nms is not None:
+        settings = _settings(nms)
+        expected = select_detections(reference, settings)
+        found = backend.detect(images, settings)
+        rows += compare_detections(expected, found, nms=nms, precision=precision, case=case)
+        if parts is None:
+            return rows
+    cells = backend.run if parts is None else parts.cells
+    chunks = [
+        [output[:real] for output in cells(backend.inputs(np.asarray(chunk)))]
+        for chunk, real in fixed_batches(images, backend.spec.batch)
+    ]
+    boxes, scores = (np.concatenate(outputs) for outputs in zip(*chunks, strict=True))
+    rows += compare_cells(reference, boxes, scores, precision=precision, case=case)
+    if nms is not None and parts is not None:
+        rows.append(_compare_nms(parts, nms, boxes[:1], scores[:1], batch=backend.spec.batch or 1))
+    return rows
+
+
+def _compare_nms(
+    parts: Parts, nms: InGraphNms, boxes: Array, scores: Array, *, batch: int
+) -> ParityRow:
+    """Give NMS the boxes of an image's cells in pairs that overlap from all to nothing.
+
+    The scores are in the order of the cells' own, a quarter of them too low.
+    """
+    count = boxes.shape[1] // 2
+    # An untrained network may predict infinite boxes.
+    boxes, labels = np.clip(boxes, -1e4, 1e4), scores.argmax(axis=-1)
+    first, second = (slice(start, start + 2 * count, 2) for start in (0, 1))
+    away = (boxes[:, first, 2] - boxes[:, first, 0]) * np.linspace(0, 1, count, dtype=np.float32)
+    boxes[:, second] = boxes[:, first]
+    boxes[:, second, 0::2] += away[..., None]
+    labels[:, second] = labels[:, first]
+    lowest = max(0.0, nms.conf - (1 - nms.conf) / 3)
+    spread = np.linspace(lowest, 1, 2 * count, dtype=np.float32).reshape(1, count, 2)
+    pairs = np.empty_like(spread)
+    order = scores[:, first].max(axis=-1).argsort(axis=-1)
+    np.put_along_axis(pairs, order[..., None], spread, 1)
+    ranks = np.zeros(labels.shape, np.float32)
+    ranks[:, : 2 * count] = pairs.reshape(1, -1)
+    crowd = np.zeros_like(scores)
+    np.put_along_axis(crowd, labels[..., None], ranks[..., None], -1)
+    boxes, crowd = (np.repeat(values, batch, axis=0) for values in (boxes, crowd))
+    cells = DecodedPredictions(
+        torch.from_numpy(boxes), torch.ones(crowd.shape[:2]), torch.from_numpy(crowd)
+    )
+    expected = {
+        (i, int(one.class_ids[n]), float(one.scores[n]), *map(float, one.xyxy[n]))
+        for i, one in enumerate(select_detections(cells, _settings(nms)))
+        for n in range(len(one))
+    }
+    corners, best, classes, counts = parts.nms(boxes, crowd)
+    found = {
+        (i, int(classes[i, n]), float(best[i, n]), *map(float, corners[i, n]))
+        for i, count in enumerate(counts)
+        for n in range(int(count))
+    }
+    total = len(expected)
+    # No two scores are equal, and nothing is computed but overlaps: few are near the threshold.
+    return ParityRow(
+        case="NMS alone",
+        quantity=f"other detections, {total} boxes",
+        error=len(expected ^ found) / max(total, 1),
+        tolerance=TOLERANCES["fp16"].missing,
+        compared=total,
     )
 
 
-def _compare_whole(backend: ExportedBackend, network: YOLOX) -> list[ParityRow]:
+def _compare_whole(
+    backend: ExportedBackend, parts: Parts | None, network: YOLOX
+) -> list[ParityRow]:
     """Feed an image as it is, letterbox and all, against the Python pipeline.
 
     Resizing differs in the last bit of a pixel between libraries, so the tolerance is that of
@@ -180,6 +253,12 @@ def _compare_whole(backend: ExportedBackend, network: YOLOX) -> list[ParityRow]:
         precision: ExportPrecision = "fp16" if metadata.precision == "fp32" else metadata.precision
         case = f"image {height} x {width}"
         rows += compare_detections(expected, found, nms=nms, precision=precision, case=case)
+        if parts is not None:
+            floats = to_floats(preprocess([image], metadata.spec.input)[0], metadata.spec.input)
+            with torch.inference_mode():
+                reference = decode(network(floats), network.strides)
+            boxes, scores = (cells[:1] for cells in parts.cells(images))
+            rows += compare_cells(reference, boxes, scores, precision=precision, case=case)
     return rows
 
 
@@ -279,7 +358,13 @@ def compare_detections(
         ("1 - IoU, median", float(np.median(box_errors or [0.0])), tolerance.box),
     )
     return [
-        ParityRow(case=case, quantity=f"{name}, {total} boxes", error=error, tolerance=allowed)
+        ParityRow(
+            case=case,
+            quantity=f"{name}, {total} boxes",
+            error=error,
+            tolerance=allowed,
+            compared=total,
+        )
         for name, error, allowed in rows
     ]
 

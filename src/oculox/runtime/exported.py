@@ -156,6 +156,19 @@ the order of `ExportMetadata.output_names`.
 """
 Share = Callable[[int], Run]
 """Makes a `Run` for so many threads that call it at once, each with its share of the cores."""
+CELLS_BEFORE_NMS = ("network/boxes", "network/scores")
+"""Values inside a file with NMS: `CELL_OUTPUTS`, but before NMS and in pixels of the input."""
+
+
+class Parts(NamedTuple):
+    """A file with NMS cut in two: what comes before NMS, and NMS alone.
+
+    cells: a `Run` that gives `CELLS_BEFORE_NMS`; nms: takes these and gives `NMS_OUTPUTS`, boxes in
+    pixels of the input.
+    """
+
+    cells: Run
+    nms: Callable[[Array, Array], tuple[Array, ...]]
 
 
 class Opened(NamedTuple):
@@ -163,13 +176,15 @@ class Opened(NamedTuple):
 
     metadata: from the file; run: runs the model, for one caller at a time, as some runtimes have
     one set of buffers; share: where several threads can run the model at once; takes_bytes: the
-    input of `run` is uint8 (B, H, W, 3).
+    input of `run` is uint8 (B, H, W, 3); cut: makes the parts of a file with NMS, where the format
+    can be cut.
     """
 
     metadata: ExportMetadata
     run: Run
     share: Share | None = None
     takes_bytes: bool = False
+    cut: Callable[[], Parts] | None = None
 
 
 class ExportedBackend(Backend):
@@ -183,7 +198,7 @@ class ExportedBackend(Backend):
     def __init__(self, kind: str, opened: Opened) -> None:
         super().__init__(opened.metadata.fed_spec)
         self.kind = kind
-        self.metadata, self.run, self._share, self._takes_bytes = opened
+        self.metadata, self.run, self._share, self._takes_bytes, self.cut = opened
         self._shared: dict[int, Run] = {}
         self._lock: AbstractContextManager[Any] = threading.Lock()
 
@@ -203,12 +218,15 @@ class ExportedBackend(Backend):
     def predict(self, images: ImageArray | Tensor) -> tuple[Array, ...]:
         """See `Backend.predict`; the outputs of `run`."""
         array = images.cpu().numpy() if isinstance(images, Tensor) else images
-        if self._takes_bytes:
-            inputs = np.ascontiguousarray(array.transpose(0, 2, 3, 1))
-        else:
-            inputs = to_float_array(array, self.spec.input)
+        inputs = self.inputs(array)
         with self._lock:
             return self.run(inputs)
+
+    def inputs(self, images: ImageArray) -> Array:
+        """Letterboxed images as `run` takes them."""
+        if self._takes_bytes:
+            return np.ascontiguousarray(images.transpose(0, 2, 3, 1))
+        return to_float_array(images, self.spec.input)
 
     def select(self, outputs: Sequence[Array], settings: DetectSettings) -> list[Detections]:
         """See `Backend.select`.

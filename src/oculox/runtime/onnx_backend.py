@@ -9,7 +9,16 @@ import torch
 from oculox.distributed.devices import own_device
 from oculox.errors import CheckpointError, UsageError, first_line
 from oculox.extras import existing, require
-from oculox.runtime.exported import METADATA_KEY, Array, ExportMetadata, Opened, Run
+from oculox.runtime.exported import (
+    CELLS_BEFORE_NMS,
+    METADATA_KEY,
+    NMS_OUTPUTS,
+    Array,
+    ExportMetadata,
+    Opened,
+    Parts,
+    Run,
+)
 
 
 def open_onnx(path: Path, *, device: str, threads: int | None) -> Opened:
@@ -71,10 +80,26 @@ def open_onnx(path: Path, *, device: str, threads: int | None) -> Opened:
         return run
 
     whole = Opened(metadata, run_of(session), takes_bytes=metadata.preprocess)
+    whole = whole._replace(cut=lambda: _cut(runtime, path, metadata, providers))
     if len(providers) > 1:
         return whole
     cores = threads or torch.get_num_threads()
     return whole._replace(share=lambda callers: run_of(opened(max(1, cores // callers))))
+
+
+def _cut(runtime: Any, path: Path, metadata: ExportMetadata, providers: list[Any]) -> Parts:
+    """See `Opened.cut`."""
+    onnx = require("onnx", extra="onnx", purpose="comparing an ONNX file with PyTorch")
+    whole = onnx.utils.Extractor(onnx.shape_inference.infer_shapes(onnx.load(path)))
+
+    def run_of(inputs: Sequence[str], outputs: Sequence[str]) -> Any:
+        part = whole.extract_model(list(inputs), list(outputs)).SerializeToString()
+        session = runtime.InferenceSession(part, providers=providers)
+        return lambda *values: session.run(outputs, dict(zip(inputs, values, strict=True)))
+
+    boxes, *others = NMS_OUTPUTS
+    found = ["input_boxes" if metadata.preprocess else boxes, *others]
+    return Parts(run_of([metadata.input_name], CELLS_BEFORE_NMS), run_of(CELLS_BEFORE_NMS, found))
 
 
 def _faults(runtime: Any) -> tuple[type[Exception], ...]:

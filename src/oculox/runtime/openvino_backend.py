@@ -1,13 +1,25 @@
 """OpenVINO's intermediate representation (`.xml` beside `.bin`) through OpenVINO."""
 
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from threading import local
 from typing import Any
 
+import numpy as np
+
 from oculox.errors import CheckpointError, UsageError
 from oculox.extras import existing, require
-from oculox.runtime.exported import METADATA_KEY, Array, ExportMetadata, Opened, Run
+from oculox.runtime.exported import (
+    CELLS_BEFORE_NMS,
+    METADATA_KEY,
+    NMS_OUTPUTS,
+    Array,
+    ExportMetadata,
+    Opened,
+    Parts,
+    Run,
+)
 
 
 def open_openvino(path: Path, *, device: str, threads: int | None) -> Opened:
@@ -61,6 +73,9 @@ def open_openvino(path: Path, *, device: str, threads: int | None) -> Opened:
         return run
 
     quick = Opened(metadata, compiled(PERFORMANCE_HINT="LATENCY"), takes_bytes=True)
+    quick = quick._replace(
+        cut=lambda: _cut(openvino, model, lambda part: core.compile_model(part, target, config))
+    )
     if target != "CPU":
         return quick
     return quick._replace(share=lambda callers: compiled(NUM_STREAMS=callers))
@@ -78,6 +93,48 @@ def taking_bytes(openvino: Any, model: Any, *, pixel_max: int) -> Any:
     if pixel_max == 1:
         steps.scale(255.0)
     return change.build()
+
+
+def _cut(openvino: Any, model: Any, compiled: Callable[[Any], Any]) -> Parts:
+    """See `Opened.cut`."""
+
+    def run_of(part: Any, names: Sequence[str]) -> Any:
+        network = compiled(part)
+
+        def run(*inputs: Array) -> tuple[Array, ...]:
+            results = network(inputs)
+            return tuple(results[name] for name in names)
+
+        return run
+
+    before, outputs = _named(model)
+    cells = openvino.Model([outputs[n] for n in CELLS_BEFORE_NMS], before.get_parameters())
+    after, outputs = _named(model)
+    # OpenVINO has made some sizes depend on those of the images.
+    [images] = after.get_parameters()
+    sides = [1 if side.is_dynamic else side.get_length() for side in images.partial_shape]
+    inputs = []
+    for name in CELLS_BEFORE_NMS:
+        given, users = outputs[name], outputs[name].get_target_inputs()
+        inputs.append(openvino.opset13.parameter(given.partial_shape, given.element_type))
+        for user in users:
+            user.replace_source_output(inputs[-1].output(0))
+    boxes, *others = NMS_OUTPUTS
+    names = ["input_boxes" if "input_boxes" in outputs else boxes, *others]
+    nms = run_of(openvino.Model([outputs[n] for n in names], [*inputs, images]), names)
+
+    def run_nms(boxes: Array, scores: Array) -> tuple[Array, ...]:
+        blank = np.zeros((len(boxes), *sides[1:]), np.uint8)
+        return tuple(nms(boxes, scores, blank))
+
+    return Parts(run_of(cells, CELLS_BEFORE_NMS), run_nms)
+
+
+def _named(model: Any) -> tuple[Any, dict[str, Any]]:
+    """A copy of a model, and its values by name."""
+    copy = model.clone()
+    outputs = [output for node in copy.get_ops() for output in node.outputs()]
+    return copy, {name: output for output in outputs for name in output.get_names()}
 
 
 @cache
