@@ -1,6 +1,7 @@
 """OpenVINO's intermediate representation (`.xml` beside `.bin`) through OpenVINO."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from threading import local
@@ -39,17 +40,14 @@ def open_openvino(path: Path, *, device: str, threads: int | None) -> Opened:
     existing(path)
     existing(path.with_suffix(".bin"))
     core = _core(openvino)
-    try:
+    with _told(path, "damaged, or not an OpenVINO model"):
         model = core.read_model(path)
-    except RuntimeError as error:
-        detail = str(error).strip().splitlines()[-1]
-        raise CheckpointError(f"{path}: damaged, or not an OpenVINO model ({detail})") from None
-    text = None
-    if model.has_rt_info(METADATA_KEY):
-        text = str(model.get_rt_info(METADATA_KEY).astype(str))
-    metadata = ExportMetadata.from_json(text, where=str(path))
-    if not metadata.preprocess:
-        model = taking_bytes(openvino, model, pixel_max=metadata.spec.input.pixel_max)
+        text = None
+        if model.has_rt_info(METADATA_KEY):
+            text = str(model.get_rt_info(METADATA_KEY).astype(str))
+        metadata = ExportMetadata.from_json(text, where=str(path))
+        if not metadata.preprocess:
+            model = taking_bytes(openvino, model, pixel_max=metadata.spec.input.pixel_max)
     config: dict[str, Any] = {}
     if threads is not None:
         config["INFERENCE_NUM_THREADS"] = threads
@@ -61,14 +59,16 @@ def open_openvino(path: Path, *, device: str, threads: int | None) -> Opened:
         raise UsageError(f"device {device!r}: OpenVINO sees {', '.join(core.available_devices)}")
 
     def compiled(**more: Any) -> Run:
-        network = core.compile_model(model, target, config | more)
+        with _told(path, f"damaged, or not usable on {target}"):
+            network = core.compile_model(model, target, config | more)
         own = local()
 
         def run(inputs: Array) -> tuple[Array, ...]:
-            if not hasattr(own, "request"):
-                own.request = network.create_infer_request()
-            results = own.request.infer([inputs], share_inputs=True)
-            return tuple(results[name] for name in metadata.output_names)
+            with _told(path, "cannot be run; damaged, or too large"):
+                if not hasattr(own, "request"):
+                    own.request = network.create_infer_request()
+                results = own.request.infer([inputs], share_inputs=True)
+                return tuple(results[name] for name in metadata.output_names)
 
         return run
 
@@ -79,6 +79,16 @@ def open_openvino(path: Path, *, device: str, threads: int | None) -> Opened:
     if target != "CPU":
         return quick
     return quick._replace(share=lambda callers: compiled(NUM_STREAMS=callers))
+
+
+@contextmanager
+def _told(path: Path, what: str) -> Iterator[None]:
+    """What OpenVINO raises about a file, as an error for people."""
+    try:
+        yield
+    except (LookupError, RuntimeError, ValueError) as error:
+        detail = (str(error).strip() or type(error).__name__).splitlines()[-1]
+        raise CheckpointError(f"{path}: {what} ({detail})") from None
 
 
 def taking_bytes(openvino: Any, model: Any, *, pixel_max: int) -> Any:
