@@ -312,6 +312,8 @@ def make_folder(folder: Path) -> None:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise UsageError(f"{folder}: the output must be a folder, this is a file") from None
     except OSError as error:
         raise OculoxError(f"{folder}: the folder cannot be made ({error.strerror})") from error
 

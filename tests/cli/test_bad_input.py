@@ -183,8 +183,8 @@ ABSENT = next(
         (("train.batchs=4",), "did you mean 'train.batch'?"),
         (("train.batch=0",), "train.batch: "),
         (("train.batch=many",), "got 'many'"),
-        (("train.batch",), "an override looks like section.key=value"),
-        (("=3",), "an override looks like section.key=value"),
+        (("train.batch",), "a setting looks like section.key=value"),
+        (("=3",), "a setting looks like section.key=value"),
         (("train=3",), "train"),
         (("train.batch.size=3",), "train.batch"),
         (("augment.multiscale=[64",), "not valid YAML"),
@@ -570,7 +570,7 @@ def test_outputs_that_cannot_be_used(oculox, quick, tmp_path):
     (tmp_path / "old/config.yaml").write_text("mine")
     before = contents(tmp_path)
     for output, code, message in (
-        (tmp_path / "file", 1, "cannot be made"),
+        (tmp_path / "file", 2, "the output must be a folder, this is a file"),
         (tmp_path / "file/below", 1, "cannot be made"),
         (tmp_path / "old", 2, "holds another run"),
     ):

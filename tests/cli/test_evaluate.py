@@ -69,7 +69,7 @@ def test_data_that_is_elsewhere_was_named_by_the_training(oculox, quick, tmp_pat
     outcome = oculox("eval", run / "best.pt")
     assert outcome.code == 1
     assert "data.root: my-data is not a folder; " in outcome.error
-    assert f"{run / 'best.pt'} names this data, as it was trained with" in outcome.error
+    assert f"{run / 'best.pt'} was trained on this data" in outcome.error
     assert outcome.error.endswith("or other data, with --data")
 
 

@@ -109,6 +109,13 @@ def test_groups_and_copies_stay_together(tmp_path: Path) -> None:
         assert ("video3" in videos["val"]) == ("video4" in videos["val"])
 
 
+def test_names_that_no_group_has_are_told_of(tmp_path: Path) -> None:
+    source = write_coco(tmp_path / "a", [*NAMES, "video_1.png", "video_2.png"])
+    faults = split_data(source, tmp_path / "out", group="^video").faults
+    [said] = [fault for fault in faults if fault.code == "group-unmatched"]
+    assert said.message == "`group` does not match 20 names, which are on their own"
+
+
 def test_splits_of_the_source_are_joined(tiny_data: Path, tmp_path: Path) -> None:
     summary = split_data(tiny_data, tmp_path / "out", val=0.25)
     assert sum(summary.images.values()) == 16
@@ -170,11 +177,18 @@ def test_options_that_make_no_sense(tmp_path: Path, options, said: str) -> None:
 
 def test_what_cannot_be_divided(tmp_path: Path) -> None:
     source = write_coco(tmp_path / "a", NAMES)
-    with pytest.raises(DataError, match="20 usable images cannot be divided so that val gets one"):
+    said = "20 usable images in 1 group cannot be divided so that val gets one"
+    with pytest.raises(DataError, match=said):
         split_data(source, tmp_path / "out", group="png")
     one = write_coco(tmp_path / "b", ["0.png"])
-    with pytest.raises(DataError, match="1 usable image cannot be divided so that train gets one"):
+    with pytest.raises(DataError, match="1 usable image in 1 group cannot be divided so that tr"):
         split_data(one, tmp_path / "out")
+    with pytest.raises(
+        DataError, match=r"no usable image; the first fault: .*no such image.*`images`"
+    ):
+        split_data(source, tmp_path / "out", images=tmp_path)
+    with pytest.raises(UsageError, match=r"`group` 'zzz' matches none of the names, such as '00"):
+        split_data(source, tmp_path / "out", group="zzz")
     with pytest.raises(DataError, match="no such dataset"):
         split_data(tmp_path / "nowhere", tmp_path / "out")
     with pytest.raises(UsageError, match="already holds files"):

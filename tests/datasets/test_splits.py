@@ -139,7 +139,7 @@ def test_lists_of_images_in_several_folders(tmp_path: Path) -> None:
 
 FAULTY_YOLO = {
     "number": ("0 0.5 half 0.2 0.5", "line 2: expected numbers"),
-    "class": ("7 0.5 0.5 0.2 0.5", "line 2: class 7 is not among the 2"),
+    "class": ("7 0.5 0.5 0.2 0.5", "line 2: class 7, but classes are 0 to 1"),
     "values": ("0 0.5 0.5", "line 2: expected class cx cy w h"),
 }
 
@@ -186,6 +186,7 @@ def test_bad_images_stay_for_the_count_of_bad_images(tmp_path: Path) -> None:
     found = [(f.code, f.severity) for f in api.check_data(root).faults]
     assert sorted(found) == [
         ("image-unreadable", "error"),
+        ("no-val-split", "info"),
         ("size-mismatch", "error"),
         ("size-missing", "warning"),
     ]
@@ -202,6 +203,7 @@ def test_the_check_names_lines_and_writes_a_clean_copy(tmp_path: Path) -> None:
         "box-outside": 1,
         "box-tiny": 1,
         "box-duplicate": 1,
+        "no-val-split": 1,
     }
     assert any(t.endswith("labels/train/a.txt: line 5: expected numbers, got '0 x'") for t in texts)
     assert (

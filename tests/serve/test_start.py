@@ -58,7 +58,7 @@ def test_the_first_line(capsys, monkeypatch):
     monkeypatch.delenv("OCULOX_API_KEY", raising=False)
     assert main(["serve", "best.pt", "--host", "::"]) == 0
     assert capsys.readouterr().err == (
-        "warning: no --api-key is set: everybody who reaches this address may use it\n"
+        "warning: no --api-key is set: everybody who can reach this URL may use it\n"
     )
 
 

@@ -50,6 +50,20 @@ def test_a_folder_in_which_a_run_begins_is_not_free(tmp_path):
         check_free(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("log.txt", "holds log.txt, which a run would replace"),
+        ("predictions.jpg", "holds predictions.jpg, which a run would replace"),
+        ("data.yaml", "holds data.yaml, of a dataset; choose another `output`"),
+    ],
+)
+def test_files_of_others_are_never_replaced(tmp_path, name, said):
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(UsageError, match=said):
+        settle_config("yolox-s", output=tmp_path)
+
+
 def test_default_folders_are_numbered(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     config = load_config("yolox-s")

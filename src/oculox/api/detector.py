@@ -446,8 +446,9 @@ class Detector:
         try:
             return load_splits(data, split)[0]
         except DataError as error:
+            if isinstance(data.root, Path) and data.root.exists():
+                raise
             raise DataError(
-                f"{error}; {self.path} names this data, as it was trained with (a relative path "
-                "counts from the folder of the training): name it from here, or other data, with "
-                "`data`"
+                f"{error}; {self.path} was trained on this data (a relative path counts from the "
+                "folder of the training): pass its path, or other data, with `data`"
             ) from None

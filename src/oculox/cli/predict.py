@@ -192,7 +192,7 @@ def _say(summary: PredictSummary, *, conf: float) -> None:
     if len(lines) > _MOST_LINES:
         say(f"... and {len(lines) - _MOST_LINES} more in {summary.predictions.name}")
     frames = sum(video.frames for video in summary.videos)
-    counts = f"{plural(summary.images, 'image')}, "
+    counts = f"{plural(summary.images, 'image')}, " if summary.images or not frames else ""
     counts += f"{plural(frames, 'video frame')}, " if frames else ""
     # Of one image alone the time is that of warming up, which is no speed.
     stages = milliseconds({stage: ms.median for stage, ms in summary.speed.items()})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import shlex
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -314,7 +315,9 @@ def _renamed(tree: Mapping[str, Any], where: str) -> dict[str, Any]:
 def _apply_override(tree: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key:
-        raise ConfigError(f"'{override}': an override looks like section.key=value")
+        there = os.path.exists(override)  # noqa: PTH110 - false for names that are too long
+        hint = f"; did you mean data.root={override}?" if there else ""
+        raise ConfigError(f"'{override}': a setting looks like section.key=value{hint}")
     if key in RENAMED_KEYS:
         raise ConfigError(f"'{override}': '{key}' is called '{RENAMED_KEYS[key]}' now")
     is_quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "'\""

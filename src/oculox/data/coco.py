@@ -359,6 +359,8 @@ def find_split(
     place = _Places()
     if not (root.is_dir() if isinstance(root, Path) else place.names(root)):
         why = "" if isinstance(root, Path) else ": no such bucket, or nothing in it below that name"
+        if isinstance(root, Path) and root.is_file():
+            why = f"; set data.{split}.annotations to a COCO file, and data.{split}.images"
         if by_keys:
             raise DataError(f"data.root: {root} is not a folder{why}")
         raise DataError(

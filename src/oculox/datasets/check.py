@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic_core import to_jsonable_python
 
-from oculox.addresses import Location
+from oculox.addresses import Location, to_location
 from oculox.data.coco import Split, missing_files
 from oculox.data.coco_scan import CocoScan
 from oculox.data.faults import Fault, check_boxes, count_faults
@@ -147,7 +147,11 @@ def check_data(
         stats = _stats(checked, height_width(imgsz))
         faults = (*checked.faults, *_copies_within(checked), *_remarks(name, checked, stats))
         reports[name] = SplitReport(checked=checked, stats=stats, faults=faults)
-    return CheckReport(splits=reports, between=tuple(_between(reports)))
+    between = list(_between(reports))
+    if split == "all" and "val" not in reports and to_location(data).is_dir():
+        message = "there is no validation split, which training needs: see oculox data split"
+        between.append(Fault(severity="info", code="no-val-split", file=str(data), message=message))
+    return CheckReport(splits=reports, between=tuple(between))
 
 
 def check_split(

@@ -71,12 +71,23 @@ def split_data(
     require_free(target)
     data = _read(source, classes=classes, images=images, progress=progress)
     everything, left_out = _joined(data)
-    divided = _divide(everything, shares, pattern=pattern, seed=seed)
+    if not everything:
+        faults = (*data.all_faults, *left_out)
+        first = f"; the first fault: {faults[0]}" if faults else ""
+        hint = "; name the folder of its images with `images`" if source.suffix == ".json" else ""
+        raise DataError(f"{source}: no usable image{first}{hint}")
+    odd = (
+        [] if pattern is None else [one.name for one in everything if not pattern.search(one.name)]
+    )
+    if odd and len(odd) == len(everything):
+        raise UsageError(f"`group` {group!r} matches none of the names, such as {odd[0]!r}")
+    divided, groups = _divide(everything, shares, pattern=pattern, seed=seed)
     for split in ("train", *(name for name, share in shares.items() if share)):
         if not divided[split]:
             raise DataError(
-                f"{source}: {plural(len(everything), 'usable image')} cannot be divided so that "
-                f"{split} gets one; label more images, or change the shares or `group`"
+                f"{source}: {plural(len(everything), 'usable image')} in {plural(groups, 'group')} "
+                f"cannot be divided so that {split} gets one; label more images, or change the "
+                "shares or `group`"
             )
     splits = {name: many for name in SPLITS if (many := divided[name])}
     with new_folder(target) as scratch:
@@ -86,7 +97,7 @@ def split_data(
         data.classes,
         {name: len(many) for name, many in splits.items()},
         {name: sum(int((~one.crowd).sum()) for one in many) for name, many in splits.items()},
-        (*data.all_faults, *left_out, *_absent_classes(data.classes, splits)),
+        (*data.all_faults, *left_out, *_unmatched(odd), *_absent_classes(data.classes, splits)),
     )
 
 
@@ -133,8 +144,11 @@ def _divide(
     *,
     pattern: re.Pattern[str] | None,
     seed: int,
-) -> dict[str, tuple[LabelledImage, ...]]:
-    """Images of each split, in the order given; groups that would exceed a share go to train."""
+) -> tuple[dict[str, tuple[LabelledImage, ...]], int]:
+    """Images of each split, in the order given, and the number of groups.
+
+    Groups that would exceed a share go to train.
+    """
     groups = _groups(images, pattern)
     # By hash, not by a shuffle: one more image changes the order of the others not at all.
     order = sorted(groups, key=lambda name: hashlib.sha256(f"{seed}:{name}".encode()).hexdigest())
@@ -145,7 +159,8 @@ def _divide(
         members = groups[name]
         room = (s for s, most in wanted.items() if len(chosen[s]) + len(members) <= most)
         chosen[next(room, "train")] += members
-    return {split: tuple(images[i] for i in sorted(rows)) for split, rows in chosen.items()}
+    found = {split: tuple(images[i] for i in sorted(rows)) for split, rows in chosen.items()}
+    return found, len(groups)
 
 
 def _groups(
@@ -178,6 +193,13 @@ def _groups(
 
 def _digest(image: LabelledImage) -> str:
     return hashlib.sha256(image.source.read_bytes()).hexdigest()
+
+
+def _unmatched(names: Sequence[str]) -> list[Fault]:
+    if not names:
+        return []
+    message = f"`group` does not match {plural(len(names), 'name')}, which are on their own"
+    return [Fault(severity="warning", code="group-unmatched", file=names[0], message=message)]
 
 
 def _absent_classes(

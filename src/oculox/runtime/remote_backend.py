@@ -20,7 +20,7 @@ from torch import Tensor
 from urllib3 import Retry
 
 from oculox.addresses import WEB_PREFIXES, Address, Location
-from oculox.errors import CheckpointError, OculoxError, UsageError, first_line
+from oculox.errors import CheckpointError, OculoxError, UsageError, first_line, system_error
 from oculox.files import encode_image
 from oculox.postprocess import DetectSettings
 from oculox.runtime.backend import Backend
@@ -148,8 +148,11 @@ class RemoteBackend(Backend):
         except requests.exceptions.JSONDecodeError:
             raise CheckpointError(f"{self._address}: no service of Oculox answers there") from None
         except requests.RequestException as error:
+            cause = system_error(error, handled=None)
+            reason = getattr(cause, "strerror", None) or first_line(cause)
             raise OculoxError(
-                f"{self._address}: the service cannot be reached ({first_line(error)})"
+                f"{self._address}: the service cannot be reached ({reason}); does `oculox serve` "
+                "run there?"
             ) from None
         if answer.ok:
             return content

@@ -34,6 +34,8 @@ from oculox.training.checkpoints import (
     save_last,
     state_file,
 )
+from oculox.training.log import LOG_JSONL, LOG_TEXT
+from oculox.training.run_report import BATCHES, CURVES, PREDICTIONS, REPORT, TAIL_BATCHES
 from oculox.training.schedule import plan_epochs
 from oculox.training.trackers import check_trackers
 from oculox.weights.checkpoint import load_training_state
@@ -42,6 +44,13 @@ from oculox.weights.download import locate_weights
 CONFIG = "config.yaml"
 SUMMARY = "summary.json"
 LOCK = ".lock"
+
+# What a run writes besides its configuration and states.
+_WRITTEN = (
+    *(BEST, SUMMARY, LOG_JSONL, LOG_TEXT),
+    *(BATCHES, TAIL_BATCHES, PREDICTIONS, CURVES, REPORT),
+)
+_OF_A_DATASET = ("annotations", "data.yaml", "data.yml", "Annotations", "labels")
 
 # What may differ in a resumed run: where and how it runs and what it writes, not what it is.
 _FREE = {
@@ -193,18 +202,24 @@ def settle_config(
 
 
 def check_free(folder: Location) -> None:
-    """Refuse the folder of another run; one that holds other things is fine.
+    """Refuse the folder of another run or of a dataset, or one with files that a run would replace.
 
-    So is a run that ended before its first checkpoint: there is nothing of it to lose.
+    One that holds other things is fine, and so is a run that ended before its first checkpoint:
+    there is nothing of it to lose.
 
     Raises:
-        UsageError: it holds a run.
+        UsageError: it is one of those.
     """
     if _holds_run(folder) or (isinstance(folder, Path) and is_held(folder)):
         raise UsageError(
             f"{folder}: holds another run; choose another `output`, or resume it: "
             f"`resume` {shlex.quote(str(folder))}"
         )
+    if isinstance(folder, Path) and not (folder / CONFIG).exists():
+        found = [name for name in (*_WRITTEN, *_OF_A_DATASET) if (folder / name).exists()]
+        if found:
+            whose = "which a run would replace" if found[0] in _WRITTEN else "of a dataset"
+            raise UsageError(f"{folder}: holds {found[0]}, {whose}; choose another `output`")
 
 
 def _holds_run(folder: Location) -> bool:

@@ -232,14 +232,23 @@ class Detections:
 
         `category_ids` maps class index to the dataset's category id; without it the index
         itself is written.
+
+        Raises:
+            UsageError: `category_ids` lacks a class that was found.
         """
         rows = []
         for one in self:
             c, (x1, y1, x2, y2) = one.class_id, one.box
+            try:
+                category = c if category_ids is None else category_ids[c]
+            except LookupError:
+                raise UsageError(
+                    f"category_ids has no id for class {c} ({one.name}); give one for each class"
+                ) from None
             rows.append(
                 {
                     "image_id": image_id,
-                    "category_id": c if category_ids is None else category_ids[c],
+                    "category_id": category,
                     "bbox": [x1, y1, x2 - x1, y2 - y1],
                     "score": one.score,
                 }

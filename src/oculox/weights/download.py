@@ -263,7 +263,7 @@ def _verify(
     for digits in filter(None, expected):
         if not found.startswith(digits):
             raise CheckpointError(
-                f"{where}: not the published {entry.name}: its SHA-256 should start with "
+                f"{where}: not the published {entry.name}: its SHA-256 should begin with "
                 f"{digits}, is {found}; {otherwise}"
             )
     return found

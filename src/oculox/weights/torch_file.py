@@ -52,7 +52,8 @@ def load_torch(path: Path) -> dict[str, Any]:
             or holding pickled objects.
     """
     if not path.is_file():
-        raise CheckpointError(f"{path}: no such file")
+        kind = "a folder, expected a file" if path.is_dir() else "no such file"
+        raise CheckpointError(f"{path}: {kind}")
     try:
         # PyTorch warns of odd pickles before it refuses them; the error says enough.
         with warnings.catch_warnings():
@@ -91,6 +92,9 @@ def _check_parts(path: Path) -> None:
     PyTorch compresses nothing: a compressed part may be made to fill the memory.
     """
     if not zipfile.is_zipfile(path):
+        with path.open("rb") as file:
+            if file.read(2) == b"PK":
+                raise ValueError("its end is missing: copy or download it again")
         return  # the format before PyTorch 1.6 has no checksums; what else it is, PyTorch says
     with zipfile.ZipFile(path) as archive:
         if any(part.compress_type != zipfile.ZIP_STORED for part in archive.infolist()):

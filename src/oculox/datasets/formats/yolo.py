@@ -121,7 +121,10 @@ def _names(config: Mapping[str, Any], base: Path) -> tuple[str, ...]:
         found = tuple(line.strip() for line in lines if line.strip())
         if found:
             return found
-    raise DataError(f"{base}: no class names; add names to data.yaml, or pass `classes`")
+    raise DataError(
+        f"{base}: no class names; write them into {base / 'data.yaml'}, as in `names: [cup, dog]`, "
+        "or pass `classes`"
+    )
 
 
 def _images(base: Path, config: Mapping[str, Any], split: str) -> Iterator[tuple[Path, str]]:
@@ -212,7 +215,9 @@ class _YoloReader(ImageReader):
             self.fault("box-malformed", file, message)
             return None
         if number not in range(len(self._names_by_index)):
-            message = f"{where}: class {words[0]} is not among the {len(self._names_by_index)}"
+            message = (
+                f"{where}: class {words[0]}, but classes are 0 to {len(self._names_by_index) - 1}"
+            )
             self.fault("class-unknown", file, message)
             return None
         height, width = hw
