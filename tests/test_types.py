@@ -66,6 +66,12 @@ def test_to_coco(image_id, category_ids, expected):
     assert {r["image_id"] for r in rows} == {image_id}
 
 
+@pytest.mark.parametrize("category_ids", [(10,), {0: 3}])
+def test_to_coco_needs_an_id_for_each_class(category_ids):
+    with pytest.raises(UsageError, match=r"category_ids has no id for class 1 \(.+\); give one"):
+        make().to_coco(7, category_ids)
+
+
 def test_to_dicts_uses_names_and_falls_back_to_numbers():
     found = make()
     assert [d["name"] for d in found.to_dicts()] == ["dog", "cat"]
