@@ -1,12 +1,13 @@
 """The folder of a run."""
 
 import re
+from pathlib import Path
 
 import pytest
 
 from oculox import train
 from oculox.config import Config, config_to_yaml, known_keys, load_config
-from oculox.errors import ConfigError, TrainingError, UsageError
+from oculox.errors import ConfigError, DataError, TrainingError, UsageError
 from oculox.training.checkpoints import LAST, trim_checkpoints
 from oculox.training.run_folder import (
     CONFIG,
@@ -62,6 +63,11 @@ def test_files_of_others_are_never_replaced(tmp_path, name, said):
     (tmp_path / name).write_text("mine")
     with pytest.raises(UsageError, match=said):
         settle_config("yolox-s", output=tmp_path)
+
+
+def test_data_that_is_not_there_is_told_before_weights_are_fetched(tmp_path):
+    with pytest.raises(DataError, match=r"data\.root: .*nowhere is not a folder"):
+        settle_config("yolox-s", [f"data.root={tmp_path / 'nowhere'}"], weights=Path("yolox-s"))
 
 
 def test_default_folders_are_numbered(tmp_path, monkeypatch):

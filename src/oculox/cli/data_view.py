@@ -153,12 +153,13 @@ def show_stats(found: Mapping[Split, SplitStats]) -> None:
 
 
 def _class_table(console: Console, found: Mapping[Split, SplitStats]) -> None:
+    names = dict.fromkeys(name for stats in found.values() for name in stats.per_class)
     table = Table()
-    table.add_column("class")
+    # The other columns get narrower first, since their titles have two words.
+    table.add_column("class", no_wrap=True)
     for split in found:
         table.add_column(f"{split} objects", justify="right")
         table.add_column(f"{split} images", justify="right")
-    names = dict.fromkeys(name for stats in found.values() for name in stats.per_class)
     for name in names:
         cells = []
         for stats in found.values():

@@ -21,7 +21,14 @@ from pydantic_core import to_jsonable_python
 from oculox.addresses import AbsentError, Location, as_text, on_disk
 from oculox.config import Config, config_to_yaml, known_keys, load_config
 from oculox.distributed.devices import processes_of
-from oculox.errors import CheckpointError, ConfigError, OculoxError, TrainingError, UsageError
+from oculox.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    OculoxError,
+    TrainingError,
+    UsageError,
+)
 from oculox.files import free_path, make_folder, try_lock, write_json, write_text
 from oculox.training.build import Run
 from oculox.training.checkpoints import (
@@ -175,6 +182,7 @@ def settle_config(
 
     Raises:
         UsageError: the arguments or settings make no sense, or `output` holds a run.
+        DataError: there is no such dataset.
         TrainingError: there is nothing to resume.
         OculoxError: published weights cannot be fetched.
     """
@@ -197,6 +205,9 @@ def settle_config(
         check_free(output)
     check_trackers(config)
     if weights is not None:
+        root = config.data.root
+        if isinstance(root, Path) and not root.exists():  # said before a download
+            raise DataError(f"data.root: {root} is not a folder")
         locate_weights(weights)  # published ones are fetched once, before processes start
     return config
 
