@@ -9,6 +9,7 @@ import pytest
 
 from html_page import Page, check_alone
 from oculox import train
+from oculox.config import config_to_yaml, load_config
 from oculox.training.log import read_log
 from oculox.training.run_report import BATCHES, PREDICTIONS, REPORT, TAIL_BATCHES
 
@@ -79,6 +80,8 @@ def test_a_failure_while_drawing_does_not_end_a_run(quick, tmp_path):
     for name in (*DRAWN, "curves.png"):
         # A folder of that name cannot be replaced by a file.
         (output / name / "kept").mkdir(parents=True)
+    # A run that ended before its first step has left the rest.
+    (output / "config.yaml").write_text(config_to_yaml(load_config("yolox-nano")))
     short = ("train.aug_epochs=1", "train.report=true")
     summary = train("yolox-nano", *quick, *short, output=output)
     assert summary.steps == 6
