@@ -239,11 +239,7 @@ def build_train_loader(
         batch=batch_per_process,
         rank=rank,
         world_size=world_size,
-        workers=choose_workers(
-            config.data.workers,
-            image_count=len(index),
-            processes=count_processes_here(world_size),
-        ),
+        workers=_workers(config, index, world_size),
         seed=config.train.seed,
         pin_memory=_wants_pinned(config),
         timeout=config.train.timeout,
@@ -259,16 +255,18 @@ def build_eval_loader(
         index,
         input_config=config.input,
         batch=config.eval.batch,
-        workers=choose_workers(
-            config.data.workers,
-            image_count=len(index),
-            processes=count_processes_here(world_size),
-        ),
+        workers=_workers(config, index, world_size),
         rank=rank,
         world_size=world_size,
         pin_memory=_wants_pinned(config),
         timeout=config.train.timeout,
         max_bad_images=config.eval.max_bad_images,
+    )
+
+
+def _workers(config: Config, index: CocoIndex, world_size: int) -> int:
+    return choose_workers(
+        config.data.workers, image_count=len(index), processes=count_processes_here(world_size)
     )
 
 

@@ -280,14 +280,19 @@ def _copies_within(checked: CheckedSplit) -> Iterator[Fault]:
             yield Fault(severity="warning", code="image-duplicate", file=name, message=message)
 
 
+def class_empty(name: str, split: str, *, file: str) -> Fault:
+    """The finding that a class has no object in a split."""
+    message = f"class {name!r} has no object in {split}"
+    return Fault(severity="warning", code="class-empty", file=file, message=message)
+
+
 def _remarks(split: Split, checked: CheckedSplit, stats: SplitStats) -> Iterator[Fault]:
     """What is worth knowing about the split as a whole."""
     coco = checked.coco
     remark = partial(Fault, file=coco.annotations.name)
     for name, count in stats.per_class.items():
         if count == 0:
-            message = f"class {name!r} has no object in {split}"
-            yield remark(severity="warning", code="class-empty", message=message)
+            yield class_empty(name, split, file=coco.annotations.name)
     if coco.images and not checked.image_rows:
         yield remark(code="no-images", message=f"there is not one usable image in {split}")
     labelled = set(coco.truth.owners[checked.usable].tolist())

@@ -10,10 +10,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from oculox.data.faults import Fault
+from oculox.datasets.check import class_empty
 from oculox.datasets.formats.coco import read_coco, write_coco
 from oculox.datasets.formats.convert import READERS, ConvertSummary
 from oculox.datasets.formats.dataset import SPLITS, ImageReader, LabelledData, LabelledImage
-from oculox.datasets.splits import YAML_SUFFIXES, recognise
+from oculox.datasets.splits import images_of_file, recognise
 from oculox.distributed.ahead import usable_threads, work_ahead
 from oculox.errors import DataError, UsageError, plural
 from oculox.files import FileMode, new_folder, require_free, require_local
@@ -76,12 +77,12 @@ def split_data(
         first = f"; the first fault: {faults[0]}" if faults else ""
         hint = "; name the folder of its images with `images`" if source.suffix == ".json" else ""
         raise DataError(f"{source}: no usable image{first}{hint}")
-    odd = (
-        [] if pattern is None else [one.name for one in everything if not pattern.search(one.name)]
-    )
+    names = [] if pattern is None else [one.name for one in everything]
+    found = {} if pattern is None else {name: pattern.search(name) for name in names}
+    odd = [name for name in names if found[name] is None]
     if odd and len(odd) == len(everything):
         raise UsageError(f"`group` {group!r} matches none of the names, such as {odd[0]!r}")
-    divided, groups = _divide(everything, shares, pattern=pattern, seed=seed)
+    divided, groups = _divide(everything, shares, matches=found, seed=seed)
     for split in ("train", *(name for name, share in shares.items() if share)):
         if not divided[split]:
             raise DataError(
@@ -92,13 +93,9 @@ def split_data(
     splits = {name: many for name in SPLITS if (many := divided[name])}
     with new_folder(target) as scratch:
         write_coco(LabelledData(data.classes, splits, {}), scratch, mode=mode)
-    return ConvertSummary(
-        target,
-        data.classes,
-        {name: len(many) for name, many in splits.items()},
-        {name: sum(int((~one.crowd).sum()) for one in many) for name, many in splits.items()},
-        (*data.all_faults, *left_out, *_unmatched(odd), *_absent_classes(data.classes, splits)),
-    )
+    absent = _absent_classes(data.classes, splits)
+    faults = (*data.all_faults, *left_out, *_unmatched(odd), *absent)
+    return ConvertSummary.of(target, data.classes, splits, faults)
 
 
 def _read(
@@ -109,11 +106,9 @@ def _read(
     progress: Progress | None,
 ) -> LabelledData:
     on_image = counted(progress)
-    if source.is_file() and source.suffix.lower() not in YAML_SUFFIXES:
-        folder = source.parent if images is None else Path(images)
+    folder = images_of_file(source, images)
+    if folder is not None:
         return read_coco(source, images=folder, classes=classes, splits=None, on_image=on_image)
-    if images is not None:
-        raise UsageError(f"`images` goes with a COCO JSON file; {source} is not one")
     # Without a known format the reader of COCO says what it looked for.
     read = READERS[recognise(source) or "coco"]
     return read(source, classes=classes, splits=None, on_image=on_image)
@@ -142,14 +137,14 @@ def _divide(
     images: Sequence[LabelledImage],
     shares: Mapping[str, float],
     *,
-    pattern: re.Pattern[str] | None,
+    matches: Mapping[str, re.Match[str] | None],
     seed: int,
 ) -> tuple[dict[str, tuple[LabelledImage, ...]], int]:
     """Images of each split, in the order given, and the number of groups.
 
     Groups that would exceed a share go to train.
     """
-    groups = _groups(images, pattern)
+    groups = _groups(images, matches)
     # By hash, not by a shuffle: one more image changes the order of the others not at all.
     order = sorted(groups, key=lambda name: hashlib.sha256(f"{seed}:{name}".encode()).hexdigest())
     wanted = {split: round(len(images) * share) for split, share in shares.items()}
@@ -164,9 +159,12 @@ def _divide(
 
 
 def _groups(
-    images: Sequence[LabelledImage], pattern: re.Pattern[str] | None
+    images: Sequence[LabelledImage], matches: Mapping[str, re.Match[str] | None]
 ) -> dict[str, list[int]]:
-    """Rows of the images that stay together, by a name of their group."""
+    """Rows of the images that stay together, by a name of their group.
+
+    `matches` has what the expression found in each name; without one it is empty.
+    """
     parents: dict[str, str] = {}
     keys = []
 
@@ -179,7 +177,7 @@ def _groups(
 
     digests = work_ahead(_digest, images, threads=usable_threads())
     for image, digest in zip(images, digests, strict=True):
-        match = None if pattern is None else pattern.search(image.name)
+        match = matches.get(image.name)
         key = f"name:{image.name}"
         if match is not None:
             key = f"group:{match[1 if match.re.groups else 0]}"
@@ -210,9 +208,5 @@ def _absent_classes(
         there = {label for image in images for label in image.labels[~image.crowd].tolist()}
         for label, name in enumerate(classes):
             if label not in there:
-                message = f"class {name!r} has no object in {split}"
-                file = f"instances_{split}2017.json"
-                found.append(
-                    Fault(severity="warning", code="class-empty", file=file, message=message)
-                )
+                found.append(class_empty(name, split, file=f"instances_{split}2017.json"))
     return found

@@ -69,12 +69,27 @@ def scan_data(
         UsageError: `images` was named for a dataset.
     """
     path = to_location(data)
-    if path.is_file() and path.suffix.lower() not in YAML_SUFFIXES:
-        folder = path.parent if images is None else to_location(images)
+    folder = images_of_file(path, images)
+    if folder is not None:
         return {"train" if split == "all" else split: (folder, scan_coco(path))}
-    if images is not None:
-        raise UsageError(f"`images` goes with a COCO JSON file; {data} is not one")
     return scan_splits(path) if split == "all" else scan_splits(path, split)
+
+
+def images_of_file(path: Location, images: str | Location | None) -> Location | None:
+    """Image folder of one COCO JSON file; None where `path` is a dataset.
+
+    Args:
+        path: the file or the dataset.
+        images: the folder, if it is not the one that the file lies in.
+
+    Raises:
+        UsageError: `images` was named for a dataset.
+    """
+    if path.is_file() and path.suffix.lower() not in YAML_SUFFIXES:
+        return path.parent if images is None else to_location(images)
+    if images is not None:
+        raise UsageError(f"`images` goes with a COCO JSON file; {path} is not one")
+    return None
 
 
 def open_split(
@@ -82,17 +97,18 @@ def open_split(
 ) -> CocoIndex:
     """Read one split; see `scan_data`."""
     path = to_location(data)
-    if path.is_file() and path.suffix.lower() not in YAML_SUFFIXES:
+    folder = images_of_file(path, images)
+    if folder is not None:
         try:
-            return load_coco(path, path.parent if images is None else to_location(images))
+            return load_coco(path, folder)
         except MissingImagesError as error:
             if images is not None:
                 raise
             raise DataError(f"{error}; name their folder with `images`") from None
-    if images is None and recognise(path) == "coco":
+    if recognise(path) == "coco":
         folder, annotations = find_splits(path, split)[split]
         return load_coco(annotations, folder)
-    return index_split(*scan_data(data, split=split, images=images)[split])
+    return index_split(*scan_data(data, split=split)[split])
 
 
 def load_splits(data: DataConfig, *splits: Split) -> tuple[CocoIndex, ...]:

@@ -119,17 +119,7 @@ def tile_data(
             first = f"; the first fault: {faults[0]}" if faults else ""
             raise DataError(f"{source}: nothing could be cut into tiles{first}")
         move_entries(scratch, target)
-    return TileSummary(
-        target=target,
-        classes=data.classes,
-        images={split: len(tiles) for split, tiles in splits.items()},
-        objects={
-            split: sum(int((~tile.crowd).sum()) for tile in tiles)
-            for split, tiles in splits.items()
-        },
-        faults=faults,
-        unseen=unseen,
-    )
+    return TileSummary.of(target, data.classes, splits, faults, unseen=unseen)
 
 
 def _labelled(

@@ -23,7 +23,7 @@ def read_coco(
     classes: Sequence[str] | None,
     splits: Mapping[str, str] | None,
     on_image: OnImage,
-    images: Path | None = None,
+    images: Location | None = None,
 ) -> LabelledData:
     """Read a COCO dataset, leaving out what is faulty.
 

@@ -4,14 +4,14 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Self
 
 from pydantic_core import to_jsonable_python
 
 from oculox.data.faults import Fault, count_faults
 from oculox.datasets.formats import SourceFormat, TargetFormat
 from oculox.datasets.formats.coco import read_coco, write_coco
-from oculox.datasets.formats.dataset import SPLITS, LabelledData
+from oculox.datasets.formats.dataset import SPLITS, LabelledData, LabelledImage
 from oculox.datasets.formats.voc import read_voc
 from oculox.datasets.formats.yolo import read_yolo, write_yolo
 from oculox.datasets.splits import recognise
@@ -44,6 +44,20 @@ class ConvertSummary:
     images: dict[str, int]
     objects: dict[str, int]
     faults: tuple[Fault, ...]
+
+    @classmethod
+    def of(
+        cls,
+        target: Path,
+        classes: tuple[str, ...],
+        splits: Mapping[str, Sequence[LabelledImage]],
+        faults: tuple[Fault, ...],
+        **more: Any,
+    ) -> Self:
+        """Of images by split; crowd regions count as no objects. `more` are a subclass's fields."""
+        images = {split: len(many) for split, many in splits.items()}
+        objects = {s: sum(int((~one.crowd).sum()) for one in many) for s, many in splits.items()}
+        return cls(target, classes, images, objects, faults, **more)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -101,8 +115,7 @@ def convert(
     read, write = READERS[source_format], _WRITERS[target_format]
     try:
         data = read(source, classes=classes, splits=splits, on_image=on_image, **more)
-        images = {split: len(many) for split, many in data.splits.items()}
-        if not sum(images.values()) or not data.classes:
+        if not any(data.splits.values()) or not data.classes:
             first = f"; the first fault: {data.all_faults[0]}" if data.all_faults else ""
             raise DataError(f"{source}: nothing could be converted{first}")
     except DataError as error:
@@ -114,7 +127,4 @@ def convert(
         ) from None
     with new_folder(target) as scratch:
         write(data, scratch, mode=mode)
-    objects = {
-        split: sum(int((~p.crowd).sum()) for p in many) for split, many in data.splits.items()
-    }
-    return ConvertSummary(target, data.classes, images, objects, data.all_faults)
+    return ConvertSummary.of(target, data.classes, data.splits, data.all_faults)
